@@ -1,0 +1,31 @@
+"""Controls: maps that know nothing of the network. A method that does not beat them explains nothing."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evalkit.probe import Probe
+
+
+def random(probe: Probe, seed: int = 0) -> Tensor:
+    """Uniform noise at the activations' resolution (N,h,w), seeded by each image's index: the same in any batch."""
+    height, width = probe.activations.shape[2:]
+    maps = [np.random.default_rng([seed, int(index)]).random((height, width), dtype=np.float32) for index in probe.indices]
+    return torch.from_numpy(np.stack(maps)).to(probe.activations)
+
+
+def constant(probe: Probe) -> Tensor:
+    """The same value everywhere (N,h,w): under `keep_top` the first pixels in index order, the top of the image."""
+    return torch.ones_like(probe.activations[:, 0])
+
+
+def centre(probe: Probe) -> Tensor:
+    """One minus the distance to the image's centre over the largest such distance (N,h,w).
+
+    Photographs show their object in the middle: a real competitor, though it looks at no pixel.
+    """
+    n, _, height, width = probe.activations.shape
+    y = torch.linspace(-1, 1, height, dtype=probe.activations.dtype, device=probe.activations.device)
+    x = torch.linspace(-1, 1, width, dtype=probe.activations.dtype, device=probe.activations.device)
+    distance = torch.sqrt(y[:, None] ** 2 + x[None, :] ** 2)
+    return (1 - distance / distance.max().clamp(min=1)).expand(n, height, width)

@@ -1,0 +1,120 @@
+"""Cutting a traced model: which graph node is a layer's output, and what lies before and after it (torch.fx)."""
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from evalkit.errors import UserError, did_you_mean
+
+
+class _LayerTracer(fx.Tracer):
+    """Symbolic tracer that remembers the output node of every module call, containers included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, list[fx.Node]] = {}
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        out = super().call_module(m, forward, args, kwargs)
+        if isinstance(out, fx.Proxy):
+            self.calls.setdefault(self.path_of_module(m), []).append(out.node)
+        return out
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A model's graph and its layers: `layers[name]` is the node whose value is that layer's output."""
+
+    module: nn.Module
+    graph: fx.Graph
+    layers: dict[str, fx.Node]
+    repeated: frozenset[str]
+    """Names of modules that are called more than once; their calls are `layers[name_0]`, `layers[name_1]`, ..."""
+
+    def node(self, layer: str) -> fx.Node:
+        """The node of `layer`. Raises UserError for a name that is unknown or ambiguous."""
+        if layer in self.repeated:
+            calls = [name for name in self.layers if name.rpartition("_")[0] == layer]
+            raise UserError(f"layer '{layer}' is called {len(calls)} times in one forward pass; name one of its calls: {', '.join(calls)}")
+        if layer not in self.layers:
+            raise UserError(f"layer '{layer}' is not in {type(self.module).__name__}{did_you_mean(layer, self.layers)}")
+        return self.layers[layer]
+
+
+def trace(module: nn.Module) -> Traced:
+    """Trace a module in the mode (train or eval) it is in. Whatever torch.fx raises on a model it cannot trace passes through."""
+    tracer = _LayerTracer()
+    graph = tracer.trace(module)
+    layers: dict[str, fx.Node] = {}
+    for name, calls in tracer.calls.items():
+        if len(calls) == 1:
+            layers[name] = calls[0]
+        else:
+            layers.update({f"{name}_{i}": node for i, node in enumerate(calls)})
+    for node in graph.nodes:  # functional calls, such as DenseNet's F.relu, go by their node's name
+        if node.op in ("call_function", "call_method"):
+            layers.setdefault(node.name, node)
+    return Traced(module, graph, layers, frozenset(name for name, calls in tracer.calls.items() if len(calls) > 1))
+
+
+def descendants(node: fx.Node) -> set[fx.Node]:
+    """All nodes whose value depends on `node`."""
+    found: set[fx.Node] = set()
+    open_nodes = list(node.users)
+    while open_nodes:
+        user = open_nodes.pop()
+        if user not in found:
+            found.add(user)
+            open_nodes.extend(user.users)
+    return found
+
+
+def crossing(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
+    """What the part after `node` reads besides it: empty where the layer separates the graph.
+
+    Constants do not count, nor does the batch size, which every tensor of a batch can tell.
+    """
+    after = descendants(node)
+    reads = {arg: None for user in graph.nodes if user in after for arg in user.all_input_nodes}
+    return [n for n in reads if n not in after and n is not node and n.op != "get_attr" and not is_batch_size(n)]
+
+
+def is_batch_size(node: fx.Node) -> bool:
+    """Whether a node is `x.size(0)` or `x.shape[0]`."""
+    if node.op == "call_method" and node.target == "size":
+        return node.args[1:] == (0,)
+    if node.op == "call_function" and node.target is operator.getitem and node.args[1] == 0:
+        source = node.args[0]
+        return isinstance(source, fx.Node) and (
+            (source.op == "call_function" and source.target is getattr and source.args[1] == "shape")
+            or (source.op == "call_method" and source.target == "size" and len(source.args) == 1)
+        )
+    return False
+
+
+def extract(
+    module: nn.Module, wanted: Iterable[fx.Node], inputs: Sequence[fx.Node], outputs: fx.Node | tuple[fx.Node, list[fx.Node]]
+) -> fx.GraphModule:
+    """A module computing `outputs` from `inputs` by the `wanted` nodes, given in graph order; submodules are shared.
+
+    Batch sizes are read off the first input, so the part runs on any number of images, whatever it was traced with.
+    """
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {node: graph.placeholder(node.name) for node in inputs}
+    batch = graph.call_method("size", (env[inputs[0]], 0)) if inputs else None
+
+    def value(node: fx.Node) -> fx.Node:
+        if node not in env:
+            if is_batch_size(node) and batch is not None:
+                return batch
+            env[node] = graph.node_copy(node, value)
+        return env[node]
+
+    for node in wanted:
+        if not is_batch_size(node) and node.target is not getattr and node.target != "size":
+            value(node)  # also where nothing reads it: an in-place operation may stand alone
+    graph.output(value(outputs) if isinstance(outputs, fx.Node) else (value(outputs[0]), [value(n) for n in outputs[1]]))
+    return fx.GraphModule(module, graph)

@@ -1,0 +1,170 @@
+"""A model cut at its target layer: logits = head(trunk(images)).
+
+The caller's module is never modified: all work happens on a shadow that shares its parameters and buffers but has
+module objects of its own, in eval mode.
+"""
+
+import copy
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+
+import torch
+from torch import Tensor, fx, nn
+
+from evalkit.errors import UserError, did_you_mean
+from evalkit.models import graph as cutting
+
+log = logging.getLogger(__name__)
+
+Context = tuple[Tensor, ...]
+"""What the head reads besides the activations, each (N, ...): empty where the layer separates the graph."""
+
+
+class SplitModel:
+    """A CNN classifier cut at the output of `layer`.
+
+    Args:
+        module: maps normalised images (N,3,H,W) to logits (N,C). Left untouched, in whatever mode it is; its
+            parameters are shared, so move it to its device and dtype before.
+        layer: dotted name of a submodule (`features.29`), of one call of a repeated one (`layer4.2.relu_2`, counted
+            from 0), or of a functional node (`relu`). Its output (N,K,h,w) is the activations A.
+        mean, std: normalisation per colour channel, applied to images in [0,1].
+
+    Raises:
+        UserError: the layer is unknown, ambiguous, or does not influence the output.
+    """
+
+    def __init__(self, module: nn.Module, layer: str, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.module = _shadow(module)
+        self.layer = layer
+        example = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+        self.device, self.dtype = example.device, example.dtype
+        self.mean = torch.tensor(mean, device=self.device, dtype=self.dtype).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, device=self.device, dtype=self.dtype).view(1, -1, 1, 1)
+        self.autocast: torch.dtype | None = None
+        """Set to torch.bfloat16 to run the trunk, and nothing behind it, in that precision."""
+        self._cut: _GraphCut | _HookCut
+        try:
+            traced = cutting.trace(self.module)
+        except Exception as reason:  # torch.fx documents no closed set of errors; the slow path is right and is announced
+            log.warning("torch.fx cannot trace %s (%s): falling back to a hook, which repeats the whole network", type(module).__name__, reason)
+            self._cut = _HookCut(self.module, layer)
+        else:
+            self._cut = _GraphCut(traced, layer)
+
+    def trunk(self, images: Tensor) -> tuple[Tensor, Context]:
+        """Images (N,3,H,W) in [0,1] -> activations A (N,K,h,w) and the head's context. No gradient flows."""
+        with torch.no_grad():
+            normalised = (images.to(self.device, self.dtype) - self.mean) / self.std
+            with self._precision():
+                activations, context = self._cut.trunk(normalised)
+        if activations.dim() != 4:
+            raise UserError(
+                f"layer '{self.layer}' puts out {tuple(activations.shape)}, not (images, channels, height, width): choose a convolutional layer"
+            )
+        return activations.to(self.dtype), tuple(c.to(self.dtype) if c.is_floating_point() else c for c in context)
+
+    def head(self, activations: Tensor, context: Context = ()) -> Tensor:
+        """Activations (N,K,h,w) and the context of the same images -> logits (N,C); differentiable, inputs unharmed."""
+        # Clones, because an in-place ReLU right behind the cut would overwrite what the caller keeps.
+        logits: Tensor = self._cut.head(activations.clone(), tuple(c.clone() for c in context))
+        return logits
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (N,3,H,W) in [0,1] -> logits (N,C), without gradients."""
+        with torch.no_grad():
+            return self.head(*self.trunk(images))
+
+    @property
+    def head_graph(self) -> fx.GraphModule | None:
+        """The traced head, its first placeholder the activations and the rest the context; None behind a hook."""
+        return self._cut.after if isinstance(self._cut, _GraphCut) else None
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """Names that `layer` accepts, in the order in which data passes them."""
+        return list(self._cut.layers)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
+
+    def check_cut(self, images: Tensor) -> None:
+        """Assert on real input that head(trunk(x)) is the model. Raises RuntimeError where it is not."""
+        with torch.no_grad():
+            whole = self.module((images.to(self.device, self.dtype) - self.mean) / self.std)
+            cut = self(images)
+        if not isinstance(whole, Tensor) or whole.dim() != 2:
+            raise UserError(f"{type(self.module).__name__} must return logits (images, classes) as one tensor")
+        close = torch.allclose(cut, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().nan_to_num().max()), equal_nan=True)
+        if not close and self.autocast is None:
+            raise RuntimeError(f"cutting {type(self.module).__name__} at '{self.layer}' changed its output; please report this model")
+
+
+def _shadow(module: nn.Module) -> nn.Module:
+    """A copy of all module objects that shares every tensor, in eval mode."""
+    memo: dict[int, object] = {}
+    for part in module.modules():
+        held = [*part.parameters(recurse=False), *part.buffers(recurse=False), *vars(part).values()]
+        memo.update({id(tensor): tensor for tensor in held if isinstance(tensor, Tensor)})
+    return copy.deepcopy(module, memo).eval()
+
+
+class _GraphCut:
+    """The graph in two: what does not depend on the layer's output, and what does."""
+
+    def __init__(self, traced: cutting.Traced, layer: str) -> None:
+        node = traced.node(layer)
+        self.layers = traced.layers
+        after = cutting.descendants(node)
+        nodes = list(traced.graph.nodes)
+        output = nodes[-1].args[0]
+        if not isinstance(output, fx.Node):
+            raise UserError(f"{type(traced.module).__name__} must return logits (images, classes) as one tensor")
+        if output is not node and output not in after:
+            raise UserError(f"layer '{layer}' does not influence the output")
+        beside = cutting.crossing(traced.graph, node)
+        inputs = [n for n in nodes if n.op == "placeholder"][:1]
+        before = [n for n in nodes if n not in after and n.op not in ("placeholder", "output")]
+        behind = [n for n in nodes if n in after and n.op != "output"]
+        self.before = cutting.extract(traced.module, before, inputs, (node, beside))
+        self.after = cutting.extract(traced.module, behind, [node, *beside], output)
+
+    def trunk(self, normalised: Tensor) -> tuple[Tensor, Context]:
+        activations, context = self.before(normalised)
+        return activations, tuple(context)
+
+    def head(self, activations: Tensor, context: Context) -> Tensor:
+        logits: Tensor = self.after(activations, *context)
+        return logits
+
+
+class _HookCut:
+    """One forward hook that reads, or swaps, the layer's output; the head repeats the whole network."""
+
+    def __init__(self, module: nn.Module, layer: str) -> None:
+        parts = dict(module.named_modules())
+        self.layers = [name for name in parts if name]
+        if layer not in self.layers:
+            raise UserError(f"layer '{layer}' is not in {type(module).__name__}{did_you_mean(layer, self.layers)}")
+        self.module, self.target = module, parts[layer]
+
+    def trunk(self, normalised: Tensor) -> tuple[Tensor, Context]:
+        seen: list[Tensor] = []
+        handle = self.target.register_forward_hook(lambda _module, _args, out: seen.append(out.clone()))
+        try:
+            self.module(normalised)
+        finally:
+            handle.remove()
+        if len(seen) != 1:
+            raise UserError(f"the layer is called {len(seen)} times in one forward pass; choose one that is called once")
+        return seen[0], (normalised,)
+
+    def head(self, activations: Tensor, context: Context) -> Tensor:
+        handle = self.target.register_forward_hook(lambda _module, _args, _out: activations)
+        try:
+            logits: Tensor = self.module(*context)
+        finally:
+            handle.remove()
+        return logits

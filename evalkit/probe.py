@@ -1,0 +1,99 @@
+"""Probe: what every CAM method may ask of a model for one batch, computed once and on demand."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from evalkit.ablation import Tier, class_weights, tier_of
+from evalkit.errors import UserError
+from evalkit.models.split import Context, SplitModel
+
+
+class Probe:
+    """One batch of images in front of one split model.
+
+    Args:
+        net: the model.
+        images: (N,3,H,W) in [0,1].
+        targets: classes to explain (N,), or None for the predicted ones.
+        indices: each image's position in its data set (N,); seeds the random control. Default 0..N-1.
+
+    Raises:
+        UserError: the images are not a batch of RGB floats, or a target is no class of the model.
+    """
+
+    def __init__(self, net: SplitModel, images: Tensor, targets: Tensor | None = None, indices: Tensor | None = None) -> None:
+        if images.dim() != 4 or not images.is_floating_point():
+            raise UserError(f"images must be floats (N,3,H,W) in [0,1], not {images.dtype} {tuple(images.shape)}")
+        self.net = net
+        self.images = images.to(net.device, net.dtype)
+        self._targets = targets
+        self.indices = torch.arange(len(images)) if indices is None else indices
+
+    @cached_property
+    def _trunk(self) -> tuple[Tensor, Context]:
+        return self.net.trunk(self.images)
+
+    @property
+    def activations(self) -> Tensor:
+        """A, the target layer's output (N,K,h,w)."""
+        return self._trunk[0]
+
+    @property
+    def context(self) -> Context:
+        """What the head reads besides A; empty where the layer separates the network."""
+        return self._trunk[1]
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Class scores before softmax (N,C)."""
+        with torch.no_grad():
+            return self.net.head(*self._trunk)
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """The classes being explained (N,)."""
+        if self._targets is None:
+            return self.logits.argmax(1)
+        targets = self._targets.to(self.logits.device, torch.int64)
+        classes = self.logits.shape[1]
+        if len(targets) != len(self.images) or bool(((targets < 0) | (targets >= classes)).any()):
+            raise UserError(f"targets must be {len(self.images)} class indices from 0 to {classes - 1}")
+        return targets
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """y, the logit of each image's target class (N,)."""
+        return self.logits.gather(1, self.targets[:, None])[:, 0]
+
+    @cached_property
+    def gradients(self) -> Tensor:
+        """dy/dA (N,K,h,w), through the head only."""
+        activations = self.activations.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self.net.head(activations, self.context)
+            total = logits.gather(1, self.targets[:, None]).sum()
+        return torch.autograd.grad(total, activations)[0]
+
+    @property
+    def tier(self) -> Tier:
+        """How the drops are computed (see `evalkit.ablation`)."""
+        return tier_of(self.net, self.activations, self.context)
+
+    @cached_property
+    def drops(self) -> Tensor:
+        """y - y^k for each ablated channel k (N,K)."""
+        with torch.no_grad():
+            return self.tier.drops(self.activations, self.context, self.targets, self.scores)
+
+    @cached_property
+    def class_weights(self) -> Tensor:
+        """Weights from each channel to the target class (N,K). Raises UserError unless the head is GAP + linear."""
+        weights = class_weights(self.net, self.activations, self.context)
+        if weights is None:
+            raise UserError(
+                f"cam needs global average pooling directly on layer '{self.net.layer}' and one linear layer behind it, which "
+                f"{type(self.net.module).__name__} does not have; use grad_cam, its generalisation"
+            )
+        return weights.detach()[self.targets]
