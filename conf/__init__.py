@@ -1,0 +1,1 @@
+"""The Hydra configurations, installed as `evalkit.conf`."""

@@ -1,0 +1,5 @@
+"""python -m evalkit, as torchrun and srun need it."""
+
+from evalkit.cli import main
+
+main()

@@ -1,0 +1,167 @@
+"""evalkit run | tables | explain | list | bench."""
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from evalkit.errors import UserError, did_you_mean
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+bench_app = typer.Typer(no_args_is_help=True, help="Time evalkit against others, side by side in one process.")
+app.add_typer(bench_app, name="bench")
+
+Overrides = Annotated[Optional[list[str]], typer.Argument(help="Hydra overrides, such as model=vgg16 'method=[grad_cam,ablation_cam]'.")]  # noqa: UP045
+ConfFolder = Annotated[Optional[Path], typer.Option("--conf", help="A folder of further yaml files, laid out as conf/ is.")]  # noqa: UP045
+
+
+def main() -> None:
+    """Entry point: a mistake of the user ends in one sentence and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        app()
+    except UserError as mistake:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(str(mistake))}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command continues where it was")
+        sys.exit(130)
+
+
+@app.command()
+def run(
+    overrides: Overrides = None,
+    multirun: Annotated[bool, typer.Option("-m", "--multirun", help="One run for each combination of comma-separated values.")] = False,
+    conf: ConfFolder = None,
+) -> None:
+    """Evaluate methods on a model and data set; run the same command again to resume.
+
+    evalkit run model=vgg16 data=imagenet data.root=/data/imagenet 'protocol.top_percent=[20,30,50]' out=results/table1
+    """
+    from evalkit.config import compose_jobs
+
+    jobs = compose_jobs(overrides or [], multirun=multirun, conf=conf)
+    from evalkit import runner  # after the configuration has been checked: torch takes seconds to import
+
+    for job in jobs:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        started, done = time.perf_counter(), 0
+        with Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn(),
+            console=console, disable=not console.is_terminal,
+        ) as bar:  # fmt: skip
+            task = bar.add_task(job.config.model.name, total=None)
+
+            def advance(images: int) -> None:
+                nonlocal done
+                done += images
+                bar.advance(task, images)
+
+            def announce(total: int, before: int) -> None:
+                bar.update(task, total=total, completed=before)
+
+            folder = runner.run(job, advance, announce)
+        seconds = time.perf_counter() - started
+        what = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s)" if done else "every shard was done before"
+        console.print(escape(f"{job.config.model.name}: {what} -> {folder.path}"))
+
+
+class _ImagesPerSecond(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} images/s" if task.speed else "")
+
+
+@app.command()
+def tables(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders.")],
+    out: Annotated[Optional[Path], typer.Option(help="Where tables and figures go; default the folder itself, or results/tables for several.")] = None,  # noqa: UP045
+    allow_incomplete: Annotated[bool, typer.Option(help="Render runs that are not finished; the caption says so.")] = False,
+    figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,
+) -> None:
+    """Print Tables 1 and 2 from runs; write markdown, CSV, LaTeX and figures."""
+    from evalkit.summary import load_runs
+    from evalkit.tables import print_tables, write_all
+
+    plot = None
+    if figures:
+        from evalkit.plots import write_figures as plot
+    loaded = load_runs(runs, allow_incomplete=allow_incomplete)
+    folder = out or (runs[0] if len(runs) == 1 else Path("results/tables"))
+    summary, comparisons = write_all(loaded, folder, plot)
+    print_tables(Console(), loaded, summary, comparisons)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(escape(f"written: {folder}/tables.md, tables.tex, summary.csv, comparisons.csv" + (", figures/" if figures else "")))
+
+
+@app.command()
+def explain(
+    arguments: Annotated[list[str], typer.Argument(help="Image files, then overrides.", metavar="IMAGE... [OVERRIDES]...")],
+    out: Annotated[Path, typer.Option(help="Folder for the PNGs.")] = Path("explanations"),
+    conf: ConfFolder = None,
+) -> None:
+    """Show what each method highlights on photographs: one PNG an image.
+
+    evalkit explain dog.jpg model=resnet50 'method=[grad_cam,ablation_cam]' target=207
+    """
+    from evalkit.config import compose_jobs
+
+    images = [Path(a) for a in arguments if "=" not in a or Path(a).is_file()]
+    overrides = [a for a in arguments if "=" in a and not Path(a).is_file()]
+    if not images:
+        raise UserError("explain needs at least one image file")
+    if not any(o.startswith("method=") for o in overrides):
+        overrides.append("method=[ablation_cam,grad_cam]")
+    job = compose_jobs(overrides, conf=conf)[0]
+    from evalkit.explain import explain_images
+
+    for file in explain_images(job.config, images, out):
+        Console(highlight=False, soft_wrap=True).print(escape(str(file)))
+
+
+@app.command("list")
+def list_things(
+    what: Annotated[str, typer.Argument(help="models, methods, data or layers")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="For layers: the model, then overrides.", metavar="[MODEL] [OVERRIDES]...")] = None,  # noqa: UP045
+    conf: ConfFolder = None,
+) -> None:
+    """List what can be chosen: models, methods, data, or the layers of a model."""
+    from evalkit import listing
+
+    kinds = {"models": listing.models, "methods": listing.methods, "data": listing.data}
+    if what == "layers":
+        if not overrides:
+            raise UserError("list layers needs a model: evalkit list layers resnet50")
+        table = listing.layers(overrides[0], overrides[1:], conf)
+    elif what in kinds:
+        table = kinds[what](conf)
+    else:
+        raise UserError(f"cannot list '{what}'{did_you_mean(what, [*kinds, 'layers'])}")
+    Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160).print(table)
+
+
+@bench_app.command()
+def ablation(
+    model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "vgg16",
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the figures there, as flat keys.")] = None,  # noqa: UP045
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are reported.")] = 9,
+    threads: Annotated[Optional[int], typer.Option(min=1, help="Threads of all contestants.")] = None,  # noqa: UP045
+    peer: Annotated[bool, typer.Option(help="Time pytorch-grad-cam too (optional package grad-cam).")] = True,
+    overrides: Overrides = None,
+) -> None:
+    """Exact Ablation-CAM, images to maps, against a plain forward pass and against pytorch-grad-cam."""
+    from evalkit.bench import bench_ablation
+
+    figures = bench_ablation(model, overrides or [], batch_size=batch_size, repeats=repeats, threads=threads, peer=peer, json_file=json_file)
+    table = Table("figure", "value")
+    for key, value in figures.items():
+        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+    Console().print(table)

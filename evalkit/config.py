@@ -1,0 +1,216 @@
+"""From overrides on the command line to checked, typed configurations: Hydra composes, pydantic validates."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from evalkit.errors import UserError, did_you_mean
+
+GROUPS = ("model", "data", "method", "protocol", "experiment")
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(_Config):
+    """One entry of conf/model."""
+
+    name: str
+    factory: str
+    args: dict[str, Any]
+    weights: str | None
+    seed: int
+    layer: str
+    resize: Positive | tuple[Positive, Positive] | None
+    crop: Positive | None
+    interpolation: Literal["bilinear", "bicubic"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    classes: str | tuple[str, ...] | None
+    expected_top1: float | None
+    expected_top1_source: str | None
+    paper_table: Literal["table1", "table2"] | None
+
+
+class ProtocolConfig(_Config):
+    """conf/protocol: each combination is one protocol point."""
+
+    select: Annotated[list[Literal["keep_top", "remove_top", "soft"]], BeforeValidator(_as_list), Field(min_length=1)]
+    top_percent: Annotated[list[Percent], BeforeValidator(_as_list), Field(min_length=1)]
+    fill: Annotated[list[Literal["black", "mean", "blur"]], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class RunConfig(_Config):
+    """A whole run."""
+
+    model: ModelConfig
+    data: dict[str, Any]
+    method: dict[str, dict[str, Any]]
+    protocol: ProtocolConfig
+    target: Literal["predicted", "label"] | Annotated[int, Field(ge=0)]
+    images: Literal["all", "correct"]
+    sample: Positive | None
+    limit: Positive | None
+    seed: int
+    out: Path
+    batch_size: Positive
+    shard_size: Positive
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["fp32", "tf32", "bf16"]
+    workers: Annotated[int, Field(ge=0)]
+    maps: Literal["store", "none"]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        if self.sample is not None and self.limit is not None:
+            raise ValueError("sample=N and limit=N exclude each other")
+        if not self.method:
+            raise ValueError("no method chosen: method=[grad_cam,ablation_cam]")
+        for name, method in self.method.items():
+            if "_target_" not in method:
+                raise ValueError(f"method.{name} has no _target_ (the dotted path of its function)")
+        return self
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a (multi)run: the typed configuration and the text that goes to run.yaml."""
+
+    config: RunConfig
+    yaml: str
+
+
+def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path | None = None) -> list[Job]:
+    """Overrides -> jobs: one, or with `-m` (or an experiment that sweeps) one for each combination.
+
+    `conf` is a folder of further yaml files, laid out as conf/ is. Raises UserError.
+    """
+    extra = [f"hydra.searchpath=[file://{conf.resolve()}]"] if conf is not None else []
+    parsed = _parse(overrides)
+    _check_names(parsed, conf)
+    _check_keys(parsed, extra)
+    fixed = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
+    sweeps = {o.key_or_group: list(o.sweep_string_iterator()) for o in parsed if o.is_sweep_override()}
+    if sweeps and not multirun:
+        raise UserError(f"several values for {', '.join(sweeps)} need -m (multirun); a list of one run is written in brackets, as in 'method=[a,b]'")
+    hydra = _compose([*fixed, *extra], with_hydra=True).hydra
+    if str(hydra.mode) == "RunMode.MULTIRUN":
+        given = {o.key_or_group for o in parsed}
+        for key, values in hydra.sweeper.params.items():
+            if key not in given:
+                sweep = _parse([f"{key}={values}"])[0]
+                sweeps[key] = list(sweep.sweep_string_iterator()) if sweep.is_sweep_override() else [str(values)]
+    return [_job([*fixed, *combination], combination, extra) for combination in _combinations(sweeps)]
+
+
+def choices(group: str, conf: Path | None = None) -> list[str]:
+    """Names of the yaml files of one group."""
+    folders: list[Any] = [resources.files("evalkit.conf") / group]
+    if conf is not None and (conf / group).is_dir():
+        folders.append(conf / group)
+    return sorted({entry.name.removesuffix(".yaml") for folder in folders for entry in folder.iterdir() if entry.name.endswith(".yaml")})
+
+
+def _combinations(sweeps: dict[str, list[str]]) -> Iterator[list[str]]:
+    for values in itertools.product(*sweeps.values()):
+        yield [f"{key}={value}" for key, value in zip(sweeps, values, strict=True)]
+
+
+def _job(overrides: list[str], folder: list[str], extra: list[str]) -> Job:
+    composed = _compose([*overrides, *extra])
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise UserError(f"{missing[0]} is not set: add {missing[0]}=...")
+    try:
+        content = OmegaConf.to_container(composed, resolve=True)
+        config = RunConfig.model_validate(content)
+    except OmegaConfBaseException as reason:
+        raise UserError(f"the configuration cannot be resolved: {_first_line(reason)}") from reason
+    except ValidationError as reason:
+        raise UserError(_sentence(reason)) from reason
+    if folder:
+        name = ",".join(folder).replace("/", "_")
+        config = config.model_copy(update={"out": config.out / name})
+        composed.out = str(config.out)
+    return Job(config, OmegaConf.to_yaml(composed, resolve=True))
+
+
+def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("evalkit.conf", version_base="1.3"):
+            return compose("config", overrides=overrides, return_hydra_config=with_hydra)
+    except (HydraException, OmegaConfBaseException, ConfigCompositionException) as reason:
+        raise UserError(f"the configuration cannot be composed: {_first_line(reason)}") from reason
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except OverrideParseException as reason:
+        raise UserError(f"'{reason.override}' is not an override of the form key=value; quote it where the shell would split it") from reason
+
+
+def _check_names(parsed: list[Override], conf: Path | None) -> None:
+    for override in parsed:
+        if override.key_or_group in GROUPS and not override.is_delete():
+            known = choices(override.key_or_group, conf)
+            values = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
+            for value in values:
+                for name in value if isinstance(value, list) else [value]:
+                    if isinstance(name, str) and name not in known and not name.startswith("["):
+                        raise UserError(f"no {override.key_or_group} '{name}'{did_you_mean(name, known)}")
+
+
+def _check_keys(parsed: list[Override], extra: list[str]) -> None:
+    groups = [o.input_line for o in parsed if o.key_or_group in GROUPS and not o.is_sweep_override() and o.input_line]
+    added = [o.input_line for o in parsed if o.is_add() and o.input_line]
+    known = _keys(_compose([*groups, *added, *extra]))
+    for override in parsed:
+        key = override.key_or_group
+        if not override.is_add() and not override.is_delete() and key not in known and key not in GROUPS and not key.startswith("hydra"):
+            raise UserError(f"no key '{key}' in the configuration{did_you_mean(key, known)}")
+
+
+def _keys(config: DictConfig, prefix: str = "") -> set[str]:
+    found = set()
+    for key in config:
+        found.add(f"{prefix}{key}")
+        value = None if OmegaConf.is_missing(config, key) else config._get_node(key)
+        if isinstance(value, DictConfig) and not value._is_none():
+            found |= _keys(value, f"{prefix}{key}.")
+    return found
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first of pydantic's complaints; for a union, the complaints of all its members."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "int", "tuple", "str")))
+    same = [e for e in error.errors() if e["loc"][0] == first["loc"][0]] if first["loc"] else [first]
+    wanted = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ").removeprefix("Input ").strip() for e in same))
+    return f"{key}={first['input']} {wanted}" if key else wanted
+
+
+def _first_line(reason: Exception) -> str:
+    return next((line for line in str(reason).splitlines() if line.strip()), type(reason).__name__)

@@ -1,0 +1,68 @@
+"""From encoded bytes to the uint8 crop that the model's normalisation expects."""
+
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tvf
+
+# What Pillow raises on broken or hostile files, from its several decoders.
+_DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class UnreadableImage(Exception):
+    """An image that cannot be decoded; the message is the reason its rows carry."""
+
+
+def decode(encoded: bytes | Path) -> Image.Image:
+    """A file or its bytes -> RGB image, as stored: no EXIF rotation, since ImageNet's protocols apply none.
+
+    Raises UnreadableImage.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+            image.load()
+            return to_rgb(image)
+    except _DECODE_ERRORS as reason:
+        text = str(reason) or type(reason).__name__
+        if isinstance(reason, Image.UnidentifiedImageError):
+            empty = (len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size) == 0
+            text = "the file is empty" if empty else "not an image, or a format that Pillow cannot read"
+        raise UnreadableImage(text) from reason
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode -> RGB. 16-bit greys are scaled to 8 bits: Pillow's own conversion would clip them to white."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, then crop; the result stays uint8, so that images are exactly multiples of 1/255 in [0,1].
+
+    `resize` is the shorter side, (height, width), or None; `crop` the side of the central square, or None;
+    interpolation by Pillow, hence antialiased.
+    """
+
+    resize: int | Sequence[int] | None
+    crop: int | None
+    interpolation: str = "bilinear"
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB image -> uint8 (3,H,W)."""
+        if self.resize is not None:
+            size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
+            image = tvf.resize(image, size, InterpolationMode(self.interpolation))
+        if self.crop is not None:
+            image = tvf.center_crop(image, [self.crop, self.crop])
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

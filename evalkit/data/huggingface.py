@@ -1,0 +1,142 @@
+"""Any image data set that the Hugging Face `datasets` library can read, from the hub or from disk, streamed or not."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, load_dataset, load_from_disk
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from evalkit.data.decode import UnreadableImage, decode
+from evalkit.data.sources import ClassKey
+from evalkit.errors import UserError, did_you_mean
+
+
+def hugging_face(
+    path: str,
+    subset: str | None = None,
+    split: str = "validation",
+    streaming: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> "MapDataset | StreamedDataset":
+    """A data set by hub name or local path (`save_to_disk` folders included).
+
+    Columns default to the first Image and the first ClassLabel feature. Pictures are decoded by this package, not
+    by `datasets`, which would rotate them by their EXIF tag.
+
+    Raises UserError: no such data set, split or column.
+    """
+    try:
+        if Path(path, "state.json").is_file() or Path(path, "dataset_dict.json").is_file():
+            data: Any = load_from_disk(path)
+            if isinstance(data, DatasetDict):
+                if split not in data:
+                    raise UserError(f"no split '{split}' in {path}{did_you_mean(split, data)}")
+                data = data[split]
+            data = data.to_iterable_dataset() if streaming else data
+        else:
+            data = load_dataset(path, subset, split=split, streaming=streaming)
+    except (OSError, ValueError) as reason:
+        raise UserError(f"cannot open the data set '{path}', split '{split}': {' '.join(str(reason).split())}") from reason
+    features = data.features or Features()
+    image = image_column or next((key for key, kind in features.items() if isinstance(kind, ImageFeature)), None)
+    label = label_column or next((key for key, kind in features.items() if isinstance(kind, ClassLabel)), None)
+    for column in (image, label):
+        if column is not None and column not in features:
+            raise UserError(f"no column '{column}' in {path}{did_you_mean(column, features)}")
+    if image is None:
+        raise UserError(f"no image column in {path}: set data.image_column to one of {', '.join(features)}")
+    data = data.cast_column(image, ImageFeature(decode=False))
+    kind = StreamedDataset if streaming else MapDataset
+    return kind(data, path, image, label)
+
+
+class _Columns:
+    def __init__(self, data: Any, path: str, image: str, label: str | None) -> None:
+        self.data, self.path, self.image, self.label = data, path, image, label
+        feature = data.features[label] if label else None
+        self.names = feature.names if isinstance(feature, ClassLabel) else None
+
+    def image_id(self, position: int) -> str:
+        """The data set's name and the position, since such data sets have no file names."""
+        return f"{Path(self.path).name}/{position:08d}"
+
+    def _key(self, value: Any) -> ClassKey:
+        if value is None or self.names is None or value == -1:
+            return None if value in (None, -1) else value
+        return str(self.names[value])
+
+    def _decode(self, picture: dict[str, Any]) -> Image.Image:
+        if picture.get("bytes") is None and picture.get("path") is None:
+            raise UnreadableImage("the data set holds no picture here")
+        return decode(picture["bytes"] if picture.get("bytes") is not None else Path(picture["path"]))
+
+
+class MapDataset(_Columns):
+    """A data set with random access."""
+
+    data: Dataset
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def class_key(self, position: int) -> ClassKey:
+        """The name of the ClassLabel, or the value of the label column."""
+        return self._key(self.data.select_columns([self.label])[position][self.label]) if self.label else None
+
+    def load(self, position: int) -> Image.Image:
+        """The decoded picture. Raises UnreadableImage."""
+        return self._decode(self.data[position][self.image])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over the number of rows, the labels and the encoded size of every hundredth picture."""
+        labels = list(self.data[self.label]) if self.label else []
+        sizes = [len(self.data[i][self.image].get("bytes") or b"") for i in range(0, len(self), 100)]
+        return hashlib.sha256(repr((len(self), labels, sizes)).encode()).hexdigest()
+
+
+class StreamedDataset(_Columns):
+    """A data set read in order; jumping back, or to a later worker's part, starts the stream again."""
+
+    data: IterableDataset
+    streamed = True
+
+    def __init__(self, data: IterableDataset, path: str, image: str, label: str | None) -> None:
+        super().__init__(data, path, image, label)
+        splits = data.info.splits or {}
+        self.count = next((s.num_examples for s in splits.values() if str(s.name) == str(data.split) and s.num_examples), None)
+        self._iterator: Iterator[dict[str, Any]] = iter(())
+        self._next = -1
+        self._row: tuple[int, dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        if self.count is None:
+            raise UserError(f"'{self.path}' does not say how many images it streams: set limit=N, or data.streaming=false")
+        return self.count
+
+    def class_key(self, position: int) -> ClassKey:
+        """The name of the ClassLabel, or the value of the label column."""
+        return self._key(self._read(position)[self.label]) if self.label else None
+
+    def load(self, position: int) -> Image.Image:
+        """The decoded picture. Raises UnreadableImage."""
+        return self._decode(self._read(position)[self.image])
+
+    def _read(self, position: int) -> dict[str, Any]:
+        if self._row is None or self._row[0] != position:
+            if position != self._next:
+                self._iterator = iter(self.data.skip(position))
+            row = next(self._iterator, None)
+            if row is None:
+                raise UserError(f"'{self.path}' ended before image {position}: lower limit")
+            self._row, self._next = (position, row), position + 1
+        return self._row[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over name, split and size: the pictures themselves are only known once they have been streamed."""
+        return hashlib.sha256(repr((self.path, str(self.data.split), self.count)).encode()).hexdigest()

@@ -1,0 +1,120 @@
+"""ImageNet (ILSVRC2012) val in the layouts in which people keep it, and its 1000 classes."""
+
+import io
+import tarfile
+from importlib import resources
+from pathlib import Path
+
+from PIL import Image
+from scipy.io import loadmat
+
+from evalkit.data.decode import decode
+from evalkit.data.sources import ClassKey, Files, existing_folder, find_images, hash_entries, is_wnid, labelled_files, read_labels
+from evalkit.errors import UserError
+
+DEVKIT = "ILSVRC2012_devkit_t12"
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+KAGGLE_LABELS = "LOC_val_solution.csv"
+
+
+def imagenet(root: str, labels: str | None = None, devkit: str | None = None) -> "Files | TarFile":
+    """ImageNet val below `root`, in any of three layouts.
+
+    - class folders `n01440764/*.JPEG` (also below `val/`);
+    - a flat folder, with labels from `labels` (columns file, wnid, index; or Kaggle's LOC_val_solution.csv) or from
+      the development kit (`devkit`: its folder or .tar.gz; looked for beside the images where not given);
+    - the original ILSVRC2012_img_val.tar, or a folder that holds it, with labels likewise; read without unpacking.
+
+    Raises UserError: nothing of that kind is there, or labels cannot be found.
+    """
+    base = Path(root).expanduser()
+    tar = base if base.is_file() else base / "ILSVRC2012_img_val.tar"
+    if tar.is_file():
+        return TarFile(tar, _flat_labels(tar.parent, labels, devkit))
+    folder = existing_folder(root)
+    if (folder / "val").is_dir():
+        folder = folder / "val"
+    if labels is not None:
+        return labelled_files(folder, Path(labels))
+    paths = find_images(folder)
+    parents = {path.split("/")[-2] for path in paths if "/" in path}
+    if paths and all(is_wnid(parent) for parent in parents) and all("/" in path for path in paths):
+        return Files(folder, paths, [path.split("/")[-2] for path in paths])
+    if parents or not paths:
+        raise UserError(f"{folder} is not ImageNet val: expected class folders such as n01440764, ILSVRC2012_val_*.JPEG, or ILSVRC2012_img_val.tar")
+    known = _flat_labels(folder, labels, devkit)
+    return Files(folder, paths, [known.get(path) for path in paths])
+
+
+class TarFile:
+    """Images inside an uncompressed tar, read at their offsets."""
+
+    def __init__(self, tar: Path, keys: dict[str, ClassKey]) -> None:
+        with tarfile.open(tar) as archive:
+            members = sorted((m.name, m.offset_data, m.size) for m in archive if m.isfile())
+        if not members:
+            raise UserError(f"no images in {tar}")
+        self.tar, self.members = tar, members
+        self.keys = [keys.get(name) for name, _, _ in members]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def image_id(self, position: int) -> str:
+        """The member's name."""
+        return self.members[position][0]
+
+    def class_key(self, position: int) -> ClassKey:
+        """The wnid given by the labels."""
+        return self.keys[position]
+
+    def load(self, position: int) -> Image.Image:
+        """The decoded member. Raises UnreadableImage."""
+        _, offset, size = self.members[position]
+        with self.tar.open("rb") as file:
+            file.seek(offset)
+            return decode(file.read(size))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over names, sizes and labels."""
+        return hash_entries((name, size, key) for (name, _, size), key in zip(self.members, self.keys, strict=True))
+
+
+def wnids() -> list[str]:
+    """The wnids of the 1000 classes, in the order of the outputs of torchvision's models."""
+    return (resources.files("evalkit.data") / "imagenet_wnids.txt").read_text().split()
+
+
+def _flat_labels(folder: Path, labels: str | None, devkit: str | None) -> dict[str, ClassKey]:
+    """File name -> wnid."""
+    listed = Path(labels) if labels is not None else next((p for p in (folder / KAGGLE_LABELS, folder.parent / KAGGLE_LABELS) if p.is_file()), None)
+    if listed is not None:
+        return dict(zip(*read_labels(listed), strict=True))
+    places = [Path(devkit)] if devkit is not None else [base / (DEVKIT + end) for base in (folder, folder.parent) for end in ("", ".tar.gz")]
+    kit = next((place for place in places if place.exists()), None)
+    if kit is None:
+        raise UserError(f"{folder} holds no class folders, so labels are needed: set data.devkit to {DEVKIT}(.tar.gz) or data.labels to a list (file, wnid, index)")
+    return _read_devkit(kit)
+
+
+def _read_devkit(kit: Path) -> dict[str, ClassKey]:
+    """Join the ground truth (one ILSVRC2012_ID a line) with meta.mat (ILSVRC2012_ID -> WNID)."""
+
+    def read(name: str) -> bytes:
+        if kit.is_dir():
+            found = next(iter(kit.rglob(name)), None)
+            if found is not None:
+                return found.read_bytes()
+        else:
+            with tarfile.open(kit) as archive:
+                for member in archive:
+                    stream = archive.extractfile(member) if member.name.endswith("/" + name) else None
+                    if stream is not None:
+                        return stream.read()
+        raise UserError(f"no {name} in {kit}: is this the development kit of ILSVRC2012?")
+
+    synsets = loadmat(io.BytesIO(read("meta.mat")), squeeze_me=True)["synsets"]
+    wnid = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
+    truth = [int(line) for line in read(GROUND_TRUTH).split()]
+    return {f"ILSVRC2012_val_{number:08d}.JPEG": wnid[identity] for number, identity in enumerate(truth, 1)}

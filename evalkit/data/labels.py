@@ -1,0 +1,69 @@
+"""From a class key (wnid, name or index) to the model's output index."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchvision.models import ResNet50_Weights
+
+from evalkit.data.imagenet import wnids
+from evalkit.data.sources import ClassKey, LabelKey
+from evalkit.errors import UserError
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A model's outputs: `keys` are their wnids or names in order (None where unknown), `names` are for people."""
+
+    outputs: int
+    keys: Sequence[str] | None = None
+    names: Sequence[str] | None = None
+
+    def index(self, key: ClassKey) -> int | None:
+        """The output of a class; None where the model has no such class, or the class is unknown.
+
+        A model whose classes are unnamed takes a list's own index. Raises UserError where that is no output.
+        """
+        if isinstance(key, str) and self.keys is not None:
+            return self._by_name().get(str(key))
+        index = key.index if isinstance(key, LabelKey) else key
+        if not isinstance(index, int):
+            return None
+        if not 0 <= index < self.outputs:
+            raise UserError(f"label {index} is no output of a model with {self.outputs}; name its classes with model.classes=FILE, one wnid or name a line")
+        return index
+
+    def name(self, index: int) -> str:
+        """A short name for people."""
+        listed = self.names or self.keys
+        return str(index) if listed is None else listed[index].split(",")[0]
+
+    def _by_name(self) -> dict[str, int]:
+        found = {name: i for i, name in reversed(list(enumerate(self.names or [])))}
+        found.update({key: i for i, key in enumerate(self.keys or [])})
+        return found
+
+
+def load_classes(given: str | Sequence[str] | None, outputs: int) -> Classes:
+    """`imagenet`, a file with one wnid or name a line in output order, or the names themselves.
+
+    Raises UserError: no such file, or their number is not the model's number of outputs.
+    """
+    if given is None:
+        return Classes(outputs)
+    if given == "imagenet":
+        keys, names = wnids(), list(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+        where = "the 1000 ImageNet classes"
+    elif isinstance(given, str):
+        if not Path(given).is_file():
+            raise UserError(f"no file {given}: model.classes takes a file with one wnid or name a line, in output order, or 'imagenet'")
+        keys = [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
+        names, where = None, f"{given} with {len(keys)} classes"
+    else:
+        keys, names, where = [str(name) for name in given], None, f"{len(given)} classes"
+    if len(keys) != outputs:
+        raise UserError(f"model.classes gives {where}, but the model has {outputs} outputs")
+    if names is None and set(keys) <= set(wnids()):
+        known = dict(zip(wnids(), ResNet50_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
+        names = [known[key] for key in keys]
+    return Classes(outputs, keys, names)

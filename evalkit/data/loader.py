@@ -1,0 +1,80 @@
+"""Batches of decoded images, in order, with the unreadable ones set apart."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from evalkit.data.decode import Preprocess, UnreadableImage
+from evalkit.data.sources import ClassKey, Source
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Part of one shard. `images` holds only the readable ones: uint8 (n,3,H,W), at positions `readable`."""
+
+    shard: int
+    last: bool
+    """Whether the shard ends here."""
+    keys: dict[int, ClassKey]
+    """Class key of every position, readable or not."""
+    readable: list[int]
+    images: Tensor | None
+    errors: dict[int, str]
+    """Position -> why it could not be read."""
+
+
+def batches(
+    source: Source, preprocess: Preprocess, shards: dict[int, Sequence[int]], batch_size: int, workers: int, pin: bool
+) -> Iterator[Batch]:
+    """Positions of each shard -> its batches. One loader serves all shards, and no batch crosses a shard's end."""
+    plan = [
+        (shard, start + batch_size >= len(positions), list(positions[start : start + batch_size]))
+        for shard, positions in shards.items()
+        for start in range(0, len(positions), batch_size)
+    ]
+    if getattr(source, "streamed", False):
+        workers = 0  # each worker would stream the whole set
+    loader = DataLoader(
+        _Decoded(source, preprocess),
+        batch_sampler=[positions for _, _, positions in plan],
+        num_workers=workers,
+        collate_fn=list,
+        pin_memory=False,
+    )
+    for (shard, last, positions), examples in zip(plan, loader, strict=True):
+        yield _collate(shard, last, positions, examples, pin)
+
+
+_Example = tuple[ClassKey, Tensor | str]
+
+
+class _Decoded(Dataset[_Example]):
+    def __init__(self, source: Source, preprocess: Preprocess) -> None:
+        self.source, self.preprocess = source, preprocess
+
+    def __getitem__(self, position: int) -> _Example:
+        try:
+            image: Tensor | str = self.preprocess(self.source.load(position))
+        except UnreadableImage as reason:
+            image = str(reason)
+        return self.source.class_key(position), image
+
+
+def _collate(shard: int, last: bool, positions: list[int], examples: list[_Example], pin: bool) -> Batch:
+    images = {p: image for p, (_, image) in zip(positions, examples, strict=True) if isinstance(image, Tensor)}
+    errors = {p: image for p, (_, image) in zip(positions, examples, strict=True) if isinstance(image, str)}
+    keys = {p: key for p, (key, _) in zip(positions, examples, strict=True)}
+    stacked = None
+    if images:
+        sizes = {tuple(image.shape[1:]) for image in images.values()}
+        if len(sizes) > 1:
+            common = max(sizes, key=lambda size: sum(tuple(i.shape[1:]) == size for i in images.values()))
+            for position in [p for p, image in images.items() if tuple(image.shape[1:]) != common]:
+                height, width = images.pop(position).shape[1:]
+                errors[position] = f"{width}x{height} pixels in a batch of {common[1]}x{common[0]}: set model.resize or model.crop"
+        stacked = torch.stack(list(images.values()))
+        stacked = stacked.pin_memory() if pin else stacked
+    return Batch(shard, last, keys, list(images), stacked, errors)

@@ -1,0 +1,193 @@
+"""Where images come from. A source is a fixed, ordered list of images with a name and a class each.
+
+Images are ordered by their path below the root, so that the first N are the same everywhere, and a class is given by
+its key (wnid, name or index), never by the rank of its folder: a folder with some of the 1000 classes would shift.
+"""
+
+import csv
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from evalkit.data.decode import decode
+from evalkit.errors import UserError
+
+ClassKey = str | int | None
+"""A class by wnid or name, by output index, or unknown."""
+
+
+class Source(Protocol):
+    """What the runner asks of a data set; positions run from 0 to len - 1."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the images, their order or their labels do."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def image_id(self, position: int) -> str:
+        """A name that is unique in the set and the same on every machine."""
+        ...
+
+    def class_key(self, position: int) -> ClassKey:
+        """The image's class."""
+        ...
+
+    def load(self, position: int) -> Image.Image:
+        """The image, RGB. Raises UnreadableImage."""
+        ...
+
+
+class Files:
+    """Images in files below a root."""
+
+    def __init__(self, root: Path, paths: Sequence[str], keys: Sequence[ClassKey]) -> None:
+        if not paths:
+            raise UserError(f"no images in {root}: expected files ending in {', '.join(IMG_EXTENSIONS)}")
+        order = sorted(range(len(paths)), key=lambda i: paths[i])
+        self.root = root
+        self.paths = [paths[i] for i in order]
+        self.keys = [keys[i] for i in order]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image_id(self, position: int) -> str:
+        """The path below the root, with forward slashes."""
+        return self.paths[position]
+
+    def class_key(self, position: int) -> ClassKey:
+        """The class given by the labels file, or by the folder's name."""
+        return self.keys[position]
+
+    def load(self, position: int) -> Image.Image:
+        """The decoded file. Raises UnreadableImage."""
+        return decode(self.root / self.paths[position])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash over paths, sizes and labels; contents are not read, since that would cost a pass over the data."""
+        return hash_entries((path, _size(self.root / path), key) for path, key in zip(self.paths, self.keys, strict=True))
+
+
+def image_folder(root: str, labels: str | None = None) -> Files:
+    """Class folders, or files listed in `labels` (default `<root>/labels.csv` where there is one).
+
+    The list has columns `file`, and `wnid`, `class` or `label`, and/or `index` (the model's output). Files are
+    relative to the root, or to its subfolder `images`. Without a list, the first folder of a path is its class.
+
+    Raises UserError: no such folder, no images, a list that does not fit.
+    """
+    folder = existing_folder(root)
+    listed = Path(labels) if labels is not None else folder / "labels.csv"
+    if labels is None and not listed.is_file():
+        paths = find_images(folder)
+        return Files(folder, paths, [path.split("/")[0] if "/" in path else None for path in paths])
+    return labelled_files(folder, listed)
+
+
+def labelled_files(folder: Path, listed: Path) -> Files:
+    """The files of a labels list, in the order of their paths. Raises UserError where the list does not fit."""
+    paths, keys = read_labels(listed)
+    if (folder / "images").is_dir() and not (folder / paths[0]).exists():
+        folder = folder / "images"
+    outside = next((path for path in paths if not (folder / path).resolve().is_relative_to(folder.resolve())), None)
+    if outside is not None:
+        raise UserError(f"{listed} names '{outside}', which lies outside {folder}")
+    if not any((folder / path).exists() for path in paths):
+        raise UserError(f"none of the {len(paths)} files listed in {listed} is in {folder}: its paths must be relative to that folder")
+    return Files(folder, paths, keys)
+
+
+def read_labels(listed: Path) -> tuple[list[str], list[ClassKey]]:
+    """Paths and class keys of a labels list (CSV; also Kaggle's LOC_val_solution.csv)."""
+    if not listed.is_file():
+        raise UserError(f"no labels file {listed}")
+    with listed.open(newline="", encoding="utf-8-sig") as file:
+        table = list(csv.DictReader(file))
+    columns = set(table[0]) if table else set()
+    if {"ImageId", "PredictionString"} <= columns:
+        return [f"{row['ImageId']}.JPEG" for row in table], [row["PredictionString"].split()[0] for row in table]
+    named = next((column for column in ("wnid", "class", "label") if column in columns), None)
+    if "file" not in columns or (named is None and "index" not in columns):
+        raise UserError(f"{listed} needs a column 'file' and one of 'wnid', 'class', 'label' or 'index'; it has {', '.join(sorted(columns)) or 'none'}")
+    try:
+        return [row["file"] for row in table], [LabelKey(row[named], row.get("index")) if named else int(row["index"]) for row in table]
+    except ValueError as reason:
+        raise UserError(f"{listed}: column 'index' must hold whole numbers ({reason})") from reason
+
+
+class LabelKey(str):
+    """A class name that also knows the output index its list gives, for models whose classes have no names."""
+
+    index: int | None
+
+    def __new__(cls, name: str, index: str | None) -> "LabelKey":
+        key = super().__new__(cls, name)
+        key.index = int(index) if index not in (None, "") else None
+        return key
+
+
+def existing_folder(root: str) -> Path:
+    """The folder, or a UserError that says what to set."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}: set data.root to the folder that holds the images")
+    return folder
+
+
+def find_images(folder: Path) -> list[str]:
+    """Paths of all image files below a folder, relative to it, with forward slashes."""
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file()]
+
+
+def choose(source: Source, *, limit: int | None, sample: int | None, seed: int) -> list[int]:
+    """Positions to evaluate, ascending: the first `limit`, or a seeded sample stratified by class, or all.
+
+    Every class gives its proportional share to a sample, and a smaller sample is part of a larger one.
+    """
+    try:
+        total = len(source)
+    except UserError:  # a stream that does not say how long it is
+        if limit is None:
+            raise
+        total = limit
+    if limit is not None:
+        return list(range(min(limit, total)))
+    if sample is None or sample >= total:
+        return list(range(total))
+    rng = np.random.default_rng(seed)
+    members: dict[ClassKey, list[int]] = {}
+    for position in range(total):
+        members.setdefault(source.class_key(position), []).append(position)
+    turn = np.empty(total)
+    for positions in members.values():
+        # One image of a class falls into every 1/len of the unit interval; the lowest N turns are the sample.
+        turn[rng.permutation(positions)] = (np.arange(len(positions)) + rng.random()) / len(positions)
+    return sorted(int(position) for position in np.argsort(turn, kind="stable")[:sample])
+
+
+def is_wnid(name: str) -> bool:
+    """Whether a name is a WordNet id as ImageNet uses them."""
+    return re.fullmatch(r"n\d{8}", name) is not None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1
+
+
+def hash_entries(entries: Iterable[object]) -> str:
+    """One hash over the printed form of all entries, in order."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update(repr(entry).encode())
+    return digest.hexdigest()
+

@@ -1,0 +1,152 @@
+"""From a model's config to a loaded, cut and checked model."""
+
+import hashlib
+import importlib
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from evalkit.config import ModelConfig
+from evalkit.data.decode import Preprocess
+from evalkit.data.labels import Classes, load_classes
+from evalkit.errors import UserError, did_you_mean
+from evalkit.models.split import SplitModel
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be evaluated. `weights` says in words where they come from; "random" stands out everywhere."""
+
+    net: SplitModel
+    preprocess: Preprocess
+    classes: Classes
+    weights: str
+    weights_hash: str
+
+
+def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None = None) -> LoadedModel:
+    """Build, load, move, cut, check on an image of `size` (height, width), by default what the config makes of any image.
+
+    Raises UserError for every mistake in the config.
+    """
+    module, weights = build(config)
+    module.to(device)
+    net = SplitModel(module, config.layer, mean=config.mean, std=config.std)
+    outputs = _check(net, config, size or input_size(config), device)
+    preprocess = Preprocess(config.resize, config.crop, config.interpolation)
+    return LoadedModel(net, preprocess, load_classes(config.classes, outputs), weights, hash_weights(module.state_dict()))
+
+
+def build(config: ModelConfig) -> tuple[nn.Module, str]:
+    """The module with its weights, on the CPU, and where those come from."""
+    factory = find(config.factory, "model.factory")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            module = factory(**config.args)
+        except TypeError as reason:
+            raise UserError(f"model.factory={config.factory} cannot be called with model.args={config.args}: {reason}") from reason
+    if not isinstance(module, nn.Module):
+        raise UserError(f"model.factory={config.factory} returned {type(module).__name__}, not a torch.nn.Module")
+    if config.weights is None:
+        return module, f"random (seed {config.seed})"
+    state = _state_dict(config)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as reason:
+        lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+        raise UserError(f"model.weights={config.weights} does not fit {config.factory}: {' '.join(lines[1:3])[:300]}") from reason
+    return module, config.weights
+
+
+def find(dotted: str, key: str) -> Callable[..., Any]:
+    """The callable at a dotted path. Raises UserError that names the config key."""
+    path, _, name = dotted.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(path), name)
+    except ValueError as reason:
+        raise UserError(f"{key}={dotted} is no dotted path such as package.module.function") from reason
+    except ImportError as reason:
+        raise UserError(f"{key}={dotted}: cannot import '{path}' ({reason}); put its folder on PYTHONPATH") from reason
+    except AttributeError as reason:
+        raise UserError(f"{key}={dotted}: '{path}' has no '{name}'{did_you_mean(name, vars(importlib.import_module(path)))}") from reason
+    if not callable(found):
+        raise UserError(f"{key}={dotted} is not callable")
+    return found  # type: ignore[no-any-return]
+
+
+def hash_weights(state: Mapping[str, Tensor]) -> str:
+    """Hash over all parameters and buffers, whatever file or download they came in."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _state_dict(config: ModelConfig) -> Mapping[str, Any]:
+    weights = str(config.weights)
+    if weights.startswith("embedded:"):
+        with resources.as_file(resources.files("evalkit.models") / "weights" / weights.removeprefix("embedded:")) as file:
+            return load_file(file)
+    if not weights.endswith((".safetensors", ".pth", ".pt")):
+        return _torchvision_weights(config.factory, weights)
+    file = Path(weights).expanduser()
+    if not file.is_file():
+        raise UserError(f"no weights file {file} (model.weights)")
+    try:
+        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as reason:
+        raise UserError(
+            f"cannot read weights from {file}: {str(reason).splitlines()[0] if str(reason) else 'damaged file'} "
+            "(model.weights takes a state dict as .safetensors or .pth; nothing else is unpickled)"
+        ) from reason
+    nested = state.get("state_dict", state)
+    if not isinstance(nested, Mapping):
+        raise UserError(f"{file} holds no state dict")
+    return nested
+
+
+def _torchvision_weights(factory: str, name: str) -> Mapping[str, Any]:
+    package, _, model = factory.rpartition(".")
+    if not package.startswith("torchvision.models"):
+        raise UserError(f"model.weights={name} is a torchvision name, but {factory} is not a torchvision model; give a .safetensors or .pth file, or null")
+    known = torchvision.models.get_model_weights(model)
+    if name not in known.__members__:
+        raise UserError(f"torchvision has no weights '{name}' for {model}{did_you_mean(name, known.__members__)}")
+    try:
+        state: Mapping[str, Any] = known[name].get_state_dict(progress=False, check_hash=True)
+    except (URLError, OSError, RuntimeError) as reason:
+        raise UserError(
+            f"cannot download {name} for {model} ({reason}); fetch {known[name].url} elsewhere and set model.weights to the file, "
+            "or model.weights=null for random weights"
+        ) from reason
+    return state
+
+
+def input_size(config: ModelConfig) -> tuple[int, int]:
+    """Height and width after preprocessing; 224x224 where the config leaves images as they are."""
+    side = config.crop or config.resize or 224
+    return (side, side) if isinstance(side, int) else side
+
+
+def _check(net: SplitModel, config: ModelConfig, size: tuple[int, int], device: torch.device) -> int:
+    """Run one random image; returns the number of outputs."""
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    try:
+        outputs: int = net(image).shape[1]
+    except RuntimeError as reason:
+        note = str(reason).splitlines()[0]
+        raise UserError(f"{config.factory} cannot process a {size[0]}x{size[1]} image: {note}; check model.resize and model.crop") from reason
+    net.check_cut(image)
+    return outputs

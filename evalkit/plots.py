@@ -1,0 +1,96 @@
+"""Figures from summaries: metric against threshold, drop per method, win matrix. PNG for screens, SVG and PDF for papers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from evalkit.summary import PAPER_METRICS, Run, win_matrix
+from evalkit.tables import LABELS, describe_point, main_points, title
+
+FORMATS = ("png", "svg", "pdf")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def write_figures(runs: Sequence[Run], summary: pd.DataFrame, out: Path) -> None:
+    """All figures of all runs into one folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    sns.set_theme(style="whitegrid", context="paper", palette="colorblind")
+    for run in runs:
+        mine = summary[summary.run == str(run.path)]
+        stem = run.path.name.replace("=", "-").replace(",", "_")
+        for (select, fill), part in mine[mine.top_percent.notna()].groupby(["select", "fill"]):
+            if part.top_percent.nunique() > 1:
+                _save(against_threshold(run, part), out / f"{stem}-{select}-{fill}-threshold")
+        _save(drop_per_method(run, mine), out / f"{stem}-drop")
+        if len(run.methods) > 1:
+            _save(wins(run), out / f"{stem}-wins")
+
+
+def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
+    """The six metrics of the paper against the kept percentage, with 95 % intervals."""
+    figure, axes = plt.subplots(2, 3, figsize=(10.5, 6), sharex=True, layout="constrained")
+    colours = dict(zip(run.methods, sns.color_palette("colorblind", len(run.methods)), strict=True))
+    for row, score in zip(axes, ("confidence", "activation"), strict=True):
+        for ax, metric in zip(row, PAPER_METRICS, strict=True):
+            for method, marker in zip(run.methods, MARKERS * len(run.methods), strict=False):
+                line = part[(part.method == method) & (part.metric == metric) & (part.score == score)].sort_values("top_percent")
+                ax.plot(line.top_percent, line.value, marker=marker, markersize=4, color=colours[method], label=method)
+                ax.fill_between(line.top_percent, line.low, line.high, color=colours[method], alpha=0.2, linewidth=0)
+            ax.set_title(f"{LABELS[metric]}, {score} ({'lower' if metric == 'average_drop' else 'higher'} is better)", fontsize=9)
+            ax.set_ylabel("%")
+    verb = {"keep_top": "kept", "remove_top": "removed"}[str(part["select"].iloc[0])]
+    for ax in axes[1]:
+        ax.set_xlabel(f"top x % of pixels {verb}")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.suptitle(title(run))
+    return figure
+
+
+def drop_per_method(run: Run, mine: pd.DataFrame) -> Figure:
+    """Average drop of each method at the main protocol points, with 95 % intervals and the published values."""
+    points = main_points(run)
+    figure, axes = plt.subplots(len(points), 2, figsize=(9, 0.8 + len(points) * (0.9 + 0.32 * len(run.methods))), sharey=True, squeeze=False, layout="constrained")
+    for row, point in zip(axes, points, strict=True):
+        for ax, score in zip(row, ("confidence", "activation"), strict=True):
+            chosen = mine[(mine.metric == "average_drop") & (mine.score == score) & (mine["select"] == point[0]) & (mine["fill"] == point[2])]
+            here = chosen[chosen.top_percent.isna() if pd.isna(point[1]) else chosen.top_percent == point[1]].set_index("method").loc[run.methods]
+            positions = range(len(run.methods))
+            ax.errorbar(here.value, positions, xerr=[here.value - here.low, here.high - here.value], fmt="o", capsize=3, color="C0", label="measured, 95 % interval")
+            if here.reference.notna().any():
+                ax.scatter(here.reference, positions, marker="x", color="C1", zorder=3, label="published (other data or model: see table)" if run.name.startswith("digits") else "published")
+                ax.legend(fontsize=7, loc="best")
+            ax.set_yticks(list(positions), run.methods)
+            ax.set_title(f"{score}; {describe_point(point)}", fontsize=9)
+            ax.set_xlabel("average drop % (lower is better)")
+            ax.set_xlim(left=0)
+        row[0].invert_yaxis()
+    figure.suptitle(title(run))
+    return figure
+
+
+def wins(run: Run) -> Figure:
+    """Share of images where the row's method drops less than the column's, at the first main point."""
+    point = main_points(run)[0]
+    side = 2.2 + 0.55 * len(run.methods)
+    figure, axes = plt.subplots(1, 2, figsize=(2 * side, side), layout="constrained")
+    for ax, score in zip(axes, ("confidence", "activation"), strict=True):
+        sns.heatmap(win_matrix(run, point, score), annot=True, fmt=".1f", cmap="cividis", vmin=0, vmax=100, square=True, ax=ax, cbar=False)
+        ax.set_title(f"{score}: % of images where\nthe row drops less than the column", fontsize=9)
+        ax.tick_params(axis="x", rotation=35)
+    figure.suptitle(f"{title(run)}; {describe_point(point)}", fontsize=9)
+    return figure
+
+
+def _save(figure: Figure, stem: Path) -> None:
+    for form in FORMATS:
+        figure.savefig(stem.with_name(f"{stem.name}.{form}"), dpi=150)
+    plt.close(figure)

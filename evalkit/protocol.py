@@ -1,0 +1,95 @@
+"""From a map to a perturbed image: ranking, mask, fill.
+
+Published "average drop" code differs silently in what is kept, how much of it, and what replaces the rest. Here each
+of these is a named coordinate of a protocol point.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
+
+BLUR_KERNEL, BLUR_SIGMA = 11, 5.0
+"""The blur of RISE's insertion metric (Petsiuk et al., BMVC 2018)."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to perturb an image by a map.
+
+    `select`: "keep_top" keeps exactly the top x % of pixels (Ablation-CAM paper, section 6.1), "remove_top" removes
+    them, "soft" multiplies by the min-max normalised map (Grad-CAM++). `top_percent` is None for "soft".
+    `fill` replaces what is not kept: "black" (0 before normalisation), "mean" (the normalisation's mean, 0 after it),
+    "blur" (the image itself under a Gaussian of BLUR_KERNEL and BLUR_SIGMA pixels).
+    """
+
+    select: str
+    top_percent: float | None
+    fill: str
+
+
+def points(select: list[str], top_percent: list[float], fill: list[str]) -> list[Point]:
+    """All combinations; "soft" has no threshold, so it appears once per fill."""
+    return [Point(s, x, f) for s in select for x in ([None] if s == "soft" else top_percent) for f in fill]
+
+
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (N,h,w) -> (N,H,W), bilinear, align_corners False."""
+    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Pixels of each map by falling value, ties by pixel index: `order` and `values`, both (N, H*W)."""
+
+    order: Tensor
+    values: Tensor
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, maps: Tensor) -> "Ranking":
+        """Rank raw maps (N,H,W): one stable sort serves all thresholds."""
+        values, order = maps.flatten(1).sort(dim=1, descending=True, stable=True)
+        return cls(order, values, (maps.shape[1], maps.shape[2]))
+
+    def top(self, percent: float) -> Tensor:
+        """Boolean mask (N,H,W) of exactly k = round(percent / 100 * H * W) pixels."""
+        mask = torch.zeros_like(self.order, dtype=torch.bool)
+        mask.scatter_(1, self.order[:, : self.count(percent)], True)
+        return mask.view(-1, *self.size)
+
+    def gap(self, percent: float) -> Tensor:
+        """k-th minus next value over the largest absolute value (N,); infinite where nothing is left to swap with.
+
+        Where it is below 1e-5, float rounding (another batch size, another machine) may swap two pixels.
+        """
+        k = self.count(percent)
+        largest = self.values.abs().amax(1)
+        if not 0 < k < self.values.shape[1]:
+            return torch.full_like(largest, torch.inf)
+        return (self.values[:, k - 1] - self.values[:, k]) / torch.where(largest > 0, largest, 1)
+
+    def count(self, percent: float) -> int:
+        """k, the number of pixels in the top `percent`."""
+        return round(percent / 100 * self.order.shape[1])
+
+
+def soft_mask(maps: Tensor) -> Tensor:
+    """Min-max normalised maps (N,H,W) in [0,1]; a constant map, which has no such form, keeps nothing (0)."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / torch.where(high > low, high - low, 1)
+
+
+def filling(images: Tensor, fill: str, mean: Tensor) -> Tensor:
+    """What replaces removed pixels: broadcastable to images (N,3,H,W) in [0,1]."""
+    if fill == "blur":
+        return gaussian_blur(images, [BLUR_KERNEL, BLUR_KERNEL], [BLUR_SIGMA, BLUR_SIGMA])
+    return mean.to(images) if fill == "mean" else torch.zeros_like(images[:1, :, :1, :1])
+
+
+def perturb(images: Tensor, kept: Tensor, filler: Tensor) -> Tensor:
+    """Images (N,3,H,W) in [0,1] where `kept` (N,H,W) is 1 or True, `filler` where it is 0, a blend between."""
+    kept = kept[:, None]
+    return torch.where(kept, images, filler) if kept.dtype == torch.bool else images * kept + filler * (1 - kept)

@@ -1,0 +1,39 @@
+"""Which part of a run is whose. No process group: a worker knows its rank and takes its share of what is missing."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+# torchrun's names, then SLURM's (srun, then job arrays).
+_NAMES = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", ""),
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """This worker's rank among `size` workers, and its rank on this machine (which GPU is its own)."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+
+def world(environment: Mapping[str, str] = os.environ) -> World:
+    """Rank and world size from torchrun's or SLURM's variables; one worker where there are none."""
+    for rank, size, local in _NAMES:
+        if int(environment.get(size, "1")) > 1 and rank in environment:
+            return World(int(environment[rank]) % int(environment[size]), int(environment[size]), int(environment.get(local, "0")))
+    return World()
+
+
+def shard_count(images: int, shard_size: int) -> int:
+    """How many contiguous ranges of `shard_size` cover `images`."""
+    return -(-images // shard_size)
+
+
+def mine(missing: Sequence[int], here: World) -> list[int]:
+    """The missing shards that this worker computes."""
+    return [shard for shard in missing if shard % here.size == here.rank]

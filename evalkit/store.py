@@ -1,0 +1,194 @@
+"""The run folder: one parquet file a shard, moved into place when complete. The file is the done-marker.
+
+    <out>/run.yaml           the resolved configuration
+    <out>/provenance.json    identity, versions, weights' hash, data fingerprint, hardware
+    <out>/rows/*.parquet     one row per image x method x protocol point
+    <out>/maps/*.parquet     one row per image x method, with the low-resolution map itself where stored
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evalkit.errors import UserError
+from evalkit.shards import shard_count
+
+ROWS = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("image_id", pa.string()),
+        ("label", pa.int32()),
+        ("predicted", pa.int32()),
+        ("target", pa.int32()),
+        ("method", pa.string()),
+        ("select", pa.string()),
+        ("top_percent", pa.float64()),
+        ("fill", pa.string()),
+        ("kept_fraction", pa.float64()),
+        ("positive_fraction", pa.float64()),
+        ("rank_gap", pa.float64()),
+        ("prob_full", pa.float64()),
+        ("prob_masked", pa.float64()),
+        ("logit_full", pa.float64()),
+        ("logit_masked", pa.float64()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+"""Raw scores only; every metric is derived afterwards. Null where an image could not be read. `status` is ok,
+degenerate (constant map, included in every metric), nonfinite or error (both excluded, for all methods alike)."""
+
+MAPS = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("image_id", pa.string()),
+        ("label", pa.int32()),
+        ("target", pa.int32()),
+        ("method", pa.string()),
+        ("status", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("minimum", pa.float32()),
+        ("maximum", pa.float32()),
+        ("zero_fraction", pa.float32()),
+        ("map", pa.list_(pa.float32())),
+    ]
+)
+"""`map` is the raw map at the activations' resolution, row by row; null unless `maps=store`. float16 would change masks."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides a run's numbers, and nothing else: no batch size, device, worker count or path of the output."""
+
+    facts: Mapping[str, Any]
+
+    @property
+    def hash(self) -> str:
+        """The same on every machine."""
+        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def difference(self, other: "Identity") -> list[str]:
+        """`key: theirs -> ours` for every fact that differs."""
+        ours, theirs = _flatten(self.facts), _flatten(other.facts)
+        keys = sorted(ours.keys() | theirs.keys())
+        return [f"{key}: {theirs.get(key)} -> {ours.get(key)}" for key in keys if ours.get(key) != theirs.get(key)]
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was ever started here."""
+        return (self.path / "provenance.json").is_file()
+
+    def create_or_resume(self, identity: Identity, provenance: dict[str, Any], run_yaml: str, images: int, shard_size: int) -> None:
+        """Make the folder, or check that it belongs to the same run.
+
+        Raises UserError: it belongs to another one (the difference is in the message), or cannot be written.
+        """
+        if not self.exists:
+            record = {"identity_hash": identity.hash, "identity": identity.facts, "images": images, "shard_size": shard_size, **provenance}
+            try:
+                for folder in (self.path / "rows", self.path / "maps"):
+                    folder.mkdir(parents=True, exist_ok=True)
+                _publish(self.path / "run.yaml", run_yaml.encode())
+                _publish(self.path / "provenance.json", json.dumps(record, indent=2).encode())
+            except OSError as reason:
+                raise UserError(f"cannot write to {self.path} ({reason.strerror}); choose another folder with out=") from reason
+        stored = Identity(self.provenance["identity"])
+        if stored.hash != identity.hash:
+            difference = "; ".join(identity.difference(stored))
+            raise UserError(f"{self.path} holds another run ({difference}); choose another folder with out=, or remove that one")
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Identity, versions, hardware. Raises UserError where this is not a run folder."""
+        try:
+            record: dict[str, Any] = json.loads((self.path / "provenance.json").read_text())
+        except FileNotFoundError as reason:
+            raise UserError(f"{self.path} is not a run folder: it has no provenance.json (evalkit run ... out={self.path} makes one)") from reason
+        return record
+
+    def rows_file(self, shard: int) -> Path:
+        """The done-marker of a shard."""
+        return self.path / "rows" / f"shard-{shard:05d}.parquet"
+
+    def missing(self) -> list[int]:
+        """Shards that still have to be computed."""
+        record = self.provenance
+        return [shard for shard in range(shard_count(record["images"], record["shard_size"])) if not self.rows_file(shard).is_file()]
+
+    def write_shard(self, shard: int, rows: pa.Table, maps: pa.Table, metadata: Mapping[str, Any]) -> None:
+        """Publish one shard: its maps first, its rows last, each whole or not at all."""
+        described = rows.replace_schema_metadata({"evalkit": json.dumps(metadata)})
+        write_parquet(self.path / "maps" / f"shard-{shard:05d}.parquet", maps)
+        write_parquet(self.rows_file(shard), described)
+
+    def rows(self) -> pd.DataFrame:
+        """All rows of the shards that are done, by index."""
+        files = sorted((self.path / "rows").glob("shard-*.parquet"))
+        table = pa.concat_tables([pq.read_table(file, schema=ROWS) for file in files]) if files else ROWS.empty_table()
+        return table.to_pandas()
+
+    def shard_metadata(self) -> list[dict[str, Any]]:
+        """What each finished shard says of itself: seconds per method, code and library versions, device."""
+        files = sorted((self.path / "rows").glob("shard-*.parquet"))
+        return [json.loads(pq.read_schema(file).metadata[b"evalkit"]) for file in files]
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write under a temporary name, flush to the disk, move into place."""
+    with _temporary(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+class _temporary:  # noqa: N801 - reads as a function
+    """A binary file that becomes `path` when the block ends well, and vanishes when it does not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Any:
+        self.file = tempfile.NamedTemporaryFile(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp", delete=False)
+        return self.file
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        with self.file:
+            if kind is None:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+        temporary = Path(self.file.name)
+        if kind is None:
+            temporary.chmod(0o644)
+            temporary.replace(self.path)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _publish(path: Path, content: bytes) -> None:
+    with _temporary(path) as file:
+        file.write(content)
+
+
+def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

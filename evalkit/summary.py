@@ -1,0 +1,237 @@
+"""From rows to numbers: every metric of a run with its interval, and every paired comparison."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evalkit import metrics, stats
+from evalkit.errors import UserError
+from evalkit.store import RunFolder
+
+CONTROLS = ("random", "constant", "centre")
+SCORES = {"confidence": "prob", "activation": "logit"}
+PAPER_METRICS = ("average_drop", "increase", "win")
+"""Each for confidence and activation: the six of the paper's tables."""
+LOWER_IS_BETTER = {"average_drop", "median_drop", "drop_of_sums"}
+NEARLY_CERTAIN = 0.9999
+POINT = ["select", "top_percent", "fill"]
+Point = tuple[str, float, str]
+"""select, top_percent (nan for "soft"), fill."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The rows of one run folder with what is known of them."""
+
+    path: Path
+    provenance: dict[str, Any]
+    rows: pd.DataFrame
+    shards: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.provenance["identity"]["model"]["name"])
+
+    @property
+    def methods(self) -> list[str]:
+        """In the order of the configuration, controls last."""
+        chosen = list(self.provenance["identity"]["method"])
+        return sorted(chosen, key=lambda method: (method in CONTROLS, chosen.index(method)))
+
+    @cached_property
+    def scored(self) -> pd.DataFrame:
+        """Rows of the images that every method could be scored on, at every protocol point."""
+        bad = self.rows.loc[self.rows.status.isin(["error", "nonfinite"]), "index"].unique()
+        return self.rows[~self.rows["index"].isin(bad)]
+
+    @property
+    def points(self) -> list[Point]:
+        """The protocol points (select, top_percent, fill) in the order of the rows."""
+        return [tuple(p) for p in self.rows[POINT].drop_duplicates().itertuples(index=False)]  # type: ignore[misc]
+
+    def counts(self) -> dict[str, Any]:
+        """Images by fate, accuracy, and what else the caption states."""
+        images = self.rows.drop_duplicates("index")
+        read = images[images.status != "error"]
+        labelled = read[read.label.notna()]
+        maps = self.rows.drop_duplicates(["index", "method"])
+        seconds = sum(float(shard["seconds"]) for shard in self.shards)
+        return {
+            "images": len(images),
+            "scored": int(self.scored["index"].nunique()),
+            "unreadable": int((images.status == "error").sum()),
+            "nonfinite": int(self.rows.loc[self.rows.status == "nonfinite", "index"].nunique()),
+            "skipped_not_correct": sum(int(shard["skipped_not_correct"]) for shard in self.shards),
+            "degenerate": {m: int(((maps.method == m) & (maps.status == "degenerate")).sum()) for m in self.methods},
+            "logit_not_positive": int((self.scored.drop_duplicates("index").logit_full <= 0).sum()),
+            "nearly_certain_percent": float((read.prob_full > NEARLY_CERTAIN).mean() * 100) if len(read) else float("nan"),
+            "top1_percent": float((labelled.label == labelled.predicted).mean() * 100) if len(labelled) else None,
+            "images_per_second": len(images) / seconds if seconds else float("nan"),
+            "code_versions": len({shard["code"] for shard in self.shards}),
+        }
+
+
+def load_runs(paths: Iterable[Path], *, allow_incomplete: bool = False) -> list[Run]:
+    """Run folders, or folders of run folders (multirun). Raises UserError for what is none, or not finished."""
+    found: list[Path] = []
+    for path in paths:
+        below = sorted(p.parent for p in path.glob("*/provenance.json"))
+        found += [path] if RunFolder(path).exists or not below else below
+    runs = []
+    for path in found:
+        folder = RunFolder(path)
+        provenance, missing = folder.provenance, folder.missing()
+        if missing and not allow_incomplete:
+            raise UserError(f"{path} is not finished: {len(missing)} shards are missing; run the same command again, or render it as it is with --allow-incomplete")
+        provenance["missing_shards"] = len(missing)
+        runs.append(Run(path, provenance, folder.rows(), folder.shard_metadata()))
+    if len(runs) > 1:
+        _refuse_unpaired(runs)
+    return runs
+
+
+def _refuse_unpaired(runs: Sequence[Run]) -> None:
+    prints: dict[str, Path] = {}
+    for run in runs:
+        data = run.provenance["identity"]["data"]
+        other = prints.setdefault(data["name"], run.path) if data["name"] else run.path
+        known = next(r for r in runs if r.path == other).provenance["identity"]["data"]["fingerprint"]
+        if known != data["fingerprint"]:
+            raise UserError(f"{run.path} and {other} were measured on different images of '{data['name']}'; render them separately")
+
+
+def scores_of(run: Run, point: Point, score: str) -> tuple[np.ndarray, np.ndarray]:
+    """Y and O of all methods at one protocol point, (M,n) each, over the same images in the same order."""
+    select, top, fill = point
+    rows = run.scored
+    here = rows[(rows["select"] == select) & (rows["fill"] == fill) & (rows.top_percent.isna() if pd.isna(top) else rows.top_percent == top)]
+    column = SCORES[score]
+    full = here.pivot(index="method", columns="index", values=f"{column}_full").reindex(run.methods)
+    masked = here.pivot(index="method", columns="index", values=f"{column}_masked").reindex(run.methods)
+    return full.to_numpy(np.float64), masked.to_numpy(np.float64)
+
+
+def rival(methods: Sequence[str], method: str) -> str | None:
+    """Whom `win` is counted against: the first two methods against each other, everyone else against the first."""
+    first = methods[0]
+    if len(methods) < 2:
+        return None
+    return methods[1] if method == first else first
+
+
+def summarise(run: Run) -> pd.DataFrame:
+    """Every metric with its 95 % interval, one row for each method, protocol point, score and metric."""
+    tables = [_summarise_point(run, point, score) for point, score in itertools.product(run.points, SCORES)]
+    summary = pd.concat(tables, ignore_index=True)
+    if summary.empty:
+        counts = run.counts()
+        raise UserError(
+            f"{run.path}: no image could be scored by every method, of {counts['images']} images "
+            f"({counts['unreadable']} unreadable, {counts['nonfinite']} with maps or scores that are not finite)"
+        )
+    summary["reference"] = [_reference(run, record) for record in summary.to_dict("records")]
+    return summary
+
+
+def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
+    full, masked = scores_of(run, point, score)
+    if not full.shape[1]:
+        return pd.DataFrame()
+    methods = run.methods
+    drops = metrics.clipped_drop(full, masked)
+    relative = metrics.relative_drop(full, masked)
+    against = [rival(methods, method) for method in methods]
+    found = {
+        "average_drop": stats.bootstrap(relative),
+        "increase": stats.bootstrap(metrics.increased(full, masked)),
+    }
+    if len(methods) > 1:
+        others = drops[[methods.index(str(other)) for other in against]]
+        found["win"] = stats.bootstrap(metrics.wins(drops, others))
+        found["best_of_all"] = stats.bootstrap(metrics.best_of_all(drops))
+    positive = full[0] > 0
+    if positive.any():
+        found["median_drop"] = stats.bootstrap(relative[:, positive], np.median)
+        found["drop_of_sums"] = stats.bootstrap_ratio(100 * drops[:, positive], full[:, positive])
+    counted = {"average_drop", "median_drop", "drop_of_sums"}
+    return pd.DataFrame(
+        {
+            "run": str(run.path),
+            "model": run.name,
+            "method": method,
+            **dict(zip(POINT, point, strict=True)),
+            "score": score,
+            "metric": metric,
+            "against": against[i] if metric == "win" else None,
+            "n": int(positive.sum()) if metric in counted else full.shape[1],
+            "value": estimate.value[i],
+            "low": estimate.low[i],
+            "high": estimate.high[i],
+        }
+        for metric, estimate in found.items()
+        for i, method in enumerate(methods)
+    )
+
+
+def compare(run: Run) -> pd.DataFrame:
+    """Every pair of methods: difference of means (paired bootstrap), McNemar for increase, sign test for win."""
+    records: list[dict[str, Any]] = []
+    differences: list[np.ndarray] = []
+    for point, score in itertools.product(run.points, SCORES):
+        full, masked = scores_of(run, point, score)
+        for i, j in itertools.combinations(range(len(run.methods)), 2):
+            about = {"run": str(run.path), "model": run.name, "first": run.methods[i], "second": run.methods[j], **dict(zip(POINT, point, strict=True)), "score": score}
+            drop = metrics.relative_drop(full[i], masked[i]) - metrics.relative_drop(full[j], masked[j])
+            up = [metrics.increased(full[m], masked[m]) for m in (i, j)]
+            clipped = [metrics.clipped_drop(full[m], masked[m]) for m in (i, j)]
+            won = [metrics.wins(clipped[0], clipped[1]), metrics.wins(clipped[1], clipped[0])]
+            records.append({**about, "metric": "average_drop", "test": "paired bootstrap", "p": np.nan})
+            records.append({**about, "metric": "increase", "test": "McNemar", "p": stats.mcnemar(up[0] > 0, up[1] > 0)})
+            records.append({**about, "metric": "win", "test": "sign", "p": stats.sign_test(int((won[0] > 0).sum()), int((won[1] > 0).sum()))})
+            differences += [drop, up[0] - up[1], won[0] - won[1]]
+    if not records:
+        return pd.DataFrame()
+    intervals = stats.bootstrap(np.stack(differences))
+    table = pd.DataFrame(records).assign(difference=intervals.value, low=intervals.low, high=intervals.high)
+    bootstrapped = (table.test == "paired bootstrap").to_numpy()
+    table.loc[bootstrapped, "p"] = stats.p_of_difference(intervals.resampled)[bootstrapped]
+    return table
+
+
+def win_matrix(run: Run, point: Point, score: str) -> pd.DataFrame:
+    """Share of images, in percent, where the row's method has a strictly smaller clipped drop than the column's."""
+    drops = metrics.clipped_drop(*scores_of(run, point, score))
+    shares = np.array([[metrics.wins(a, b).mean() for b in drops] for a in drops])
+    np.fill_diagonal(shares, np.nan)
+    return pd.DataFrame(shares, index=run.methods, columns=run.methods)
+
+
+def published(name: str) -> pd.DataFrame:
+    """Figures that others published: `paper` (the paper's Tables 1 and 2) or `published` (soft mask)."""
+    with (resources.files("evalkit.results") / f"{name}.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file)
+
+
+def _reference(run: Run, record: dict[str, Any]) -> float:
+    """The published value that this number stands beside; nan where there is none."""
+    keep = (record["select"], record["top_percent"], record["fill"]) == ("keep_top", 20, "black")
+    if keep and run.provenance["paper_table"]:
+        paper = published("paper")
+        found = paper[(paper.table == run.provenance["paper_table"]) & (paper.metric == record["metric"]) & (paper.score == record["score"]) & (paper.method == record["method"])]
+        return float(found.percent.iloc[0]) if len(found) else float("nan")
+    column = {"average_drop": "average_drop_percent", "increase": "increase_percent"}.get(record["metric"])
+    if (record["select"], record["fill"], record["score"]) == ("soft", "mean", "confidence") and column:
+        others = published("published")
+        layer = run.provenance["identity"]["model"]["layer"]
+        found = others[(others.model == run.name) & (others.layer == layer) & (others.method == record["method"])]
+        found = found.sort_values("variant", key=lambda v: v != "logit target")  # this package explains logits
+        return float(found[column].iloc[0]) if len(found) else float("nan")
+    return float("nan")

@@ -1,0 +1,195 @@
+"""Tables 1 and 2 from any set of runs: terminal, markdown, CSV, LaTeX."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evalkit.summary import CONTROLS, LOWER_IS_BETTER, PAPER_METRICS, Point, Run, compare, summarise, win_matrix
+
+LABELS = {
+    "average_drop": "Average drop %",
+    "increase": "Increase %",
+    "win": "Win %",
+    "best_of_all": "Best of all %",
+    "median_drop": "Median drop %",
+    "drop_of_sums": "Drop of sums %",
+}
+LINES = [
+    *((metric, score) for metric in PAPER_METRICS for score in ("confidence", "activation")),
+    ("best_of_all", "confidence"),
+    ("drop_of_sums", "activation"),
+    ("median_drop", "activation"),
+]
+
+
+def title(run: Run) -> str:
+    """What the table shows, random weights in capitals."""
+    number = {"table1": "Table 1: ", "table2": "Table 2: "}.get(str(run.provenance["paper_table"]), "")
+    identity = run.provenance["identity"]
+    random = " with RANDOM WEIGHTS" if run.provenance["weights"].startswith("random") else ""
+    return f"{number}{run.name}{random} at {identity['model']['layer']} on {identity['data']['name']}"
+
+
+def describe_point(point: Point) -> str:
+    """A protocol point in words."""
+    select, top, fill = point
+    kept = {"keep_top": f"top {top:g} % kept", "remove_top": f"top {top:g} % removed", "soft": "soft mask"}[select]
+    return f"{kept}, {fill} fill"
+
+
+def caption(run: Run) -> list[str]:
+    """What a reader needs to judge the numbers: who was counted, who was not, and why."""
+    counts, identity = run.counts(), run.provenance["identity"]
+    lines = [f"{counts['scored']} of {counts['images']} images scored, target: {identity['target']}; values with 95 % bootstrap intervals over images."]
+    if identity["sample"] or identity["limit"]:
+        lines.append(f"A seeded stratified sample of {identity['sample']} images." if identity["sample"] else f"Only the first {identity['limit']} images.")
+    if identity["images"] == "correct":
+        lines.append(f"Only correctly classified images; {counts['skipped_not_correct']} others left out.")
+    if run.provenance["missing_shards"]:
+        lines.append(f"INCOMPLETE: {run.provenance['missing_shards']} shards are missing.")
+    lines.append(f"Excluded: {counts['unreadable']} unreadable, {counts['nonfinite']} with non-finite maps or scores.")
+    degenerate = ", ".join(f"{method} {number}" for method, number in counts["degenerate"].items() if number)
+    lines.append(f"Constant maps, ranked by pixel index and included: {degenerate or 'none'}.")
+    lines.append(
+        f"Left out of the drop in activation because Y <= 0: {counts['logit_not_positive']}. "
+        f"Confidence above 0.9999 on {counts['nearly_certain_percent']:.1f} % of images."
+    )
+    if counts["top1_percent"] is not None and identity["images"] == "all":
+        expected = run.provenance["expected_top1"]
+        source = f" (expected {expected:g}, {run.provenance['expected_top1_source']})" if expected is not None else ""
+        lines.append(f"Top-1 {counts['top1_percent']:.2f} %{source}; weights: {run.provenance['weights']}.")
+    if counts["code_versions"] > 1:
+        lines.append(f"Shards were computed by {counts['code_versions']} versions of the code.")
+    return lines
+
+
+def cells(summary: pd.DataFrame, run: Run, point: Point) -> list[list[str]]:
+    """One table as text: a header, then a line for each metric; published values in parentheses' place beside ours."""
+    here = _at(summary[summary.run == str(run.path)], point)
+    methods = run.methods
+    cited = [m for m in methods if here[here.method == m].reference.notna().any()]
+    table = [["", *methods, *(f"{method} (published)" for method in cited)]]
+    for metric, score in LINES:
+        rows = here[(here.metric == metric) & (here.score == score)].set_index("method")
+        if rows.empty:
+            continue
+        label = f"{LABELS[metric]}, {score} ({'lower' if metric in LOWER_IS_BETTER else 'higher'} is better)"
+        values = [interval(rows.loc[m, "value"], rows.loc[m, "low"], rows.loc[m, "high"]) for m in methods]
+        published = [f"{rows.loc[m, 'reference']:.2f}" if pd.notna(rows.loc[m, "reference"]) else "" for m in cited]
+        table.append([label, *values, *published])
+    return table
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """`41.52 [40.90, 42.11]`."""
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{value:.2f} [no interval: one image]"
+
+
+def comparison_lines(comparisons: pd.DataFrame, run: Run, point: Point) -> list[str]:
+    """The paired tests of the first two methods, and of the first against the centre control."""
+    if comparisons.empty:
+        return []
+    here = _at(comparisons[comparisons.run == str(run.path)], point)
+    first = run.methods[0]
+    rivals = [m for m in run.methods[1:] if m not in CONTROLS][:1] + [m for m in ("centre",) if m in run.methods and first not in CONTROLS]
+    lines = []
+    for other in rivals:
+        for row in here[(here["first"] == first) & (here["second"] == other)].itertuples():
+            p = f"p < {0.0005}" if row.p <= 0.0005 else f"p = {row.p:.3g}"
+            lines.append(f"{first} - {other}, {LABELS[row.metric]}, {row.score}: {row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}], {p} ({row.test})")
+    return lines
+
+
+def main_points(run: Run) -> list[Point]:
+    """The points whose tables people see at once: those at 20 % and the soft ones, else all."""
+    chosen = [p for p in run.points if p[1] == 20 or pd.isna(p[1])]
+    return chosen or run.points
+
+
+def print_tables(console: Console, runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFrame) -> None:
+    """To the terminal."""
+    for run in runs:
+        for point in main_points(run):
+            content = cells(summary, run, point)
+            table = Table(title=escape(f"{title(run)}\n{describe_point(point)}"), box=box.SIMPLE_HEAD, caption=escape("\n".join(caption(run))), caption_justify="left")
+            for i, name in enumerate(content[0]):
+                table.add_column(escape(name), justify="left" if i == 0 else "right", overflow="fold")
+            for line in content[1:]:
+                table.add_row(*(escape(cell.replace(" [", "\n[")) for cell in line))
+            console.print(table)
+            for line in comparison_lines(comparisons, run, point):
+                console.print(escape(line), highlight=False)
+            console.print()
+
+
+def markdown(runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
+    """All protocol points of all runs, with win matrices and paired tests."""
+    parts = []
+    for run in runs:
+        parts.append(f"## {title(run)}\n\n" + "\n".join(f"- {line}" for line in caption(run)))
+        for point in run.points:
+            parts.append(f"### {describe_point(point)}\n\n" + _pipes(cells(summary, run, point)))
+            tests = comparison_lines(comparisons, run, point)
+            if tests:
+                parts.append("Paired tests:\n\n" + "\n".join(f"- {line}" for line in tests))
+            if len(run.methods) > 2:
+                for score in ("confidence", "activation"):
+                    shares = win_matrix(run, point, score)
+                    lines = [["row beats column", *run.methods]]
+                    lines += [[method, *("" if math.isnan(v) else f"{v:.2f}" for v in shares.loc[method])] for method in run.methods]
+                    parts.append(f"Win % in {score}:\n\n" + _pipes(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(runs: Sequence[Run], summary: pd.DataFrame) -> str:
+    """One booktabs table for each run and main point."""
+    parts = ["% needs \\usepackage{booktabs}"]
+    for run in runs:
+        for point in main_points(run):
+            header, *lines = cells(summary, run, point)
+            body = "\n".join(" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines)
+            parts.append(
+                "\\begin{table}\n\\centering\n\\small\n"
+                + f"\\caption{{{_tex(title(run))}; {_tex(describe_point(point))}. {_tex(' '.join(caption(run)))}}}\n"
+                + f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}\n\\toprule\n"
+                + " & ".join(_tex(cell) for cell in header)
+                + f" \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}"
+            )
+    return "\n\n".join(parts) + "\n"
+
+
+def write_all(runs: Sequence[Run], out: Path, plot: Callable[[Sequence[Run], pd.DataFrame, Path], None] | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """tables.md, tables.tex, summary.csv, comparisons.csv and, by `plot`, the figures; returns summary and comparisons."""
+    summary = pd.concat([summarise(run) for run in runs], ignore_index=True)
+    comparisons = pd.concat([compare(run) for run in runs], ignore_index=True)
+    out.mkdir(parents=True, exist_ok=True)
+    summary.to_csv(out / "summary.csv", index=False, float_format="%.6g")
+    comparisons.to_csv(out / "comparisons.csv", index=False, float_format="%.6g")
+    (out / "tables.md").write_text(markdown(runs, summary, comparisons), encoding="utf-8")
+    (out / "tables.tex").write_text(latex(runs, summary), encoding="utf-8")
+    if plot is not None:
+        plot(runs, summary, out / "figures")
+    return summary, comparisons
+
+
+def _at(table: pd.DataFrame, point: Point) -> pd.DataFrame:
+    select, top, fill = point
+    at_top = table.top_percent.isna() if pd.isna(top) else table.top_percent == top
+    return table[(table["select"] == select) & (table["fill"] == fill) & at_top]
+
+
+def _pipes(lines: list[list[str]]) -> str:
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    rule = ["---", *("---:" for _ in lines[0][1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [escaped[0], rule, *escaped[1:]])
+
+
+def _tex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$"}  # fmt: skip
+    return "".join(special.get(character, character) for character in text)

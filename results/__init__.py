@@ -1,0 +1,1 @@
+"""Published and measured figures, installed as `evalkit.results`."""
