@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, overload
 
+import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -130,6 +131,22 @@ def choices(group: str, conf: Path | None = None) -> list[str]:
     if conf is not None and (conf / group).is_dir():
         folders.append(conf / group)
     return sorted({entry.name.removesuffix(".yaml") for folder in folders for entry in folder.iterdir() if entry.name.endswith(".yaml")})
+
+
+@overload
+def read_choice(group: str, name: str, conf: Path | None = None, *, as_text: Literal[True]) -> str: ...
+
+
+@overload
+def read_choice(group: str, name: str, conf: Path | None = None) -> dict[str, Any]: ...
+
+
+def read_choice(group: str, name: str, conf: Path | None = None, *, as_text: bool = False) -> str | dict[str, Any]:
+    """One yaml file of a group, parsed or as it stands."""
+    own = conf / group / f"{name}.yaml" if conf is not None else None
+    text = own.read_text() if own is not None and own.is_file() else (resources.files("evalkit.conf") / group / f"{name}.yaml").read_text()
+    content: dict[str, Any] = yaml.safe_load(text)
+    return text if as_text else content
 
 
 def _combinations(sweeps: dict[str, list[str]]) -> Iterator[list[str]]:

@@ -1,0 +1,133 @@
+"""Benchmarks: ratios of contestants that take turns in one process. They print figures and judge nothing."""
+
+import importlib.util
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from evalkit import SplitModel
+from evalkit.ablation import BYTE_BUDGET
+from evalkit.config import ModelConfig, compose_jobs
+from evalkit.errors import UserError
+from evalkit.methods import ablation_cam
+from evalkit.models import graph, zoo
+from evalkit.probe import Probe
+
+
+def bench_ablation(
+    model: str, overrides: list[str], *, batch_size: int, repeats: int, threads: int | None, peer: bool, json_file: Path | None
+) -> dict[str, Any]:
+    """Exact Ablation-CAM from images to maps against one plain forward, and against pytorch-grad-cam's on one image.
+
+    Weights are random unless `model.weights=FILE` is given: time does not depend on them, dead units aside. Returns
+    flat keys; `ratio_forward` is ours / forward (batch of `batch_size`, median of interleaved repeats),
+    `ratio_pytorch_grad_cam` is theirs / ours on the same single image. Raises UserError where the peer is missing.
+    """
+    if peer and importlib.util.find_spec("pytorch_grad_cam") is None:
+        raise UserError("pytorch-grad-cam is not installed: pip install 'evalkit[peers]', or pass --no-peer")
+    if not any(o.startswith("model.weights=") for o in overrides):
+        overrides = [*overrides, "model.weights=null"]
+    if threads is not None:
+        torch.set_num_threads(threads)
+    config = compose_jobs([f"model={model}", *overrides])[0].config.model
+    module, weights = zoo.build(config)
+    module.eval()
+    net = SplitModel(module, config.layer, mean=config.mean, std=config.std)
+    images = torch.rand(batch_size, 3, *zoo.input_size(config), generator=torch.Generator().manual_seed(0))
+    normalised = (images - net.mean) / net.std
+
+    def forward() -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = module(normalised)
+        return logits
+
+    def ours() -> Tensor:
+        return ablation_cam(Probe(net, images))
+
+    times = _take_turns({"forward": forward, "ours": ours}, repeats)
+    ratios = [a / b for a, b in zip(times["ours"], times["forward"], strict=True)]
+    tier = Probe(net, images[:1]).tier
+    figures: dict[str, Any] = {
+        "model": model,
+        "layer": config.layer,
+        "weights": weights,
+        "tier": tier.number,
+        "batch_size": batch_size,
+        "repeats": repeats,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "processor": platform.processor() or platform.machine(),
+        "forward_seconds": statistics.median(times["forward"]),
+        "ablation_seconds": statistics.median(times["ours"]),
+        "ratio_forward": statistics.median(times["ours"]) / statistics.median(times["forward"]),
+        "ratio_forward_lowest": min(ratios),
+        "ratio_forward_highest": max(ratios),
+        "flop_ratio_forward": _flops(ours) / _flops(forward),
+        "byte_budget": BYTE_BUDGET,
+    }
+    if peer:
+        figures |= _against_peer(config, module, net, images[:1], repeats)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def _against_peer(config: ModelConfig, module: nn.Module, net: SplitModel, image: Tensor, repeats: int) -> dict[str, Any]:
+    """One image; the peer once, at its default batch size, after a warm-up on a few channels."""
+    from pytorch_grad_cam import AblationCAM  # noqa: PLC0415 - optional
+
+    layer = _target_module(module, config.layer)
+    normalised = (image - net.mean) / net.std
+    with AblationCAM(model=module, target_layers=[layer], ratio_channels_to_ablate=0.02) as warm:
+        warm(input_tensor=normalised)
+    with AblationCAM(model=module, target_layers=[layer]) as cam:
+        batch = cam.batch_size
+        started = time.perf_counter()
+        theirs = cam(input_tensor=normalised)[0]
+        peer_seconds = time.perf_counter() - started
+    ours = _take_turns({"ours": lambda: ablation_cam(Probe(net, image))}, repeats)["ours"]
+    heat = torch.nn.functional.interpolate(ablation_cam(Probe(net, image))[:, None], size=theirs.shape, mode="bilinear")[0, 0]
+    return {
+        "peer_batch_size": batch,
+        "peer_seconds": peer_seconds,
+        "peer_repeats": 1,
+        "ablation_seconds_one_image": statistics.median(ours),
+        "ratio_pytorch_grad_cam": peer_seconds / statistics.median(ours),
+        "correlation_pytorch_grad_cam": float(np.corrcoef(theirs.ravel(), heat.numpy().ravel())[0, 1]),
+    }
+
+
+def _take_turns(contestants: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each contestant, in turns, after two rounds of warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(repeats + 2):
+        for name, contestant in contestants.items():
+            started = time.perf_counter()
+            contestant()
+            if turn >= 2:
+                times[name].append(time.perf_counter() - started)
+    return times
+
+
+def _flops(work: Callable[[], Tensor]) -> int:
+    """Floating point operations of all matrix products and convolutions: the arithmetic floor."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def _target_module(module: nn.Module, layer: str) -> nn.Module:
+    if layer not in dict(module.named_modules()):
+        known = ", ".join(name for name in graph.trace(module).layers if "." not in name)
+        raise UserError(f"pytorch-grad-cam needs a module as its layer, and '{layer}' is none (some are: {known}); pass --no-peer")
+    return module.get_submodule(layer)

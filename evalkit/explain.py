@@ -1,0 +1,104 @@
+"""What each method highlights on a photograph: one picture an image."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from evalkit import protocol
+from evalkit.config import RunConfig
+from evalkit.data.decode import UnreadableImage, decode
+from evalkit.errors import UserError
+from evalkit.models import zoo
+from evalkit.probe import Probe
+from evalkit.records import confidence_and_logit
+from evalkit.runner import load_methods, pick_device, set_precision
+
+OVERLAY = 0.55
+"""Opacity of the heat map over the photograph."""
+
+
+def explain_images(config: RunConfig, files: list[Path], out: Path) -> list[Path]:
+    """Write `<out>/<name>.png` for each file; returns the paths.
+
+    Raises UserError: a file cannot be read (before anything is computed), or target=label, which a photograph has not.
+    """
+    if config.target == "label":
+        raise UserError("explain knows no labels: use target=predicted or target=<class index>")
+    pictures = []
+    for file in files:
+        try:
+            pictures.append(decode(file))
+        except UnreadableImage as reason:
+            raise UserError(f"cannot read {file}: {reason}") from reason
+    set_precision(config.precision)
+    methods = load_methods(config.method)
+    device = pick_device(config.device)
+    width, height = pictures[0].size
+    as_they_are = config.model.resize is None and config.model.crop is None
+    model = zoo.load(config.model, device, (height, width) if as_they_are else None)
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for file, picture in zip(files, pictures, strict=True):
+        image = model.preprocess(picture)[None].to(device).to(model.net.dtype) / 255
+        target = torch.tensor([config.target]) if isinstance(config.target, int) else None
+        probe = Probe(model.net, image, target)
+        maps = {name: protocol.upsample(method(probe).detach().float(), (image.shape[2], image.shape[3])) for name, method in methods.items()}
+        path = out / f"{file.stem}.png"
+        if path in written:  # two photographs of the same name
+            path = out / f"{file.parent.name}_{file.stem}.png"
+        figure = draw(config, model, probe, maps)
+        figure.savefig(path, dpi=120)
+        plt.close(figure)
+        written.append(path)
+    return written
+
+
+def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str, Tensor]) -> Figure:
+    """One row a method: the photograph, the heat map over it, and the explanation map with its scores."""
+    settings = config.protocol
+    point = protocol.points(list(settings.select), settings.top_percent, list(settings.fill))[0]
+    filler = protocol.filling(probe.images, point.fill, model.net.mean)
+    photo = _picture(probe.images)
+    index = int(probe.targets[0])
+    name = model.classes.name(index)
+    before = confidence_and_logit(probe.logits, probe.targets)
+    figure, axes = plt.subplots(len(maps), 3, figsize=(10.5, 3.5 * len(maps) + 0.9), squeeze=False, layout="constrained")
+    for row, (method, heat) in zip(axes, maps.items(), strict=True):
+        mask = protocol.soft_mask(heat) if point.top_percent is None else protocol.Ranking.of(heat).top(point.top_percent)
+        mask = ~mask if point.select == "remove_top" else mask
+        perturbed = protocol.perturb(probe.images, mask, filler)
+        after = confidence_and_logit(model.net(perturbed), probe.targets)
+        scores = f"confidence {before[0][0]:.3f} → {after[0][0]:.3f}\nscore (logit) {before[1][0]:.2f} → {after[1][0]:.2f}"
+        row[0].imshow(photo)
+        row[0].set_title("photograph as the model sees it", fontsize=10)
+        row[1].imshow(photo)
+        shown = row[1].imshow(heat[0].cpu().numpy(), cmap="inferno", alpha=OVERLAY)
+        figure.colorbar(shown, ax=row[1], fraction=0.046, pad=0.03, label="saliency (raw map)").solids.set_alpha(1)
+        row[1].set_title(f"{method}" + (" (constant map)" if bool(heat.amax() == heat.amin()) else ""), fontsize=10)
+        row[2].imshow(_picture(perturbed))
+        row[2].set_title(f"{_in_words(point)}\n{scores}", fontsize=10)
+        for ax in row:
+            ax.set_xticks([])
+            ax.set_yticks([])
+    random = " with RANDOM WEIGHTS" if model.weights.startswith("random") else ""
+    chosen = "predicted" if config.target == "predicted" else "chosen"
+    figure.suptitle(f'why "{name}"? ({chosen} class {index}) · {config.model.name}{random} at {config.model.layer}', fontsize=12)
+    return figure
+
+
+def _in_words(point: protocol.Point) -> str:
+    rest = {"black": "the rest black", "mean": "the rest mean colour", "blur": "the rest blurred"}[point.fill]
+    if point.top_percent is None:
+        return f"weighted by the map, {rest}"
+    return f"top {point.top_percent:g} % kept, {rest}" if point.select == "keep_top" else f"top {point.top_percent:g} % removed ({point.fill})"
+
+
+def _picture(images: Tensor):  # type: ignore[no-untyped-def]
+    return images[0].float().permute(1, 2, 0).clamp(0, 1).cpu().numpy()
