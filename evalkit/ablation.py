@@ -141,7 +141,7 @@ class OneRow:
             delta.view(1, n * k, h, w), kernel.view(n * k, 1, *kernel.shape[2:]), None, conv.stride, conv.padding, conv.dilation, n * k
         ).view(n, k, -1)
         bias = None if conv.bias is None else conv.bias[targets]
-        whole = self.g(activations, *context).reshape(1, n * k, h, w)
+        whole = _run(self.g, activations, context).reshape(1, n * k, h, w)
         full = F.conv2d(whole, kernel, bias, conv.stride, conv.padding, conv.dilation, n)
         variants = full.view(n, 1, -1) - part
         ablated = self.row(variants.view(n * k, 1, *full.shape[2:]))
@@ -159,7 +159,7 @@ class MixOnce:
         self.rest = _SkipZeroColumns(rest)
 
     def drops(self, activations: Tensor, context: Context, targets: Tensor, scores: Tensor) -> Tensor:
-        mixed = self.linear(self.g(activations, *context).flatten(1))
+        mixed = self.linear(_run(self.g, activations, context).flatten(1))
         delta = _delta(self.g, activations, context).flatten(2)
         n, k, p = delta.shape
         columns = self.linear.weight.view(-1, k, p).permute(1, 2, 0)
@@ -193,7 +193,7 @@ class Repeat:
         n, k = activations.shape[:2]
         full, zero = activations, torch.zeros_like(activations)
         if self.g is not None:
-            full, zero = self.g(full, *context), self.g(zero, *context)
+            full, zero = _run(self.g, full, context), _run(self.g, zero, context)
         by_channel = (n, k, -1)
         drops = torch.empty(n, k, dtype=full.dtype, device=full.device)
         for i in range(n):
@@ -203,7 +203,7 @@ class Repeat:
                 variants = full[i].expand(size, *full.shape[1:]).clone()
                 rows = torch.arange(size, device=full.device)
                 variants.view(size, k, -1)[rows, rows + ks.start] = zero.view(by_channel)[i, ks]
-                scores_k = self.rest(variants, tuple(c.expand(size, *c.shape[1:]) for c in here))[:, targets[i]]
+                scores_k = self.rest(variants, tuple(c.expand(size, *c.shape[1:]).clone() for c in here))[:, targets[i]]
                 drops[i, ks] = scores[i] - scores_k
         return drops
 
@@ -240,10 +240,16 @@ def _part(head: fx.GraphModule, steps: list[fx.Node], output: fx.Node) -> fx.Gra
     return extract(head, steps, _inputs(head), output)
 
 
+def _run(part: fx.GraphModule, activations: Tensor, context: Context) -> Tensor:
+    """A part of the head on clones, since an in-place operation in it would overwrite what the probe keeps."""
+    out: Tensor = part(activations.clone(), *(c.clone() for c in context))
+    return out
+
+
 def _delta(g: fx.GraphModule, activations: Tensor, context: Context) -> Tensor:
     """g(A) - g(0) by channel: (N,K,P) where g flattens, else (N,K,h,w)."""
     n, k = activations.shape[:2]
-    delta: Tensor = g(activations, *context) - g(torch.zeros_like(activations), *context)
+    delta = _run(g, activations, context) - _run(g, torch.zeros_like(activations), context)
     return delta if delta.dim() == 4 else delta.view(n, k, -1)
 
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,15 @@ def _bootstrap(samples: tuple[Array, ...], statistic: Callable[..., Array]) -> I
     if samples[0].shape[1] < 2:
         unknown = np.full_like(value, np.nan)
         return Intervals(value, unknown, unknown, np.empty((len(value), 0)))
-    result = stats.bootstrap(
+    with warnings.catch_warnings():  # a column without any defined entry has no interval, and says so as nan
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        result = _resample(samples, statistic)
+    interval = result.confidence_interval
+    return Intervals(value, np.asarray(interval.low), np.asarray(interval.high), np.asarray(result.bootstrap_distribution))
+
+
+def _resample(samples: tuple[Array, ...], statistic: Callable[..., Array]) -> Any:
+    return stats.bootstrap(
         samples,
         statistic,
         axis=-1,
@@ -66,8 +75,6 @@ def _bootstrap(samples: tuple[Array, ...], statistic: Callable[..., Array]) -> I
         batch=max(1, 2**23 // samples[0].size),  # 64 MiB a batch
         rng=np.random.default_rng(0),
     )
-    interval = result.confidence_interval
-    return Intervals(value, np.asarray(interval.low), np.asarray(interval.high), np.asarray(result.bootstrap_distribution))
 
 
 def p_of_difference(resampled: Array) -> Array:

@@ -1,0 +1,136 @@
+"""Exact drops against a loop over the whole network, and against captum."""
+
+import logging
+
+import pytest
+import torch
+from conftest import HALF, TinyFC, TinyGAP, Untraceable
+from exactness import CASES, Case, brute_force_drops, measure
+from torch import Tensor, nn
+
+from evalkit import Probe, SplitModel, ablation
+
+TIERS = {
+    ("vgg16", "features.29"): 2,
+    ("alexnet", "features.11"): 2,
+    ("inception_v3", "Mixed_7c"): 1,
+    ("resnet50", "layer4"): 1,
+    ("mobilenet_v2", "features"): 1,
+    ("mobilenet_v3_small", "features"): 2,
+    ("squeezenet1_0", "features"): 2,
+    ("densenet169", "features"): 1,
+    ("convnext_tiny", "features"): 3,
+    ("resnet50", "layer4.2.conv3"): 1,  # the residual is constant while channels of the branch are ablated
+    ("squeezenet1_0", "features.10"): 3,
+    ("resnet18", "layer3"): 3,
+}
+# Inner layers repeat the head for every channel: in the tests on light networks, at full size by exactness.py.
+SMALL = [case for case in CASES if case.layer not in ("features.22", "layer3")] + [Case("squeezenet1_0", "features.10"), Case("resnet18", "layer3")]
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda c: f"{c.model}-{c.layer}")
+def test_drops_equal_those_of_the_whole_network(case):
+    single = measure(case, torch.float32, case.small, count=6, batch=1)
+    double = measure(case, torch.float64, case.small, count=3, batch=3)
+    assert single["tier"] == double["tier"] == TIERS[case.model, case.layer]
+    assert single["largest_drop"] > 0
+    assert max(single["deviation_brute_force"], single["deviation_captum"]) <= 1e-4
+    assert max(double["deviation_brute_force"], double["deviation_captum"]) <= 1e-10
+
+
+class ConvHead(nn.Module):
+    """A padded, strided 3x3 convolution as mixing layer, then what acts on each output channel alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 7, 3), nn.Hardswish())
+        self.head = nn.Sequential(nn.BatchNorm2d(7), nn.Conv2d(7, 5, 3, stride=2, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        nn.init.normal_(self.head[0].bias)
+        nn.init.normal_(self.head[1].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class BatchSizeHead(TinyFC):
+    """Reads the batch size off the input, as much public code does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.size(0)
+        return self.classifier[4](torch.relu(self.classifier[1](self.features(x).view(n, -1))))
+
+
+class SharedHead(TinyFC):
+    """The first linear layer's output is used twice, so channels meet again behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.classifier[1](torch.flatten(self.features(x), 1))
+        return self.classifier[4](torch.relu(hidden) + 0.1 * hidden**2)
+
+
+class BypassedHead(TinyGAP):
+    """Something goes around the first mixing layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.features(x)
+        pooled = a.mean((2, 3))
+        return self.fc(pooled) * (1 + a.amax((1, 2, 3))[:, None])
+
+
+class StatementInPlace(TinyFC):
+    """An in-place operation whose result is not assigned."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.features(x)
+        a.mul_(0.5)
+        return self.classifier(a)
+
+
+@pytest.mark.parametrize(
+    ("factory", "tier"),
+    [(ConvHead, 2), (BatchSizeHead, 2), (SharedHead, 2), (BypassedHead, 3), (StatementInPlace, 3), (Untraceable, 3), (TinyFC, 2), (TinyGAP, 1)],
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_unusual_heads(factory, tier, batch):
+    module = factory().double().eval()
+    net = SplitModel(module, "features", mean=HALF, std=HALF)
+    images = torch.rand(batch, 3, 16, 16, dtype=torch.float64)
+    net.check_cut(images)
+    probe = Probe(net, images, targets=torch.randint(0, 5, (batch,)))
+    expected = brute_force_drops(module, "features", (images - 0.5) / 0.5, probe.targets, range(probe.activations.shape[1]))
+    assert probe.tier.number == tier
+    assert torch.allclose(probe.drops, expected, rtol=0, atol=1e-10)
+
+
+def test_gap_and_linear_has_the_closed_form_of_the_paper(tiny_gap):
+    probe = Probe(tiny_gap, torch.rand(3, 3, 16, 16), targets=torch.tensor([0, 4, 2]))
+    closed = probe.class_weights * probe.activations.mean((2, 3))
+    assert torch.allclose(probe.drops, closed, atol=1e-6)
+
+
+def test_chunks_follow_the_byte_budget_and_change_nothing(tiny_fc, monkeypatch):
+    images = torch.rand(2, 3, 16, 16)
+    whole = Probe(tiny_fc, images).drops
+    monkeypatch.setattr(ablation, "BYTE_BUDGET", 1)
+    assert torch.allclose(Probe(tiny_fc, images).drops, whole, atol=1e-6)
+
+
+def test_a_wrong_shortcut_does_not_pass_in_silence(monkeypatch, caplog):
+    module = TinyFC().eval()
+    net = SplitModel(module, "features", mean=HALF, std=HALF)
+    honest = ablation.MixOnce.drops
+    monkeypatch.setattr(ablation.MixOnce, "drops", lambda self, *args: honest(self, *args) * 1.5)
+    images = torch.rand(2, 3, 16, 16)
+    with caplog.at_level(logging.WARNING):
+        probe = Probe(net, images)
+        expected = brute_force_drops(module, "features", (images - 0.5) / 0.5, probe.targets, range(8))
+        assert torch.allclose(probe.drops, expected, atol=1e-5)
+    assert probe.tier.number == 3
+    assert "differs from the plain head" in caplog.text
+
+
+def test_another_image_size_gets_its_own_tier(tiny_gap):
+    for size in (16, 24):
+        images = torch.rand(1, 3, size, size)
+        probe = Probe(tiny_gap, images)
+        assert torch.allclose(probe.drops, probe.class_weights * probe.activations.mean((2, 3)), atol=1e-6)

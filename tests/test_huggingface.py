@@ -1,0 +1,59 @@
+"""Hugging Face data sets, made and saved locally."""
+
+import io
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from evalkit.data.decode import UnreadableImage
+from evalkit.data.huggingface import hugging_face
+from evalkit.data.sources import choose
+from evalkit.errors import UserError
+
+
+@pytest.fixture
+def saved(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = []
+    for i in range(7):
+        buffer, tag = io.BytesIO(), Image.Exif()
+        tag[0x0112] = 6
+        Image.fromarray(rng.integers(0, 256, (10 + i, 20, 3), dtype=np.uint8)).save(buffer, "JPEG", exif=tag.tobytes())
+        pictures.append({"bytes": buffer.getvalue() if i != 3 else b"broken", "path": None})
+    features = datasets.Features({"picture": datasets.Image(), "animal": datasets.ClassLabel(names=["cat", "dog"])})
+    data = datasets.Dataset.from_dict({"picture": pictures, "animal": [0, 1, 0, 1, 0, 1, 1]}, features=features)
+    datasets.DatasetDict({"validation": data}).save_to_disk(str(tmp_path / "set"))
+    data.to_parquet(str(tmp_path / "parquet" / "validation.parquet"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["set", "parquet"])
+def test_random_access_and_streams_agree(saved, streaming, kind):
+    source = hugging_face(str(saved / kind), streaming=streaming)
+    positions = choose(source, limit=7, sample=None, seed=0)
+    assert [source.class_key(i) for i in positions] == ["cat", "dog", "cat", "dog", "cat", "dog", "dog"]
+    assert [source.load(i).size for i in (0, 1, 5, 2)] == [(20, 10), (20, 11), (20, 15), (20, 12)]  # no EXIF rotation
+    with pytest.raises(UnreadableImage):
+        source.load(3)
+    assert source.image_id(2) == f"{kind}/00000002"
+    assert source.fingerprint == hugging_face(str(saved / kind), streaming=streaming).fingerprint
+
+
+def test_mistakes(saved):
+    with pytest.raises(UserError, match="did you mean 'validation'"):
+        hugging_face(str(saved / "set"), split="validaton")
+    with pytest.raises(UserError, match="no column 'pictur' in .*; did you mean 'picture'"):
+        hugging_face(str(saved / "set"), image_column="pictur")
+    with pytest.raises(UserError, match="cannot open the data set"):
+        hugging_face(str(saved / "absent"))
+
+
+def test_a_stream_of_unknown_length_needs_a_limit(saved):
+    source = hugging_face(str(saved / "set"), streaming=True)
+    if source.count is None:
+        with pytest.raises(UserError, match="set limit=N"):
+            choose(source, limit=None, sample=None, seed=0)
+    assert choose(source, limit=3, sample=None, seed=0) == [0, 1, 2]

@@ -1,0 +1,39 @@
+"""Labels follow names, never ranks."""
+
+import pytest
+
+from evalkit.data.imagenet import wnids
+from evalkit.data.labels import Classes, load_classes
+from evalkit.data.sources import LabelKey
+from evalkit.errors import UserError
+
+
+def test_imagenet_by_wnid_and_name():
+    classes = load_classes("imagenet", 1000)
+    assert classes.index("n07920052") == classes.index("espresso") == 967
+    assert classes.index("n00000000") is None
+    assert classes.name(967) == "espresso"
+
+
+def test_a_models_own_order_wins_over_a_lists_index(tmp_path):
+    file = tmp_path / "classes.txt"
+    file.write_text("n03888257\nn01440764\n")
+    classes = load_classes(str(file), 2)
+    assert classes.index(LabelKey("n01440764", "0")) == 1
+    assert classes.index(LabelKey("n03888257", "701")) == 0
+    assert classes.name(1) == "tench"
+    assert [classes.index(w) for w in wnids()[1:5]] == [None] * 4
+
+
+def test_unnamed_classes_take_the_lists_index():
+    classes = Classes(10)
+    assert classes.index(LabelKey("cat", "3")) == 3 and classes.index(4) == 4
+    assert classes.index("cat") is None and classes.index(None) is None
+    with pytest.raises(UserError, match="label 217 is no output of a model with 10"):
+        classes.index(LabelKey("n02102040", "217"))
+
+
+@pytest.mark.parametrize(("given", "says"), [("absent.txt", "no file absent.txt"), ("imagenet", "1000 ImageNet classes"), (["a"], "1 classes")])
+def test_classes_that_do_not_fit(given, says):
+    with pytest.raises(UserError, match=says):
+        load_classes(given, 10)
