@@ -120,6 +120,7 @@ class ClosedForm:
         self.g, self.linear = g, linear
 
     def drops(self, activations: Tensor, context: Context, targets: Tensor, scores: Tensor) -> Tensor:
+        """See `Tier.drops`."""
         delta = _delta(self.g, activations, context).flatten(2)
         return (self.linear.weight[targets].view_as(delta) * delta).sum(2)
 
@@ -134,6 +135,7 @@ class OneRow:
         self.g, self.conv, self.row = g, conv, row
 
     def drops(self, activations: Tensor, context: Context, targets: Tensor, scores: Tensor) -> Tensor:
+        """See `Tier.drops`."""
         conv, delta = self.conv, _delta(self.g, activations, context)
         n, k, h, w = delta.shape
         kernel = conv.weight[targets]
@@ -159,6 +161,7 @@ class MixOnce:
         self.rest = _SkipZeroColumns(rest)
 
     def drops(self, activations: Tensor, context: Context, targets: Tensor, scores: Tensor) -> Tensor:
+        """See `Tier.drops`."""
         mixed = self.linear(_run(self.g, activations, context).flatten(1))
         delta = _delta(self.g, activations, context).flatten(2)
         n, k, p = delta.shape
@@ -190,6 +193,7 @@ class Repeat:
         self.rest, self.g, self.reason, self.variant_bytes = rest, g, reason, variant_bytes
 
     def drops(self, activations: Tensor, context: Context, targets: Tensor, scores: Tensor) -> Tensor:
+        """See `Tier.drops`."""
         n, k = activations.shape[:2]
         full, zero = activations, torch.zeros_like(activations)
         if self.g is not None:
@@ -215,14 +219,26 @@ class _SkipZeroColumns(fx.Interpreter):
     force a synchronisation, and the plain product is faster.
     """
 
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self._transposed: dict[str, tuple[int, Tensor]] = {}
+
     def call_module(self, target: fx.node.Target, args: Any, kwargs: Any) -> Any:
         layer = self.fetch_attr(str(target))
         if type(layer) is not nn.Linear or args[0].dim() != 2 or args[0].device.type != "cpu":
             return layer(*args, **kwargs)
         used = (args[0] != 0).any(0).nonzero().squeeze(1)
-        if len(used) > 0.9 * layer.in_features:
+        if len(used) > 0.8 * layer.in_features:
             return layer(args[0])
-        return F.linear(args[0][:, used], layer.weight[:, used], layer.bias)
+        out = args[0].index_select(1, used) @ self._rows(str(target), layer.weight).index_select(0, used)
+        return out if layer.bias is None else out.add_(layer.bias)
+
+    def _rows(self, target: str, weight: Tensor) -> Tensor:
+        """The weight transposed, so that picking inputs copies whole rows; made anew when the weight has changed."""
+        known = self._transposed.get(target)
+        if known is None or known[0] != weight._version:
+            known = self._transposed[target] = (weight._version, weight.detach().t().contiguous())
+        return known[1]
 
 
 def _repeat(head: fx.GraphModule, walked: channelwise.Walk, reason: str) -> Repeat:

@@ -89,11 +89,11 @@ def _against_peer(config: ModelConfig, module: nn.Module, net: SplitModel, image
     layer = _target_module(module, config.layer)
     normalised = (image - net.mean) / net.std
     with AblationCAM(model=module, target_layers=[layer], ratio_channels_to_ablate=0.02) as warm:
-        warm(input_tensor=normalised)
+        warm(input_tensor=normalised, targets=None)
     with AblationCAM(model=module, target_layers=[layer]) as cam:
         batch = cam.batch_size
         started = time.perf_counter()
-        theirs = cam(input_tensor=normalised)[0]
+        theirs = cam(input_tensor=normalised, targets=None)[0]
         peer_seconds = time.perf_counter() - started
     ours = _take_turns({"ours": lambda: ablation_cam(Probe(net, image))}, repeats)["ours"]
     heat = torch.nn.functional.interpolate(ablation_cam(Probe(net, image))[:, None], size=theirs.shape, mode="bilinear")[0, 0]

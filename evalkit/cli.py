@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -16,7 +16,12 @@ from rich.text import Text
 
 from evalkit.errors import UserError, did_you_mean
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+if TYPE_CHECKING:
+    from evalkit.config import Job
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
 bench_app = typer.Typer(no_args_is_help=True, help="Time evalkit against others, side by side in one process.")
 app.add_typer(bench_app, name="bench")
 
@@ -49,30 +54,31 @@ def run(
     """
     from evalkit.config import compose_jobs
 
+    # All jobs are composed before torch is imported, so that a mistake is told at once.
     jobs = compose_jobs(overrides or [], multirun=multirun, conf=conf)
-    from evalkit import runner  # after the configuration has been checked: torch takes seconds to import
-
     for job in jobs:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
-        started, done = time.perf_counter(), 0
-        with Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn(),
-            console=console, disable=not console.is_terminal,
-        ) as bar:  # fmt: skip
-            task = bar.add_task(job.config.model.name, total=None)
+        console.print(escape(_run_one(job, console)))
 
-            def advance(images: int) -> None:
-                nonlocal done
-                done += images
-                bar.advance(task, images)
 
-            def announce(total: int, before: int) -> None:
-                bar.update(task, total=total, completed=before)
+def _run_one(job: "Job", console: Console) -> str:
+    """Run one job under a progress bar, which stays away where nobody watches; returns what was done."""
+    from evalkit import runner
 
-            folder = runner.run(job, advance, announce)
-        seconds = time.perf_counter() - started
-        what = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s)" if done else "every shard was done before"
-        console.print(escape(f"{job.config.model.name}: {what} -> {folder.path}"))
+    started, done = time.perf_counter(), 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(job.config.model.name, total=None)
+
+        def advance(images: int) -> None:
+            nonlocal done
+            done += images
+            bar.advance(task, images)
+
+        folder = runner.run(job, advance, lambda total, before: bar.update(task, total=total, completed=before))
+    seconds = time.perf_counter() - started
+    what = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s)" if done else "every shard was done before"
+    return f"{job.config.model.name}: {what} -> {folder.path}"
 
 
 class _ImagesPerSecond(ProgressColumn):
@@ -83,7 +89,9 @@ class _ImagesPerSecond(ProgressColumn):
 @app.command()
 def tables(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders.")],
-    out: Annotated[Optional[Path], typer.Option(help="Where tables and figures go; default the folder itself, or results/tables for several.")] = None,  # noqa: UP045
+    out: Annotated[
+        Path | None, typer.Option(help="Where tables and figures go; default the folder itself, or results/tables for several.")
+    ] = None,
     allow_incomplete: Annotated[bool, typer.Option(help="Render runs that are not finished; the caption says so.")] = False,
     figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,
 ) -> None:
@@ -91,14 +99,15 @@ def tables(
     from evalkit.summary import load_runs
     from evalkit.tables import print_tables, write_all
 
-    plot = None
     if figures:
-        from evalkit.plots import write_figures as plot
+        from evalkit.plots import write_figures
     loaded = load_runs(runs, allow_incomplete=allow_incomplete)
     folder = out or (runs[0] if len(runs) == 1 else Path("results/tables"))
-    summary, comparisons = write_all(loaded, folder, plot)
+    summary, comparisons = write_all(loaded, folder, write_figures if figures else None)
     print_tables(Console(), loaded, summary, comparisons)
-    Console(stderr=True, highlight=False, soft_wrap=True).print(escape(f"written: {folder}/tables.md, tables.tex, summary.csv, comparisons.csv" + (", figures/" if figures else "")))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        escape(f"written: {folder}/tables.md, tables.tex, summary.csv, comparisons.csv" + (", figures/" if figures else ""))
+    )
 
 
 @app.command()
@@ -129,7 +138,9 @@ def explain(
 @app.command("list")
 def list_things(
     what: Annotated[str, typer.Argument(help="models, methods, data or layers")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(help="For layers: the model, then overrides.", metavar="[MODEL] [OVERRIDES]...")] = None,  # noqa: UP045
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="For layers: the model, then overrides.", metavar="[MODEL] [OVERRIDES]...")
+    ] = None,
     conf: ConfFolder = None,
 ) -> None:
     """List what can be chosen: models, methods, data, or the layers of a model."""
@@ -160,7 +171,9 @@ def ablation(
     """Exact Ablation-CAM, images to maps, against a plain forward pass and against pytorch-grad-cam."""
     from evalkit.bench import bench_ablation
 
-    figures = bench_ablation(model, overrides or [], batch_size=batch_size, repeats=repeats, threads=threads, peer=peer, json_file=json_file)
+    figures = bench_ablation(
+        model, overrides or [], batch_size=batch_size, repeats=repeats, threads=threads, peer=peer, json_file=json_file
+    )
     table = Table("figure", "value")
     for key, value in figures.items():
         table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))

@@ -114,7 +114,9 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path
     fixed = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
     sweeps = {o.key_or_group: list(o.sweep_string_iterator()) for o in parsed if o.is_sweep_override()}
     if sweeps and not multirun:
-        raise UserError(f"several values for {', '.join(sweeps)} need -m (multirun); a list of one run is written in brackets, as in 'method=[a,b]'")
+        raise UserError(
+            f"several values for {', '.join(sweeps)} need -m (multirun); a list of one run is written in brackets, as in 'method=[a,b]'"
+        )
     hydra = _compose([*fixed, *extra], with_hydra=True).hydra
     if str(hydra.mode) == "RunMode.MULTIRUN":
         given = {o.key_or_group for o in parsed}
@@ -186,7 +188,9 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(list(overrides))
     except OverrideParseException as reason:
-        raise UserError(f"'{reason.override}' is not an override of the form key=value; quote it where the shell would split it") from reason
+        raise UserError(
+            f"'{reason.override}' is not an override of the form key=value; quote it where the shell would split it"
+        ) from reason
 
 
 def _check_names(parsed: list[Override], conf: Path | None) -> None:
@@ -212,7 +216,7 @@ def _check_keys(parsed: list[Override], extra: list[str]) -> None:
 
 def _keys(config: DictConfig, prefix: str = "") -> set[str]:
     found = set()
-    for key in config:
+    for key in map(str, config):
         found.add(f"{prefix}{key}")
         value = None if OmegaConf.is_missing(config, key) else config._get_node(key)
         if isinstance(value, DictConfig) and not value._is_none():
@@ -226,7 +230,7 @@ def _sentence(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "int", "tuple", "str")))
     same = [e for e in error.errors() if e["loc"][0] == first["loc"][0]] if first["loc"] else [first]
     wanted = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ").removeprefix("Input ").strip() for e in same))
-    return f"{key}={first['input']} {wanted}" if key else wanted
+    return f"{key}={first['input']!s} {wanted}" if key else wanted
 
 
 def _first_line(reason: Exception) -> str:

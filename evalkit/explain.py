@@ -18,7 +18,7 @@ from evalkit.errors import UserError
 from evalkit.models import zoo
 from evalkit.probe import Probe
 from evalkit.records import confidence_and_logit
-from evalkit.runner import load_methods, pick_device, set_precision
+from evalkit.session import load_methods, pick_device, set_precision
 
 OVERLAY = 0.55
 """Opacity of the heat map over the photograph."""
@@ -49,7 +49,9 @@ def explain_images(config: RunConfig, files: list[Path], out: Path) -> list[Path
         image = model.preprocess(picture)[None].to(device).to(model.net.dtype) / 255
         target = torch.tensor([config.target]) if isinstance(config.target, int) else None
         probe = Probe(model.net, image, target)
-        maps = {name: protocol.upsample(method(probe).detach().float(), (image.shape[2], image.shape[3])) for name, method in methods.items()}
+        maps = {
+            name: protocol.upsample(method(probe).detach().float(), (image.shape[2], image.shape[3])) for name, method in methods.items()
+        }
         path = out / f"{file.stem}.png"
         if path in written:  # two photographs of the same name
             path = out / f"{file.parent.name}_{file.stem}.png"
@@ -80,7 +82,7 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
         row[0].set_title("photograph as the model sees it", fontsize=10)
         row[1].imshow(photo)
         shown = row[1].imshow(heat[0].cpu().numpy(), cmap="inferno", alpha=OVERLAY)
-        figure.colorbar(shown, ax=row[1], fraction=0.046, pad=0.03, label="saliency (raw map)").solids.set_alpha(1)
+        figure.colorbar(shown, ax=row[1], fraction=0.046, pad=0.03, label="saliency (raw map)", alpha=1)
         row[1].set_title(f"{method}" + (" (constant map)" if bool(heat.amax() == heat.amin()) else ""), fontsize=10)
         row[2].imshow(_picture(perturbed))
         row[2].set_title(f"{_in_words(point)}\n{scores}", fontsize=10)
@@ -97,7 +99,9 @@ def _in_words(point: protocol.Point) -> str:
     rest = {"black": "the rest black", "mean": "the rest mean colour", "blur": "the rest blurred"}[point.fill]
     if point.top_percent is None:
         return f"weighted by the map, {rest}"
-    return f"top {point.top_percent:g} % kept, {rest}" if point.select == "keep_top" else f"top {point.top_percent:g} % removed ({point.fill})"
+    return (
+        f"top {point.top_percent:g} % kept, {rest}" if point.select == "keep_top" else f"top {point.top_percent:g} % removed ({point.fill})"
+    )
 
 
 def _picture(images: Tensor):  # type: ignore[no-untyped-def]

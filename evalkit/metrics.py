@@ -38,4 +38,3 @@ def best_of_all(drops: Scores) -> Scores:
     """Clipped drops (M,n) of M methods -> (M,n), 100 where one method is strictly below all others."""
     others = np.stack([np.delete(drops, i, axis=0).min(axis=0) for i in range(len(drops))])
     return wins(drops, others)
-

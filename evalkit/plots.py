@@ -58,21 +58,45 @@ def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
 def drop_per_method(run: Run, mine: pd.DataFrame) -> Figure:
     """Average drop of each method at the main protocol points, with 95 % intervals and the published values."""
     points = main_points(run)
-    figure, axes = plt.subplots(len(points), 2, figsize=(9, 0.8 + len(points) * (0.9 + 0.32 * len(run.methods))), sharey=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        len(points), 2, figsize=(9, 0.8 + len(points) * (0.9 + 0.32 * len(run.methods))), sharey=True, squeeze=False, layout="constrained"
+    )
     for row, point in zip(axes, points, strict=True):
         for ax, score in zip(row, ("confidence", "activation"), strict=True):
-            chosen = mine[(mine.metric == "average_drop") & (mine.score == score) & (mine["select"] == point[0]) & (mine["fill"] == point[2])]
-            here = chosen[chosen.top_percent.isna() if pd.isna(point[1]) else chosen.top_percent == point[1]].set_index("method").loc[run.methods]
+            chosen = mine[
+                (mine.metric == "average_drop") & (mine.score == score) & (mine["select"] == point[0]) & (mine["fill"] == point[2])
+            ]
+            here = (
+                chosen[chosen.top_percent.isna() if pd.isna(point[1]) else chosen.top_percent == point[1]]
+                .set_index("method")
+                .loc[run.methods]
+            )
             positions = range(len(run.methods))
-            ax.errorbar(here.value, positions, xerr=[here.value - here.low, here.high - here.value], fmt="o", capsize=3, color="C0", label="measured, 95 % interval")
+            ax.errorbar(
+                here.value,
+                positions,
+                xerr=[here.value - here.low, here.high - here.value],
+                fmt="o",
+                capsize=3,
+                color="C0",
+                label="measured, 95 % interval",
+            )
             if here.reference.notna().any():
-                ax.scatter(here.reference, positions, marker="x", color="C1", zorder=3, label="published (other data or model: see table)" if run.name.startswith("digits") else "published")
-                ax.legend(fontsize=7, loc="best")
+                ax.scatter(
+                    here.reference,
+                    positions,
+                    marker="x",
+                    color="C1",
+                    zorder=3,
+                    label="published (the paper's network and data)" if run.provenance["paper_table"] else "published",
+                )
             ax.set_yticks(list(positions), run.methods)
             ax.set_title(f"{score}; {describe_point(point)}", fontsize=9)
             ax.set_xlabel("average drop % (lower is better)")
             ax.set_xlim(left=0)
         row[0].invert_yaxis()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
     figure.suptitle(title(run))
     return figure
 
@@ -86,6 +110,8 @@ def wins(run: Run) -> Figure:
         sns.heatmap(win_matrix(run, point, score), annot=True, fmt=".1f", cmap="cividis", vmin=0, vmax=100, square=True, ax=ax, cbar=False)
         ax.set_title(f"{score}: % of images where\nthe row drops less than the column", fontsize=9)
         ax.tick_params(axis="x", rotation=35)
+        ax.tick_params(axis="y", rotation=0)
+        ax.grid(False)
     figure.suptitle(f"{title(run)}; {describe_point(point)}", fontsize=9)
     return figure
 

@@ -136,7 +136,9 @@ def _table(parts: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     tables = []
     for part in parts:
         n = len(part["index"])
-        tables.append(pa.table({name: pa.array(part.get(name, [None] * n), type=schema.field(name).type) for name in schema.names}, schema=schema))
+        tables.append(
+            pa.table({name: pa.array(part.get(name, [None] * n), type=schema.field(name).type) for name in schema.names}, schema=schema)
+        )
     if not tables:
         return schema.empty_table()
     return pa.concat_tables(tables).sort_by([("index", "ascending")]).combine_chunks()

@@ -1,9 +1,9 @@
 """The run folder: one parquet file a shard, moved into place when complete. The file is the done-marker.
 
-    <out>/run.yaml           the resolved configuration
-    <out>/provenance.json    identity, versions, weights' hash, data fingerprint, hardware
-    <out>/rows/*.parquet     one row per image x method x protocol point
-    <out>/maps/*.parquet     one row per image x method, with the low-resolution map itself where stored
+<out>/run.yaml           the resolved configuration
+<out>/provenance.json    identity, versions, weights' hash, data fingerprint, hardware
+<out>/rows/*.parquet     one row per image x method x protocol point
+<out>/maps/*.parquet     one row per image x method, with the low-resolution map itself where stored
 """
 
 import hashlib
@@ -120,7 +120,9 @@ class RunFolder:
         try:
             record: dict[str, Any] = json.loads((self.path / "provenance.json").read_text())
         except FileNotFoundError as reason:
-            raise UserError(f"{self.path} is not a run folder: it has no provenance.json (evalkit run ... out={self.path} makes one)") from reason
+            raise UserError(
+                f"{self.path} is not a run folder: it has no provenance.json (evalkit run ... out={self.path} makes one)"
+            ) from reason
         return record
 
     def rows_file(self, shard: int) -> Path:

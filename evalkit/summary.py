@@ -55,7 +55,7 @@ class Run:
     @property
     def points(self) -> list[Point]:
         """The protocol points (select, top_percent, fill) in the order of the rows."""
-        return [tuple(p) for p in self.rows[POINT].drop_duplicates().itertuples(index=False)]  # type: ignore[misc]
+        return [tuple(p) for p in self.rows[POINT].drop_duplicates().itertuples(index=False)]
 
     def counts(self) -> dict[str, Any]:
         """Images by fate, accuracy, and what else the caption states."""
@@ -90,7 +90,10 @@ def load_runs(paths: Iterable[Path], *, allow_incomplete: bool = False) -> list[
         folder = RunFolder(path)
         provenance, missing = folder.provenance, folder.missing()
         if missing and not allow_incomplete:
-            raise UserError(f"{path} is not finished: {len(missing)} shards are missing; run the same command again, or render it as it is with --allow-incomplete")
+            raise UserError(
+                f"{path} is not finished: {len(missing)} shards are missing; "
+                "run the same command again, or render it as it is with --allow-incomplete"
+            )
         provenance["missing_shards"] = len(missing)
         runs.append(Run(path, provenance, folder.rows(), folder.shard_metadata()))
     if len(runs) > 1:
@@ -112,7 +115,9 @@ def scores_of(run: Run, point: Point, score: str) -> tuple[np.ndarray, np.ndarra
     """Y and O of all methods at one protocol point, (M,n) each, over the same images in the same order."""
     select, top, fill = point
     rows = run.scored
-    here = rows[(rows["select"] == select) & (rows["fill"] == fill) & (rows.top_percent.isna() if pd.isna(top) else rows.top_percent == top)]
+    here = rows[
+        (rows["select"] == select) & (rows["fill"] == fill) & (rows.top_percent.isna() if pd.isna(top) else rows.top_percent == top)
+    ]
     column = SCORES[score]
     full = here.pivot(index="method", columns="index", values=f"{column}_full").reindex(run.methods)
     masked = here.pivot(index="method", columns="index", values=f"{column}_masked").reindex(run.methods)
@@ -188,14 +193,23 @@ def compare(run: Run) -> pd.DataFrame:
     for point, score in itertools.product(run.points, SCORES):
         full, masked = scores_of(run, point, score)
         for i, j in itertools.combinations(range(len(run.methods)), 2):
-            about = {"run": str(run.path), "model": run.name, "first": run.methods[i], "second": run.methods[j], **dict(zip(POINT, point, strict=True)), "score": score}
+            about = {
+                "run": str(run.path),
+                "model": run.name,
+                "first": run.methods[i],
+                "second": run.methods[j],
+                **dict(zip(POINT, point, strict=True)),
+                "score": score,
+            }
             drop = metrics.relative_drop(full[i], masked[i]) - metrics.relative_drop(full[j], masked[j])
             up = [metrics.increased(full[m], masked[m]) for m in (i, j)]
             clipped = [metrics.clipped_drop(full[m], masked[m]) for m in (i, j)]
             won = [metrics.wins(clipped[0], clipped[1]), metrics.wins(clipped[1], clipped[0])]
             records.append({**about, "metric": "average_drop", "test": "paired bootstrap", "p": np.nan})
             records.append({**about, "metric": "increase", "test": "McNemar", "p": stats.mcnemar(up[0] > 0, up[1] > 0)})
-            records.append({**about, "metric": "win", "test": "sign", "p": stats.sign_test(int((won[0] > 0).sum()), int((won[1] > 0).sum()))})
+            records.append(
+                {**about, "metric": "win", "test": "sign", "p": stats.sign_test(int((won[0] > 0).sum()), int((won[1] > 0).sum()))}
+            )
             differences += [drop, up[0] - up[1], won[0] - won[1]]
     if not records:
         return pd.DataFrame()
@@ -225,7 +239,12 @@ def _reference(run: Run, record: dict[str, Any]) -> float:
     keep = (record["select"], record["top_percent"], record["fill"]) == ("keep_top", 20, "black")
     if keep and run.provenance["paper_table"]:
         paper = published("paper")
-        found = paper[(paper.table == run.provenance["paper_table"]) & (paper.metric == record["metric"]) & (paper.score == record["score"]) & (paper.method == record["method"])]
+        found = paper[
+            (paper.table == run.provenance["paper_table"])
+            & (paper.metric == record["metric"])
+            & (paper.score == record["score"])
+            & (paper.method == record["method"])
+        ]
         return float(found.percent.iloc[0]) if len(found) else float("nan")
     column = {"average_drop": "average_drop_percent", "increase": "increase_percent"}.get(record["metric"])
     if (record["select"], record["fill"], record["score"]) == ("soft", "mean", "confidence") and column:

@@ -20,6 +20,7 @@ LABELS = {
     "median_drop": "Median drop %",
     "drop_of_sums": "Drop of sums %",
 }
+PAPER = "Published: the paper's own value, on ImageNet val with VGG16 (Table 1) or Inception-v3 (Table 2)."
 LINES = [
     *((metric, score) for metric in PAPER_METRICS for score in ("confidence", "activation")),
     ("best_of_all", "confidence"),
@@ -46,15 +47,24 @@ def describe_point(point: Point) -> str:
 def caption(run: Run) -> list[str]:
     """What a reader needs to judge the numbers: who was counted, who was not, and why."""
     counts, identity = run.counts(), run.provenance["identity"]
-    lines = [f"{counts['scored']} of {counts['images']} images scored, target: {identity['target']}; values with 95 % bootstrap intervals over images."]
+    lines = [
+        f"{counts['scored']} of {counts['images']} images scored at {counts['images_per_second']:.1f} images/s; "
+        f"target: {identity['target']}. Values with 95 % bootstrap intervals over images."
+    ]
     if identity["sample"] or identity["limit"]:
-        lines.append(f"A seeded stratified sample of {identity['sample']} images." if identity["sample"] else f"Only the first {identity['limit']} images.")
+        lines.append(
+            f"A seeded stratified sample of {identity['sample']} images."
+            if identity["sample"]
+            else f"Only the first {identity['limit']} images."
+        )
     if identity["images"] == "correct":
         lines.append(f"Only correctly classified images; {counts['skipped_not_correct']} others left out.")
     if run.provenance["missing_shards"]:
         lines.append(f"INCOMPLETE: {run.provenance['missing_shards']} shards are missing.")
     lines.append(f"Excluded: {counts['unreadable']} unreadable, {counts['nonfinite']} with non-finite maps or scores.")
-    degenerate = ", ".join(f"{method} {number}" for method, number in counts["degenerate"].items() if number)
+    degenerate = ", ".join(
+        f"{method} {number} ({100 * number / counts['images']:.1f} %)" for method, number in counts["degenerate"].items() if number
+    )
     lines.append(f"Constant maps, ranked by pixel index and included: {degenerate or 'none'}.")
     lines.append(
         f"Left out of the drop in activation because Y <= 0: {counts['logit_not_positive']}. "
@@ -66,11 +76,13 @@ def caption(run: Run) -> list[str]:
         lines.append(f"Top-1 {counts['top1_percent']:.2f} %{source}; weights: {run.provenance['weights']}.")
     if counts["code_versions"] > 1:
         lines.append(f"Shards were computed by {counts['code_versions']} versions of the code.")
+    if run.provenance["paper_table"]:
+        lines.append(PAPER)
     return lines
 
 
 def cells(summary: pd.DataFrame, run: Run, point: Point) -> list[list[str]]:
-    """One table as text: a header, then a line for each metric; published values in parentheses' place beside ours."""
+    """One table as text: a header, then a line for each metric; published values in columns of their own."""
     here = _at(summary[summary.run == str(run.path)], point)
     methods = run.methods
     cited = [m for m in methods if here[here.method == m].reference.notna().any()]
@@ -101,8 +113,9 @@ def comparison_lines(comparisons: pd.DataFrame, run: Run, point: Point) -> list[
     lines = []
     for other in rivals:
         for row in here[(here["first"] == first) & (here["second"] == other)].itertuples():
-            p = f"p < {0.0005}" if row.p <= 0.0005 else f"p = {row.p:.3g}"
-            lines.append(f"{first} - {other}, {LABELS[row.metric]}, {row.score}: {row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}], {p} ({row.test})")
+            p = "p < 0.001" if row.p < 0.001 else f"p = {row.p:.3g}"
+            difference = f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
+            lines.append(f"{first} - {other}, {LABELS[row.metric]}, {row.score}: {difference}, {p} ({row.test})")
     return lines
 
 
@@ -117,11 +130,16 @@ def print_tables(console: Console, runs: Sequence[Run], summary: pd.DataFrame, c
     for run in runs:
         for point in main_points(run):
             content = cells(summary, run, point)
-            table = Table(title=escape(f"{title(run)}\n{describe_point(point)}"), box=box.SIMPLE_HEAD, caption=escape("\n".join(caption(run))), caption_justify="left")
+            table = Table(
+                title=escape(f"{title(run)}\n{describe_point(point)}"),
+                box=box.SIMPLE_HEAD,
+                caption=escape("\n".join(caption(run))),
+                caption_justify="left",
+            )
             for i, name in enumerate(content[0]):
                 table.add_column(escape(name), justify="left" if i == 0 else "right", overflow="fold")
-            for line in content[1:]:
-                table.add_row(*(escape(cell.replace(" [", "\n[")) for cell in line))
+            for row in content[1:]:
+                table.add_row(*(escape(cell.replace(" [", "\n[")) for cell in row))
             console.print(table)
             for line in comparison_lines(comparisons, run, point):
                 console.print(escape(line), highlight=False)
@@ -164,7 +182,9 @@ def latex(runs: Sequence[Run], summary: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_all(runs: Sequence[Run], out: Path, plot: Callable[[Sequence[Run], pd.DataFrame, Path], None] | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def write_all(
+    runs: Sequence[Run], out: Path, plot: Callable[[Sequence[Run], pd.DataFrame, Path], None] | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """tables.md, tables.tex, summary.csv, comparisons.csv and, by `plot`, the figures; returns summary and comparisons."""
     summary = pd.concat([summarise(run) for run in runs], ignore_index=True)
     comparisons = pd.concat([compare(run) for run in runs], ignore_index=True)
@@ -191,5 +211,9 @@ def _pipes(lines: list[list[str]]) -> str:
 
 
 def _tex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$"}  # fmt: skip
+    special = {
+        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$",
+    }  # fmt: skip
     return "".join(special.get(character, character) for character in text)

@@ -117,7 +117,9 @@ def measure(case: Case, dtype: torch.dtype, size: int, count: int, batch: int, w
         "deviation_brute_force": deviation(brute_force_drops(module, case.layer, normalised, probe.targets, channels)),
     }  # fmt: skip
     if with_captum:
-        found["deviation_captum"] = deviation(captum_drops(module, case.layer, normalised, probe.targets, channels, probe.activations.shape))
+        found["deviation_captum"] = deviation(
+            captum_drops(module, case.layer, normalised, probe.targets, channels, probe.activations.shape)
+        )
     return found
 
 

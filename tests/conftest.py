@@ -43,10 +43,10 @@ class TinyFC(nn.Module):
 
 
 class NaNNet(TinyGAP):
-    """Puts out NaN for dark images."""
+    """Puts out NaN for an all-black image."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * torch.where(x.mean((1, 2, 3), keepdim=False) < -0.5, torch.nan, 1.0)[:, None]
+        return super().forward(x) * torch.where(x.mean((1, 2, 3), keepdim=False) < -0.999, torch.nan, 1.0)[:, None]
 
 
 class Untraceable(TinyGAP):

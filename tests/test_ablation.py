@@ -25,7 +25,10 @@ TIERS = {
     ("resnet18", "layer3"): 3,
 }
 # Inner layers repeat the head for every channel: in the tests on light networks, at full size by exactness.py.
-SMALL = [case for case in CASES if case.layer not in ("features.22", "layer3")] + [Case("squeezenet1_0", "features.10"), Case("resnet18", "layer3")]
+SMALL = [case for case in CASES if case.layer not in ("features.22", "layer3")] + [
+    Case("squeezenet1_0", "features.10"),
+    Case("resnet18", "layer3"),
+]
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda c: f"{c.model}-{c.layer}")
@@ -44,7 +47,9 @@ class ConvHead(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(3, 7, 3), nn.Hardswish())
-        self.head = nn.Sequential(nn.BatchNorm2d(7), nn.Conv2d(7, 5, 3, stride=2, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Sequential(
+            nn.BatchNorm2d(7), nn.Conv2d(7, 5, 3, stride=2, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         nn.init.normal_(self.head[0].bias)
         nn.init.normal_(self.head[1].bias)
 
@@ -88,7 +93,16 @@ class StatementInPlace(TinyFC):
 
 @pytest.mark.parametrize(
     ("factory", "tier"),
-    [(ConvHead, 2), (BatchSizeHead, 2), (SharedHead, 2), (BypassedHead, 3), (StatementInPlace, 3), (Untraceable, 3), (TinyFC, 2), (TinyGAP, 1)],
+    [
+        (ConvHead, 2),
+        (BatchSizeHead, 2),
+        (SharedHead, 2),
+        (BypassedHead, 3),
+        (StatementInPlace, 3),
+        (Untraceable, 3),
+        (TinyFC, 2),
+        (TinyGAP, 1),
+    ],
 )
 @pytest.mark.parametrize("batch", [1, 3])
 def test_unusual_heads(factory, tier, batch):

@@ -17,8 +17,9 @@ def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
-
-@pytest.mark.parametrize(("mode", "channels", "form"), [("L", 1, "JPEG"), ("RGB", 3, "JPEG"), ("RGBA", 4, "PNG"), ("CMYK", 4, "JPEG"), ("LA", 2, "PNG")])
+@pytest.mark.parametrize(
+    ("mode", "channels", "form"), [("L", 1, "JPEG"), ("RGB", 3, "JPEG"), ("RGBA", 4, "PNG"), ("CMYK", 4, "JPEG"), ("LA", 2, "PNG")]
+)
 def test_modes(mode, channels, form):
     array = np.random.default_rng(0).integers(0, 256, (24, 32, channels), dtype=np.uint8)
     image = Image.frombytes(mode, (32, 24), array.tobytes())

@@ -45,7 +45,7 @@ def test_random_access_and_streams_agree(saved, streaming, kind):
 def test_mistakes(saved):
     with pytest.raises(UserError, match="did you mean 'validation'"):
         hugging_face(str(saved / "set"), split="validaton")
-    with pytest.raises(UserError, match="no column 'pictur' in .*; did you mean 'picture'"):
+    with pytest.raises(UserError, match=r"no column 'pictur' in .*; did you mean 'picture'"):
         hugging_face(str(saved / "set"), image_column="pictur")
     with pytest.raises(UserError, match="cannot open the data set"):
         hugging_face(str(saved / "absent"))

@@ -88,7 +88,7 @@ def test_what_is_missing_is_said(flat, tmp_path):
     shutil.copy(flat / "ILSVRC2012_val_00000001.JPEG", tmp_path / "other" / "cats")
     with pytest.raises(UserError, match="is not ImageNet val"):
         imagenet(str(tmp_path / "other"))
-    with pytest.raises(UserError, match="set data.root"):
+    with pytest.raises(UserError, match=r"set data\.root"):
         imagenet(str(tmp_path / "absent"))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from evalkit.data.imagenet import wnids
 from evalkit.data.labels import Classes, load_classes
-from evalkit.data.sources import LabelKey
+from evalkit.data.sources import ListedClass
 from evalkit.errors import UserError
 
 
@@ -19,21 +19,23 @@ def test_a_models_own_order_wins_over_a_lists_index(tmp_path):
     file = tmp_path / "classes.txt"
     file.write_text("n03888257\nn01440764\n")
     classes = load_classes(str(file), 2)
-    assert classes.index(LabelKey("n01440764", "0")) == 1
-    assert classes.index(LabelKey("n03888257", "701")) == 0
+    assert classes.index(ListedClass("n01440764", 0)) == 1
+    assert classes.index(ListedClass("n03888257", 701)) == 0
     assert classes.name(1) == "tench"
     assert [classes.index(w) for w in wnids()[1:5]] == [None] * 4
 
 
 def test_unnamed_classes_take_the_lists_index():
     classes = Classes(10)
-    assert classes.index(LabelKey("cat", "3")) == 3 and classes.index(4) == 4
+    assert classes.index(ListedClass("cat", 3)) == 3 and classes.index(4) == 4
     assert classes.index("cat") is None and classes.index(None) is None
     with pytest.raises(UserError, match="label 217 is no output of a model with 10"):
-        classes.index(LabelKey("n02102040", "217"))
+        classes.index(ListedClass("n02102040", 217))
 
 
-@pytest.mark.parametrize(("given", "says"), [("absent.txt", "no file absent.txt"), ("imagenet", "1000 ImageNet classes"), (["a"], "1 classes")])
+@pytest.mark.parametrize(
+    ("given", "says"), [("absent.txt", "no file absent.txt"), ("imagenet", "1000 ImageNet classes"), (["a"], "1 classes")]
+)
 def test_classes_that_do_not_fit(given, says):
     with pytest.raises(UserError, match=says):
         load_classes(given, 10)

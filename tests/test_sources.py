@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.data.sources import LabelKey, choose, image_folder
+from evalkit.data.sources import ListedClass, choose, image_folder
 from evalkit.errors import UserError
 
 
@@ -24,7 +24,7 @@ def test_labels_file_decides_not_the_folder(folder, tmp_path):
     listed = write_labels(tmp_path / "labels.csv", "file,wnid,index", "b/1.png,zebra,7", "a/0.png,lion,3")
     source = image_folder(str(folder), str(listed))
     assert [source.image_id(i) for i in range(2)] == ["a/0.png", "b/1.png"]
-    assert source.class_key(0) == "lion" and source.class_key(0).index == 3
+    assert source.class_key(0) == ListedClass("lion", 3)
 
 
 def test_labels_csv_beside_an_images_folder_is_found(folder, tmp_path):
@@ -40,7 +40,9 @@ def test_labels_csv_beside_an_images_folder_is_found(folder, tmp_path):
 def test_fingerprint_follows_labels_and_files(folder, tmp_path):
     before = image_folder(str(folder)).fingerprint
     assert image_folder(str(folder)).fingerprint == before
-    listed = write_labels(tmp_path / "l.csv", "file,class", *(f"{p.relative_to(folder).as_posix()},x" for p in sorted(folder.rglob("*.png"))))
+    listed = write_labels(
+        tmp_path / "l.csv", "file,class", *(f"{p.relative_to(folder).as_posix()},x" for p in sorted(folder.rglob("*.png")))
+    )
     assert image_folder(str(folder), str(listed)).fingerprint != before
     (folder / "a" / "0.png").unlink()
     assert image_folder(str(folder)).fingerprint != before
@@ -100,8 +102,3 @@ def test_equal_classes_get_equal_shares():
 
 def test_limit_takes_the_first():
     assert choose(Counted(), limit=3, sample=None, seed=0) == [0, 1, 2]
-
-
-def test_label_key_is_a_string_with_an_index():
-    key = LabelKey("n01440764", "0")
-    assert key == "n01440764" and key.index == 0 and LabelKey("x", "").index is None

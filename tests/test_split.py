@@ -25,7 +25,7 @@ def state_of(module: nn.Module) -> dict:
 @pytest.mark.parametrize("factory", [TinyFC, TinyGAP, Untraceable, lambda: resnet18(num_classes=5)])
 def test_the_callers_module_is_untouched(factory):
     module = factory().train()
-    list(module.parameters())[0].requires_grad_(False)
+    next(iter(module.parameters())).requires_grad_(False)
     module.register_forward_hook(lambda *_: None)
     before = state_of(module)
     layer = "layer4" if hasattr(module, "layer4") else "features"
@@ -56,7 +56,7 @@ def test_a_cut_before_an_inplace_relu_keeps_its_activations():
     assert probe.activations.min() < 0
 
 
-@pytest.mark.parametrize("factory", [lambda: resnet18(), lambda: googlenet(init_weights=False)])
+@pytest.mark.parametrize("factory", [resnet18, lambda: googlenet(init_weights=False)])
 def test_head_of_trunk_is_the_model(factory):
     module = factory().eval()
     layer = "layer3" if hasattr(module, "layer3") else "inception4a"

@@ -41,7 +41,9 @@ def imagenet(root: str, labels: str | None = None, devkit: str | None = None) ->
     if paths and all(is_wnid(parent) for parent in parents) and all("/" in path for path in paths):
         return Files(folder, paths, [path.split("/")[-2] for path in paths])
     if parents or not paths:
-        raise UserError(f"{folder} is not ImageNet val: expected class folders such as n01440764, ILSVRC2012_val_*.JPEG, or ILSVRC2012_img_val.tar")
+        raise UserError(
+            f"{folder} is not ImageNet val: expected class folders such as n01440764, ILSVRC2012_val_*.JPEG, or ILSVRC2012_img_val.tar"
+        )
     known = _flat_labels(folder, labels, devkit)
     return Files(folder, paths, [known.get(path) for path in paths])
 
@@ -88,13 +90,22 @@ def wnids() -> list[str]:
 
 def _flat_labels(folder: Path, labels: str | None, devkit: str | None) -> dict[str, ClassKey]:
     """File name -> wnid."""
-    listed = Path(labels) if labels is not None else next((p for p in (folder / KAGGLE_LABELS, folder.parent / KAGGLE_LABELS) if p.is_file()), None)
+    listed = (
+        Path(labels)
+        if labels is not None
+        else next((p for p in (folder / KAGGLE_LABELS, folder.parent / KAGGLE_LABELS) if p.is_file()), None)
+    )
     if listed is not None:
         return dict(zip(*read_labels(listed), strict=True))
-    places = [Path(devkit)] if devkit is not None else [base / (DEVKIT + end) for base in (folder, folder.parent) for end in ("", ".tar.gz")]
+    places = (
+        [Path(devkit)] if devkit is not None else [base / (DEVKIT + end) for base in (folder, folder.parent) for end in ("", ".tar.gz")]
+    )
     kit = next((place for place in places if place.exists()), None)
     if kit is None:
-        raise UserError(f"{folder} holds no class folders, so labels are needed: set data.devkit to {DEVKIT}(.tar.gz) or data.labels to a list (file, wnid, index)")
+        raise UserError(
+            f"{folder} holds no class folders, so labels are needed: "
+            f"set data.devkit to {DEVKIT}(.tar.gz) or data.labels to a list (file, wnid, index)"
+        )
     return _read_devkit(kit)
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torchvision.models import ResNet50_Weights
 
 from evalkit.data.imagenet import wnids
-from evalkit.data.sources import ClassKey, LabelKey
+from evalkit.data.sources import ClassKey, ListedClass
 from evalkit.errors import UserError
 
 
@@ -24,13 +25,16 @@ class Classes:
 
         A model whose classes are unnamed takes a list's own index. Raises UserError where that is no output.
         """
-        if isinstance(key, str) and self.keys is not None:
-            return self._by_name().get(str(key))
-        index = key.index if isinstance(key, LabelKey) else key
+        if isinstance(key, str | ListedClass) and self.keys is not None:
+            return self._by_name.get(str(key))
+        index = key.index if isinstance(key, ListedClass) else key
         if not isinstance(index, int):
             return None
         if not 0 <= index < self.outputs:
-            raise UserError(f"label {index} is no output of a model with {self.outputs}; name its classes with model.classes=FILE, one wnid or name a line")
+            raise UserError(
+                f"label {index} is no output of a model with {self.outputs}; "
+                "name its classes with model.classes=FILE, one wnid or name a line"
+            )
         return index
 
     def name(self, index: int) -> str:
@@ -38,6 +42,7 @@ class Classes:
         listed = self.names or self.keys
         return str(index) if listed is None else listed[index].split(",")[0]
 
+    @cached_property
     def _by_name(self) -> dict[str, int]:
         found = {name: i for i, name in reversed(list(enumerate(self.names or [])))}
         found.update({key: i for i, key in enumerate(self.keys or [])})

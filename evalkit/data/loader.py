@@ -1,6 +1,6 @@
 """Batches of decoded images, in order, with the unreadable ones set apart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,7 @@ class Batch:
 
 
 def batches(
-    source: Source, preprocess: Preprocess, shards: dict[int, Sequence[int]], batch_size: int, workers: int, pin: bool
+    source: Source, preprocess: Preprocess, shards: Mapping[int, Sequence[int]], batch_size: int, workers: int, pin: bool
 ) -> Iterator[Batch]:
     """Positions of each shard -> its batches. One loader serves all shards, and no batch crosses a shard's end."""
     plan = [

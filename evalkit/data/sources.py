@@ -8,6 +8,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -19,8 +20,20 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from evalkit.data.decode import decode
 from evalkit.errors import UserError
 
-ClassKey = str | int | None
-"""A class by wnid or name, by output index, or unknown."""
+
+@dataclass(frozen=True)
+class ListedClass:
+    """A class as a labels list gives it: by name, and by output index for models whose classes have no names."""
+
+    name: str
+    index: int | None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ClassKey = str | int | ListedClass | None
+"""A class by wnid or name, by output index, by both, or unknown."""
 
 
 class Source(Protocol):
@@ -118,22 +131,18 @@ def read_labels(listed: Path) -> tuple[list[str], list[ClassKey]]:
         return [f"{row['ImageId']}.JPEG" for row in table], [row["PredictionString"].split()[0] for row in table]
     named = next((column for column in ("wnid", "class", "label") if column in columns), None)
     if "file" not in columns or (named is None and "index" not in columns):
-        raise UserError(f"{listed} needs a column 'file' and one of 'wnid', 'class', 'label' or 'index'; it has {', '.join(sorted(columns)) or 'none'}")
+        raise UserError(
+            f"{listed} needs a column 'file' and one of 'wnid', 'class', 'label' or 'index'; it has {', '.join(sorted(columns)) or 'none'}"
+        )
     try:
-        return [row["file"] for row in table], [LabelKey(row[named], row.get("index")) if named else int(row["index"]) for row in table]
+        return [row["file"] for row in table], [_listed(row, named) for row in table]
     except ValueError as reason:
         raise UserError(f"{listed}: column 'index' must hold whole numbers ({reason})") from reason
 
 
-class LabelKey(str):
-    """A class name that also knows the output index its list gives, for models whose classes have no names."""
-
-    index: int | None
-
-    def __new__(cls, name: str, index: str | None) -> "LabelKey":
-        key = super().__new__(cls, name)
-        key.index = int(index) if index not in (None, "") else None
-        return key
+def _listed(row: dict[str, str], named: str | None) -> ClassKey:
+    index = int(row["index"]) if row.get("index") else None
+    return ListedClass(row[named], index) if named else index
 
 
 def existing_folder(root: str) -> Path:
@@ -190,4 +199,3 @@ def hash_entries(entries: Iterable[object]) -> str:
     for entry in entries:
         digest.update(repr(entry).encode())
     return digest.hexdigest()
-

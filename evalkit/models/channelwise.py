@@ -93,8 +93,8 @@ def has_parameters(head: fx.GraphModule, node: fx.Node) -> bool:
 
 def shape(node: fx.Node) -> torch.Size:
     """The shape that `propagate` found; empty for what is not a tensor."""
-    meta = node.meta.get("tensor_meta")
-    return meta.shape if hasattr(meta, "shape") else torch.Size()
+    found = getattr(node.meta.get("tensor_meta"), "shape", None)
+    return found if isinstance(found, torch.Size) else torch.Size()
 
 
 def _module(head: fx.GraphModule, node: fx.Node) -> nn.Module | None:
@@ -120,7 +120,7 @@ def _keeps_channels_apart(head: fx.GraphModule, node: fx.Node, state: fx.Node, c
     module = _module(head, node)
     if isinstance(module, nn.Flatten) or _calls(node, _RESHAPES, _RESHAPE_METHODS):
         flat = len(after) == 2 and after[1] == before[1:].numel()
-        return flat or after == before or after == (2, channels, 1, 1)
+        return flat or after in (before, (2, channels, 1, 1))
     if type(module) in _ELEMENTWISE or _calls(node, _ELEMENTWISE_FUNCTIONS, {"relu", "sigmoid", "tanh"}) or _is_idle_dropout(node):
         return after == before
     if len(before) != 4 or after[1] != channels:

@@ -85,13 +85,12 @@ def crossing(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
 def is_batch_size(node: fx.Node) -> bool:
     """Whether a node is `x.size(0)` or `x.shape[0]`."""
     if node.op == "call_method" and node.target == "size":
-        return node.args[1:] == (0,)
+        return bool(node.args[1:] == (0,))
     if node.op == "call_function" and node.target is operator.getitem and node.args[1] == 0:
         source = node.args[0]
-        return isinstance(source, fx.Node) and (
-            (source.op == "call_function" and source.target is getattr and source.args[1] == "shape")
-            or (source.op == "call_method" and source.target == "size" and len(source.args) == 1)
-        )
+        if isinstance(source, fx.Node) and source.op == "call_function":
+            return source.target is getattr and source.args[1] == "shape"
+        return isinstance(source, fx.Node) and source.op == "call_method" and source.target == "size" and len(source.args) == 1
     return False
 
 

@@ -49,7 +49,9 @@ class SplitModel:
         try:
             traced = cutting.trace(self.module)
         except Exception as reason:  # torch.fx documents no closed set of errors; the slow path is right and is announced
-            log.warning("torch.fx cannot trace %s (%s): falling back to a hook, which repeats the whole network", type(module).__name__, reason)
+            log.warning(
+                "torch.fx cannot trace %s (%s): falling back to a hook, which repeats the whole network", type(module).__name__, reason
+            )
             self._cut = _HookCut(self.module, layer)
         else:
             self._cut = _GraphCut(traced, layer)
@@ -62,7 +64,8 @@ class SplitModel:
                 activations, context = self._cut.trunk(normalised)
         if activations.dim() != 4:
             raise UserError(
-                f"layer '{self.layer}' puts out {tuple(activations.shape)}, not (images, channels, height, width): choose a convolutional layer"
+                f"layer '{self.layer}' puts out {tuple(activations.shape)}, not (images, channels, height, width): "
+                "choose a convolutional layer"
             )
         return activations.to(self.dtype), tuple(c.to(self.dtype) if c.is_floating_point() else c for c in context)
 

@@ -82,7 +82,7 @@ def find(dotted: str, key: str) -> Callable[..., Any]:
         raise UserError(f"{key}={dotted}: '{path}' has no '{name}'{did_you_mean(name, vars(importlib.import_module(path)))}") from reason
     if not callable(found):
         raise UserError(f"{key}={dotted} is not callable")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:
@@ -120,7 +120,10 @@ def _state_dict(config: ModelConfig) -> Mapping[str, Any]:
 def _torchvision_weights(factory: str, name: str) -> Mapping[str, Any]:
     package, _, model = factory.rpartition(".")
     if not package.startswith("torchvision.models"):
-        raise UserError(f"model.weights={name} is a torchvision name, but {factory} is not a torchvision model; give a .safetensors or .pth file, or null")
+        raise UserError(
+            f"model.weights={name} is a torchvision name, but {factory} is not a torchvision model; "
+            "give a .safetensors or .pth file, or null"
+        )
     known = torchvision.models.get_model_weights(model)
     if name not in known.__members__:
         raise UserError(f"torchvision has no weights '{name}' for {model}{did_you_mean(name, known.__members__)}")
@@ -147,6 +150,8 @@ def _check(net: SplitModel, config: ModelConfig, size: tuple[int, int], device: 
         outputs: int = net(image).shape[1]
     except RuntimeError as reason:
         note = str(reason).splitlines()[0]
-        raise UserError(f"{config.factory} cannot process a {size[0]}x{size[1]} image: {note}; check model.resize and model.crop") from reason
+        raise UserError(
+            f"{config.factory} cannot process a {size[0]}x{size[1]} image: {note}; check model.resize and model.crop"
+        ) from reason
     net.check_cut(image)
     return outputs

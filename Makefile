@@ -1,0 +1,34 @@
+# make demo | test | check | reproduce DATA=/data/imagenet
+# Everything happens in .venv, made from PYTHON (3.11 or newer) with the exact versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check reproduce
+
+demo: .venv/core.stamp
+	$(BIN)/evalkit run experiment=demo
+	$(BIN)/evalkit tables results/demo
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest
+
+check: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Tables 1 and 2 of the paper on ImageNet val; torchvision downloads the weights.
+reproduce: .venv/core.stamp
+	$(if $(DATA),,$(error say where ImageNet val is: make reproduce DATA=/data/imagenet))
+	$(BIN)/evalkit run experiment=table1 data.root="$(DATA)"
+	$(BIN)/evalkit run experiment=table2 data.root="$(DATA)"
+	$(BIN)/evalkit tables results/table1 results/table2
+
+.venv/core.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/dev.stamp: .venv/core.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

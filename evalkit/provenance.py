@@ -1,0 +1,81 @@
+"""What a run is (its identity), and what else a reader may ask of its numbers."""
+
+import hashlib
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evalkit.session import Session
+from evalkit.store import Identity
+
+
+def identify(session: Session) -> Identity:
+    """What changes numbers."""
+    config, model = session.config, session.model
+    settings = config.model.model_dump(
+        mode="json", exclude={"expected_top1", "expected_top1_source", "paper_table", "seed", "weights", "classes"}
+    )
+    names = hashlib.sha256(repr(list(model.classes.keys or [])).encode()).hexdigest()[:16]
+    facts = {
+        "model": {**settings, "weights_hash": model.weights_hash, "classes_hash": names},
+        "data": {"name": config.data.get("name"), "fingerprint": session.source.fingerprint},
+        "method": config.method,
+        "protocol": config.protocol.model_dump(mode="json"),
+        **config.model_dump(mode="json", include={"target", "images", "sample", "limit", "precision"}),
+        "seed": config.seed if config.sample is not None else None,
+    }
+    return Identity(facts)
+
+
+def provenance(session: Session) -> dict[str, Any]:
+    """What else a reader may ask of a number."""
+    model, config = session.model, session.config
+    return {
+        "weights": model.weights,
+        "expected_top1": config.model.expected_top1,
+        "expected_top1_source": config.model.expected_top1_source,
+        "paper_table": config.model.paper_table,
+        "class_names": [model.classes.name(i) for i in range(model.classes.outputs)],
+        "git_commit": _git_commit(),
+        **shard_metadata(session),
+        "versions": {
+            name: metadata.version(name) for name in ("torch", "torchvision", "numpy", "pillow", "pyarrow", "hydra-core", "pandas")
+        },
+        "python": platform.python_version(),
+        "hardware": {"machine": platform.machine(), "processor": _processor(), "threads": torch.get_num_threads()},
+    }
+
+
+def shard_metadata(session: Session) -> dict[str, Any]:
+    """What each shard says of the code and the machine that made it."""
+    device = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else "cpu"
+    return {"code": code_version(), "torch": torch.__version__, "device": device, "batch_size": session.config.batch_size}
+
+
+def code_version() -> str:
+    """Hash over the modules that decide numbers: everything left of the rows."""
+    root = Path(__file__).parent
+    files = [root / name for name in ("ablation.py", "probe.py", "protocol.py", "records.py", "runner.py", "session.py")]
+    files += sorted(path for folder in ("data", "models", "methods") for path in (root / folder).glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def _git_commit() -> str | None:
+    """The checkout's commit; None for an installed package."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    shown = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return shown.stdout.strip() or None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        return f"{len(names)} x {names[0]}" if names else platform.processor()
+    return platform.processor()

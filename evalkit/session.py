@@ -1,0 +1,113 @@
+"""Everything one worker needs, loaded and checked before the first image is explained."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evalkit import protocol
+from evalkit.config import RunConfig
+from evalkit.data.decode import UnreadableImage
+from evalkit.data.labels import Classes
+from evalkit.data.sources import ClassKey, Source, choose
+from evalkit.errors import UserError
+from evalkit.models import zoo
+from evalkit.probe import Probe
+from evalkit.shards import world
+
+log = logging.getLogger(__name__)
+
+Method = Callable[[Probe], Tensor]
+
+
+@dataclass(frozen=True)
+class Session:
+    """The loaded parts of one run."""
+
+    config: RunConfig
+    model: zoo.LoadedModel
+    source: Source
+    positions: list[int]
+    methods: Mapping[str, Method]
+    points: list[protocol.Point]
+    device: torch.device
+
+
+def open_session(config: RunConfig) -> Session:
+    """Load model, data and methods. Raises UserError for whatever does not fit."""
+    device = pick_device(config.device)
+    set_precision(config.precision)
+    methods = load_methods(config.method)
+    source = load_source(config.data)
+    positions = choose(source, limit=config.limit, sample=config.sample, seed=config.seed)
+    if not positions:
+        raise UserError(f"data={config.data.get('name')} holds no images")
+    as_they_are = config.model.resize is None and config.model.crop is None
+    model = zoo.load(config.model, device, _first_size(source, positions) if as_they_are else None)
+    if config.precision == "bf16":
+        model.net.autocast = torch.bfloat16
+    if isinstance(config.target, int) and config.target >= model.classes.outputs:
+        raise UserError(f"target={config.target} is no output of {config.model.name}, which has {model.classes.outputs}")
+    _check_labels(config, source, positions, model.classes)
+    settings = config.protocol
+    points = protocol.points(list(settings.select), settings.top_percent, list(settings.fill))
+    return Session(config, model, source, positions, methods, points, device)
+
+
+def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
+    """Each method's function with its parameters. Raises UserError where a `_target_` cannot be found."""
+    loaded: dict[str, Method] = {}
+    for name, settings in chosen.items():
+        function = zoo.find(str(settings["_target_"]), f"method.{name}._target_")
+        loaded[name] = partial(function, **{key: value for key, value in settings.items() if not key.startswith("_")})
+    return loaded
+
+
+def load_source(settings: Mapping[str, Any]) -> Source:
+    """The data set of a conf/data entry."""
+    factory = zoo.find(str(settings["_target_"]), "data._target_")
+    source: Source = factory(**{key: value for key, value in settings.items() if key not in ("name", "_target_")})
+    return source
+
+
+def pick_device(name: str) -> torch.device:
+    """auto: this worker's own GPU where there is one. Raises UserError for cuda without a GPU."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no GPU here; use device=auto or device=cpu")
+    return torch.device("cuda", world().local_rank % torch.cuda.device_count())
+
+
+def set_precision(precision: str) -> None:
+    """float32 means float32: TF32 only where asked for."""
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def _first_size(source: Source, positions: list[int]) -> tuple[int, int]:
+    """Height and width of the first readable image."""
+    for position in positions:
+        try:
+            width, height = source.load(position).size
+        except UnreadableImage:
+            continue
+        return height, width
+    raise UserError(f"none of the {len(positions)} images can be read")
+
+
+def _check_labels(config: RunConfig, source: Source, positions: list[int], classes: Classes) -> None:
+    """Refuse labels that fit no output while every image can still be saved."""
+    if getattr(source, "streamed", False):
+        return
+    labels = [classes.index(source.class_key(position)) for position in positions]
+    if all(label is None for label in labels):
+        key: ClassKey = source.class_key(positions[0])
+        note = f"none of the {len(positions)} images has a label among the classes of {config.model.name} (the first has {key!r})"
+        if config.target == "label" or config.images == "correct":
+            raise UserError(f"{note}; set model.classes=FILE and data.labels=FILE, or target=predicted")
+        log.warning("%s: top-1 cannot be told", note)

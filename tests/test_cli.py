@@ -1,0 +1,160 @@
+"""The command line as a user meets it: exit codes, sentences, files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from conftest import ROOT, tiny_overrides
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
+    "COLUMNS": "200",
+    "NO_COLOR": "1",
+}
+
+
+def evalkit(*arguments: str, cwd=None, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "evalkit", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**ENVIRONMENT, **environment}, timeout=300, check=False)
+
+
+def test_run_then_tables_then_nothing_left_to_do(folder, tmp_path):
+    overrides = tiny_overrides(folder, tmp_path / "run")
+    (folder / "c" / "3.png").write_bytes(b"")
+    first = evalkit("run", *overrides)
+    assert first.returncode == 0, first.stderr
+    assert "12 images in" in first.stderr and not first.stdout
+    assert "every shard was done before" in evalkit("run", *overrides).stderr
+    tables = evalkit("tables", str(tmp_path / "run"))
+    assert tables.returncode == 0, tables.stderr
+    for text in ("RANDOM WEIGHTS", "11 of 12 images scored", "1 unreadable", "constant 11", "Average drop %, confidence"):
+        assert text in tables.stdout
+    made = {p.name for p in (tmp_path / "run").rglob("*")}
+    assert {"tables.md", "tables.tex", "summary.csv", "comparisons.csv", "run-drop.png", "run-drop.svg", "run-wins.pdf"} <= made
+    assert "run-keep_top-black-threshold.png" in made
+    provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert provenance["weights"] == "random (seed 0)" and provenance["images"] == 12
+    assert (tmp_path / "run" / "run.yaml").read_text().startswith("model:")
+    refused = evalkit("run", *overrides, "target=label")
+    assert refused.returncode == 2
+    assert "holds another run (target: predicted -> label)" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "model=vgg61"], "no model 'vgg61'; did you mean 'vgg16'?"),
+        (["run", "method=[grad_cam,ablation-cam]"], "no method 'ablation-cam'; did you mean 'ablation_cam'?"),
+        (["run", "protocol.top_percnt=20"], "no key 'protocol.top_percnt' in the configuration; did you mean 'protocol.top_percent'?"),
+        (["run", "protocol.top_percent=120"], "protocol.top_percent.0=120 should be less than or equal to 100"),
+        (["run", "protocol.select=keep"], "should be 'keep_top', 'remove_top' or 'soft'"),
+        (["run", "target=all"], "target=all should be 'predicted' or 'label'"),
+        (["run", "model=vgg16", "data=imagenet"], "data.root is not set: add data.root=..."),
+        (["run", "model=vgg16", "model.weights=null", "data=imagenet", "data.root=/nowhere"], "no folder /nowhere: set data.root"),
+        (["run", "sample=3", "limit=3"], "exclude each other"),
+        (["run", "model=vgg16,alexnet"], "need -m (multirun)"),
+        (["run", "limit"], "'limit' is not an override of the form key=value"),
+        (["run", "model.layer=features.31"], "layer 'features.31' is not in DigitsFC; did you mean 'features.3'?"),
+        (["run", "method=[cam]"], "cam needs global average pooling"),
+        (["tables", "/nowhere"], "is not a run folder"),
+        (["list", "modles"], "cannot list 'modles'; did you mean 'models'?"),
+        (["explain", "/nowhere.jpg"], "cannot read /nowhere.jpg"),
+    ],
+)
+def test_mistakes_end_in_one_sentence_and_2(arguments, says, tmp_path):
+    found = evalkit(*arguments, cwd=tmp_path)
+    assert found.returncode == 2
+    assert says in found.stderr.replace("\n", " ")
+    assert "Traceback" not in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1
+
+
+def test_multirun_names_folders_by_overrides(folder, tmp_path):
+    overrides = [o for o in tiny_overrides(folder, tmp_path / "many") if not o.startswith("protocol")]
+    found = evalkit("run", "-m", *overrides, "protocol.fill=black,mean", "seed=0,1")
+    assert found.returncode == 0, found.stderr
+    names = {p.name for p in (tmp_path / "many").iterdir()}
+    assert names == {f"protocol.fill={fill},seed={seed}" for fill in ("black", "mean") for seed in (0, 1)}
+    assert evalkit("tables", str(tmp_path / "many"), "--no-figures").returncode == 0
+
+
+def test_a_method_and_a_yaml_from_outside_the_package(folder, tmp_path):
+    (tmp_path / "mine.py").write_text("def brightness(probe, sign=1):\n    return sign * probe.images.mean(1)\n")
+    conf = tmp_path / "myconf" / "method"
+    conf.mkdir(parents=True)
+    (conf / "dark.yaml").write_text("# @package method.dark\n# The darker, the higher.\n_target_: mine.brightness\nsign: -1\n")
+    base = tiny_overrides(folder, tmp_path / "run")
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "tests")])
+    arguments = ["--conf", str(tmp_path / "myconf"), *base, "method=[grad_cam,dark]", "+method.bright._target_=mine.brightness"]
+    found = evalkit("run", *arguments, PYTHONPATH=path)
+    assert found.returncode == 0, found.stderr
+    rows = pd.concat(pd.read_parquet(f) for f in (tmp_path / "run" / "rows").glob("*.parquet"))
+    assert set(rows.method) == {"grad_cam", "dark", "bright"}
+    listed = evalkit("list", "methods", "--conf", str(tmp_path / "myconf"), PYTHONPATH=path)
+    assert "The darker, the higher." in listed.stdout
+
+
+def test_incomplete_runs_are_refused_or_named(folder, tmp_path):
+    assert evalkit("run", *tiny_overrides(folder, tmp_path / "run")).returncode == 0
+    (tmp_path / "run" / "rows" / "shard-00001.parquet").unlink()
+    refused = evalkit("tables", str(tmp_path / "run"))
+    assert refused.returncode == 2 and "is not finished: 1 shards are missing" in refused.stderr
+    shown = evalkit("tables", str(tmp_path / "run"), "--allow-incomplete", "--no-figures")
+    assert shown.returncode == 0 and "INCOMPLETE: 1 shards are missing" in shown.stdout
+
+
+def test_kill_and_resume(tmp_path):
+    """SIGKILL after the first shard and before the last; then another batch size."""
+    base = ["run", "limit=120", "shard_size=20", "workers=0", "method=[ablation_cam,grad_cam,random]"]
+    assert evalkit(*base, f"out={tmp_path / 'whole'}").returncode == 0
+    command = [sys.executable, "-m", "evalkit", *base, f"out={tmp_path / 'cut'}", "batch_size=4"]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    rows = tmp_path / "cut" / "rows"
+    while process.poll() is None and not (rows / "shard-00000.parquet").exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(list(rows.glob("shard-*.parquet")))
+    assert 1 <= done < 6
+    again = evalkit(*base, f"out={tmp_path / 'cut'}", "batch_size=7")
+    assert again.returncode == 0 and f"{120 - 20 * done} images in" in again.stderr
+    keys = ["index", "method"]
+    whole, cut = (
+        pd.concat(pd.read_parquet(f) for f in sorted((tmp_path / n / "rows").glob("*.parquet"))).sort_values(keys) for n in ("whole", "cut")
+    )
+    assert cut[keys].to_numpy().tolist() == whole[keys].to_numpy().tolist()
+    differing = (cut.logit_masked.to_numpy() - whole.logit_masked.to_numpy()).__abs__() > 1e-3
+    assert (whole.rank_gap.to_numpy()[differing] < 1e-5).all()
+
+
+def test_explain_and_lists(tmp_path):
+    from evalkit.data.digits import Digits
+
+    Digits().load(3).save(tmp_path / "three.png")
+    found = evalkit(
+        "explain",
+        str(tmp_path / "three.png"),
+        "target=2",
+        "method=[ablation_cam,grad_cam,cam]",
+        "model=digits_gap",
+        "--out",
+        str(tmp_path / "out"),
+    )
+    assert found.returncode == 0, found.stderr
+    assert (tmp_path / "out" / "three.png").stat().st_size > 10_000
+    for what, text in (("models", "inception_v3"), ("methods", "ablation_cam"), ("data", "root=???")):
+        assert text in evalkit("list", what).stdout
+    layers = evalkit("list", "layers", "digits_fc").stdout
+    assert "features.13" in layers and "tier 2" in layers
+
+
+def test_tables_do_not_load_torch():
+    code = "import sys, evalkit.summary, evalkit.tables, evalkit.plots, evalkit.cli; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    assert found.stdout.strip() == "False"

@@ -1,0 +1,193 @@
+"""Whole runs of tiny networks, against slow plain code, in any batch size, interrupted and resumed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import tiny_overrides
+from PIL import Image
+
+from evalkit import Probe, methods, protocol, provenance, runner
+from evalkit.config import compose_jobs
+from evalkit.errors import UserError
+from evalkit.models import zoo
+from evalkit.store import RunFolder
+
+
+def run(overrides) -> pd.DataFrame:
+    (job,) = compose_jobs(overrides)
+    return runner.run(job).rows()
+
+
+def test_rows_equal_a_plain_loop(folder, tmp_path):
+    overrides = [*tiny_overrides(folder, tmp_path / "run"), "protocol.select=[keep_top,remove_top,soft]", "protocol.fill=[black,mean,blur]"]
+    (job,) = compose_jobs(overrides)
+    rows = runner.run(job).rows()
+    model = zoo.load(job.config.model, torch.device("cpu"))
+    assert len(rows) == 12 * 5 * (2 * 2 + 1) * 3
+    files = sorted(folder.rglob("*.png"))
+    for row in rows.sample(40, random_state=1).itertuples():
+        image = Image.open(files[row.index]).resize((16, 16), Image.Resampling.BILINEAR)
+        x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255
+        probe = Probe(model.net, x, indices=torch.tensor([row.index]))
+        heat = torch.nn.functional.interpolate(getattr(methods, row.method)(probe)[:, None], size=(16, 16), mode="bilinear")[0, 0]
+        filler = {"black": torch.zeros_like(x), "mean": model.net.mean.expand_as(x), "blur": protocol.filling(x, "blur", model.net.mean)}[
+            row.fill
+        ]
+        if row.select == "soft":
+            keep = (heat - heat.min()) / (heat.max() - heat.min()) if heat.max() > heat.min() else torch.zeros_like(heat)
+        else:
+            order = sorted(range(256), key=lambda i: (-float(heat.flatten()[i]), i))
+            keep = torch.zeros(256)
+            keep[order[: round(row.top_percent / 100 * 256)]] = 1
+            keep = keep.view(16, 16) if row.select == "keep_top" else 1 - keep.view(16, 16)
+        logits = model.net(x * keep + filler * (1 - keep))[0].double()
+        assert row.target == int(probe.logits.argmax())
+        assert row.logit_masked == pytest.approx(float(logits[row.target]), abs=1e-5)
+        assert row.prob_masked == pytest.approx(float(logits.softmax(0)[row.target]), abs=1e-6)
+        assert row.prob_full == pytest.approx(float(probe.logits[0].double().softmax(0)[row.target]), abs=1e-6)
+        assert row.kept_fraction == pytest.approx(float(keep.double().mean()), abs=1e-6)
+        assert row.positive_fraction == pytest.approx(float((heat > 0).double().mean()))
+        assert row.status == ("degenerate" if heat.max() == heat.min() else "ok")
+
+
+def test_batch_size_and_workers_change_nothing(folder, tmp_path):
+    base = tiny_overrides(folder, tmp_path / "base")
+    reference = run(base)
+    for name, extra in (("one", "batch_size=1"), ("seven", "batch_size=7"), ("workers", "workers=2"), ("shards", "shard_size=5")):
+        other = run([*base, extra, f"out={tmp_path / name}"])
+        same = reference.rank_gap >= 1e-5
+        assert list(other["index"]) == list(reference["index"]) and list(other.method) == list(reference.method)
+        for column in ("prob_masked", "logit_masked", "kept_fraction"):
+            assert np.allclose(other[column][same], reference[column][same], atol=1e-5)
+
+
+def test_an_interrupted_run_resumes_to_the_same_rows(folder, tmp_path):
+    base = tiny_overrides(folder, tmp_path / "base")
+    undisturbed = run(base)
+    (job,) = compose_jobs([*base, f"out={tmp_path / 'cut'}"])
+
+    class Killed(Exception):
+        pass
+
+    finished = 0
+
+    def stop_in_the_second_shard(images: int) -> None:
+        nonlocal finished
+        finished += images
+        if finished > 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        runner.run(job, stop_in_the_second_shard)
+    assert RunFolder(tmp_path / "cut").missing() == [1, 2]
+    (again,) = compose_jobs([*base, f"out={tmp_path / 'cut'}", "batch_size=2"])
+    resumed = runner.run(again).rows()
+    keys = ["index", "method", "select", "top_percent", "fill"]
+    assert not resumed.duplicated(keys).any()
+    assert len(resumed) == len(undisturbed) and set(resumed["index"]) == set(undisturbed["index"])
+    assert np.allclose(resumed.prob_masked, undisturbed.prob_masked, atol=1e-5)
+
+
+def test_workers_of_a_world_share_a_run(folder, tmp_path, monkeypatch):
+    base = tiny_overrides(folder, tmp_path / "alone")
+    alone = run(base)
+    (job,) = compose_jobs([*base, f"out={tmp_path / 'shared'}"])
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        before = RunFolder(tmp_path / "shared").missing() if rank == "1" else None
+        together = runner.run(job).rows()
+        assert before in (None, [1])
+    pd.testing.assert_frame_equal(together, alone)
+
+
+def test_broken_images_keep_their_rows_and_the_run_goes_on(folder, tmp_path):
+    (folder / "a" / "1.png").write_bytes(b"")
+    (folder / "b" / "2.png").write_bytes((folder / "b" / "1.png").read_bytes()[:200])
+    rows = run(tiny_overrides(folder, tmp_path / "run"))
+    assert len(rows) == 12 * 5 * 2
+    broken = rows[rows.status == "error"]
+    assert set(broken.image_id) == {"a/1.png", "b/2.png"}
+    assert "the file is empty" in set(broken.error)
+    assert broken.prob_full.isna().all()
+    assert (rows[rows.status != "error"].groupby("image_id").size() == 10).all()
+
+
+def test_a_network_that_puts_out_nan(folder, tmp_path):
+    Image.new("RGB", (16, 16)).save(folder / "a" / "0.png")
+    rows = run([*tiny_overrides(folder, tmp_path / "run", "conftest.NaNNet"), "method=[grad_cam,constant]"])
+    assert set(rows[rows.image_id == "a/0.png"].status) == {"nonfinite"}
+    assert {"ok", "degenerate"} & set(rows[rows.image_id != "a/0.png"].status)
+
+
+def test_targets_and_correct_images(folder, tmp_path):
+    base = tiny_overrides(folder, tmp_path / "base")
+    predicted = run(base)
+    labelled = run([*base, "target=label", f"out={tmp_path / 'label'}"])
+    assert (labelled.target == labelled.label).all() and (labelled.label == labelled["index"] // 4).all()
+    fixed = run([*base, "target=3", f"out={tmp_path / 'fixed'}"])
+    assert (fixed.target == 3).all() and (fixed.predicted == predicted.predicted).all()
+    correct = run([*base, "images=correct", f"out={tmp_path / 'correct'}"])
+    right = predicted[predicted.predicted == predicted.label]
+    assert set(correct["index"]) == set(right["index"])
+    shards = RunFolder(tmp_path / "correct").shard_metadata()
+    assert sum(s["skipped_not_correct"] for s in shards) == 12 - right["index"].nunique()
+
+
+def test_stored_maps_are_the_methods_own(folder, tmp_path):
+    (job,) = compose_jobs([*tiny_overrides(folder, tmp_path / "run"), "maps=store"])
+    runner.run(job)
+    stored = pd.concat(pd.read_parquet(f) for f in sorted((tmp_path / "run" / "maps").glob("*.parquet")))
+    assert len(stored) == 12 * 5
+    row = stored[(stored["index"] == 7) & (stored.method == "grad_cam")].iloc[0]
+    model = zoo.load(job.config.model, torch.device("cpu"))
+    x = model.preprocess(Image.open(folder / "b" / "3.png"))[None].float() / 255
+    assert np.allclose(row["map"].reshape(row.height, row.width), methods.grad_cam(Probe(model.net, x))[0], atol=1e-6)
+
+
+def bad_shape(probe):
+    return probe.activations
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (["target=7"], "target=7 is no output of"),
+        (["+method.mine._target_=test_runner.absent"], "has no 'absent'"),
+        (["+method.mine._target_=test_runner.bad_shape"], r"method mine must return maps \(4, h, w\)"),
+        (["model.layer=featurs"], "did you mean 'features'"),
+        (["model.classes=imagenet"], "the model has 5 outputs"),
+        (["model.resize=[4,4]"], "cannot process a 4x4 image"),
+        (["device=cuda"], "sees no GPU"),
+        (["model.factory=conftest.Absent"], "has no 'Absent'"),
+        (["model.factory=nowhere.Net"], "cannot import 'nowhere'"),
+        (["model.weights=absent.safetensors"], "no weights file"),
+        (["model.weights=IMAGENET1K_V1"], "is not a torchvision model"),
+    ],
+)
+def test_mistakes_get_one_sentence(folder, tmp_path, extra, says):
+    if extra == ["device=cuda"] and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match=says):
+        run([*tiny_overrides(folder, tmp_path / "run"), *extra])
+
+
+def test_labels_that_fit_no_class_are_refused_when_needed(folder, tmp_path):
+    classes = tmp_path / "other.txt"
+    base = tiny_overrides(folder, tmp_path / "run")
+    classes.write_text("v\nw\nx\ny\nz\n")
+    with pytest.raises(UserError, match="none of the 12 images has a label"):
+        run([*base, f"model.classes={classes}", "target=label"])
+
+
+def test_images_of_several_sizes_without_resize(folder, tmp_path):
+    Image.new("RGB", (30, 30), "white").save(folder / "a" / "0.png")
+    rows = run([*tiny_overrides(folder, tmp_path / "run", "conftest.TinyGAP"), "model.resize=null"])
+    assert set(rows[rows.status == "error"].image_id) == {"a/0.png"}
+    assert "30x30 pixels in a batch of 20x16" in rows.error.dropna().iloc[0]
+
+
+def test_code_version_names_the_rooms_that_decide_numbers():
+    assert provenance.code_version() == provenance.code_version()
+    assert len(provenance.code_version()) == 12

@@ -1,0 +1,131 @@
+"""Numbers in tables against numbers computed by hand from rows."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from evalkit.errors import UserError
+from evalkit.store import MAPS, ROWS, Identity, RunFolder
+from evalkit.summary import compare, load_runs, published, summarise, win_matrix
+from evalkit.tables import caption, cells, latex, markdown, write_all
+
+METHODS = ("ablation_cam", "grad_cam", "centre")
+
+
+def make_run(
+    path, full, masked, *, status=None, select="keep_top", top=20.0, fill="black", model="vgg16", fingerprint="f", paper="table1", layer="l"
+):
+    """A run folder from scores: full (n,), masked {method: (n,)}; confidence is score / 10."""
+    facts = {
+        "model": {"name": model, "layer": layer}, "data": {"name": "set", "fingerprint": fingerprint},
+        "method": {key: {} for key in masked},
+        "target": "predicted", "sample": None, "limit": None,
+        "images": "all",
+    }  # fmt: skip
+    folder = RunFolder(path)
+    known = {"weights": "w", "expected_top1": None, "expected_top1_source": None, "paper_table": paper}
+    folder.create_or_resume(Identity(facts), known, "", len(full), 512)
+    rows = []
+    for i, y in enumerate(full):
+        for method, scores in masked.items():
+            rows.append({
+                "index": i, "image_id": f"{i}.png", "label": i % 3, "predicted": 0, "target": 0, "method": method, "select": select,
+                "top_percent": top, "fill": fill, "kept_fraction": 0.2, "positive_fraction": 0.5, "rank_gap": 0.1, "prob_full": y / 10,
+                "prob_masked": scores[i] / 10, "logit_full": y, "logit_masked": scores[i], "status": (status or {}).get((i, method), "ok"),
+                "error": None,
+            })  # fmt: skip
+    metadata = {"code": "c", "seconds": 2.0, "skipped_not_correct": 0, "seconds_per_method": {}}
+    folder.write_shard(0, pa.Table.from_pylist(rows, schema=ROWS), MAPS.empty_table(), metadata)
+    return load_runs([path])[0]
+
+
+FULL = np.array([4.0, 2.0, 5.0, -1.0])
+MASKED = {
+    "ablation_cam": np.array([3.0, 3.0, 5.0, -2.0]),
+    "grad_cam": np.array([2.0, 2.5, 4.0, -1.5]),
+    "centre": np.array([1.0, 1.0, 1.0, -4.0]),
+}
+
+
+def value(summary, metric, method, score="activation"):
+    (found,) = summary[(summary.metric == metric) & (summary.method == method) & (summary.score == score)].value
+    return found
+
+
+def test_by_hand(tmp_path):
+    run = make_run(tmp_path / "run", FULL, MASKED)
+    summary = summarise(run)
+    assert value(summary, "average_drop", "ablation_cam") == pytest.approx(25 / 3)  # Y <= 0 is left out
+    assert value(summary, "average_drop", "grad_cam") == pytest.approx((50 + 0 + 20) / 3)
+    assert value(summary, "increase", "ablation_cam") == 25
+    assert value(summary, "win", "ablation_cam") == 50  # images 0 and 2; image 1 is a tie at zero
+    assert value(summary, "win", "grad_cam") == 25  # image 3, undivided
+    assert value(summary, "win", "centre") == 0
+    assert value(summary, "best_of_all", "ablation_cam") == 50
+    assert value(summary, "drop_of_sums", "grad_cam") == pytest.approx(100 * 3 / 11)
+    assert value(summary, "median_drop", "grad_cam") == 20
+    counted = summary[(summary.metric == "average_drop") & (summary.score == "activation")].n
+    assert (counted == 3).all() and run.counts()["logit_not_positive"] == 1
+    assert win_matrix(run, run.points[0], "activation").loc["grad_cam", "ablation_cam"] == 25
+
+
+def test_published_values_stand_beside(tmp_path):
+    summary = summarise(make_run(tmp_path / "run", FULL, MASKED))
+    chosen = summary[(summary.metric == "average_drop") & (summary.score == "confidence")].set_index("method").reference
+    assert chosen["ablation_cam"] == 41.52 and chosen["grad_cam"] == 45.15 and np.isnan(chosen["centre"])
+    soft = make_run(tmp_path / "soft", FULL, MASKED, select="soft", top=float("nan"), fill="mean", paper=None, layer="features.30")
+    chosen = summarise(soft).query("metric == 'increase' and score == 'confidence'").set_index("method").reference
+    assert chosen["grad_cam"] == 29.65
+    assert len(published("paper")) == 24
+
+
+def test_excluded_for_all_methods_alike(tmp_path):
+    status = {(0, "grad_cam"): "nonfinite", (1, "ablation_cam"): "degenerate"}
+    run = make_run(tmp_path / "run", FULL, MASKED, status=status)
+    assert value(summarise(run), "average_drop", "ablation_cam") == 0
+    counts = run.counts()
+    assert (counts["scored"], counts["nonfinite"], counts["degenerate"]["ablation_cam"]) == (3, 1, 1)
+    assert any("1 with non-finite" in line for line in caption(run))
+
+
+def test_paired_comparisons(tmp_path):
+    rng = np.random.default_rng(0)
+    full = rng.uniform(5, 9, 300)
+    worse = full - rng.uniform(2, 3, 300)
+    run = make_run(tmp_path / "run", full, {"ablation_cam": worse + 0.5, "grad_cam": worse})
+    table = compare(run).query("score == 'activation'").set_index("metric")
+    assert table.loc["average_drop"].high < 0 and table.loc["average_drop"].p <= 0.001
+    assert table.loc["win"].difference == 100 and table.loc["win"].p < 1e-50
+    assert table.loc["increase"].p == 1
+
+
+def test_nothing_left_to_score(tmp_path):
+    status = {(i, m): "error" for i in range(4) for m in METHODS}
+    with pytest.raises(UserError, match="no image could be scored"):
+        summarise(make_run(tmp_path / "run", FULL, MASKED, status=status))
+
+
+def test_one_image_and_one_method(tmp_path):
+    run = make_run(tmp_path / "run", FULL[:1], {"grad_cam": np.array([3.0])})
+    assert "25.00 [no interval: one image]" in markdown([run], summarise(run), compare(run))
+
+
+def test_runs_on_different_images_are_not_paired(tmp_path):
+    make_run(tmp_path / "many" / "a", FULL, MASKED)
+    make_run(tmp_path / "many" / "b", FULL, MASKED, fingerprint="g")
+    with pytest.raises(UserError, match="different images"):
+        load_runs([tmp_path / "many"])
+
+
+def test_files(tmp_path):
+    run = make_run(tmp_path / "run", FULL, MASKED, model="a_b|c&[red]")
+    summary, _ = write_all([run], tmp_path / "out", None)
+    assert len(pd.read_csv(tmp_path / "out" / "summary.csv")) == len(summary)
+    tex = latex([run], summary)
+    assert r"a\_b" in tex and r"c\&" in tex and r"\toprule" in tex
+    header, *lines = cells(summary, run, run.points[0])
+    assert header[1:4] == list(METHODS) and header[4].endswith("(published)") and len(lines) == 9
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["images"] == 4
