@@ -89,7 +89,7 @@ def is_batch_size(node: fx.Node) -> bool:
     if node.op == "call_function" and node.target is operator.getitem and node.args[1] == 0:
         source = node.args[0]
         if isinstance(source, fx.Node) and source.op == "call_function":
-            return source.target is getattr and source.args[1] == "shape"
+            return bool(source.target is getattr and source.args[1] == "shape")
         return isinstance(source, fx.Node) and source.op == "call_method" and source.target == "size" and len(source.args) == 1
     return False
 

@@ -1,0 +1,67 @@
+"""Do masks depend on the batch size?
+
+    python experiments/batch_sizes.py /tmp/batches model=mobilenet_v2 data=imagenet data.root=... sample=200
+
+Runs the same configuration at batch sizes 1, 7 and 64 in fresh folders, rebuilds every mask from the stored float32
+maps, names each row whose mask differs from that of batch size 1, says whether its `rank_gap` is below 1e-5, and
+prints the tables' figures beside each other.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+
+from evalkit import protocol, runner
+from evalkit.config import RunConfig, compose_jobs
+from evalkit.summary import PAPER_METRICS, load_runs, summarise
+
+SIZES = (1, 7, 64)
+
+
+def masks(folder: Path, config: RunConfig, size: tuple[int, int]) -> dict[tuple[int, str, float], np.ndarray]:
+    """(index, method, percent) -> packed mask, rebuilt from the maps of a run."""
+    found = {}
+    for file in sorted((folder / "maps").glob("*.parquet")):
+        for row in pd.read_parquet(file).itertuples():
+            if row.map is None:
+                continue
+            low = torch.from_numpy(np.array(row.map)).view(1, row.height, row.width)
+            ranking = protocol.Ranking.of(protocol.upsample(low, size))
+            for percent in config.protocol.top_percent:
+                found[row.index, row.method, percent] = np.packbits(ranking.top(percent).numpy())
+    return found
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    overrides: Annotated[list[str], typer.Argument(help="The run.")],
+    side: Annotated[int, typer.Option(help="Side of the model's input.")] = 224,
+) -> None:
+    """Three runs, their masks and their tables."""
+    tables, reference = {}, {}
+    for batch_size in SIZES:
+        folder = out / f"batch{batch_size}"
+        (job,) = compose_jobs([*overrides, "maps=store", f"batch_size={batch_size}", f"out={folder}"])
+        rows = runner.run(job).rows().set_index(["index", "method", "top_percent"]).sort_index()
+        mine = masks(folder, job.config, (side, side))
+        reference = reference or mine
+        differing = [key for key, mask in mine.items() if not np.array_equal(mask, reference[key])]
+        print(f"batch size {batch_size}: {len(differing)} of {len(mine)} masks differ from those of batch size {SIZES[0]}")
+        for key in differing:
+            gap = float(rows.loc[key, "rank_gap"])
+            swapped = int(np.unpackbits(mine[key] ^ reference[key]).sum()) // 2
+            print(f"  image {key[0]}, {key[1]}, top {key[2]:g} %: {swapped} pixels swapped, rank_gap {gap:.2e}, below 1e-5: {gap < 1e-5}")
+        summary = summarise(load_runs([folder])[0])
+        chosen = summary[summary.metric.isin(PAPER_METRICS)]
+        tables[f"batch {batch_size}"] = chosen.set_index(["top_percent", "score", "metric", "method"]).value
+    together = pd.DataFrame(tables)
+    print(together.round(4).to_string())
+    print("largest difference:", float((together.max(axis=1) - together.min(axis=1)).max()))
+
+
+if __name__ == "__main__":
+    typer.run(main)
