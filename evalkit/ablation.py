@@ -15,16 +15,16 @@ so that all K ablated inputs of r cost one application of L. No tier approximate
 """
 
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from evalkit.models import channelwise
-from evalkit.models.graph import descendants, extract
+from evalkit.models.graph import descendants, extract, is_batch_size
 from evalkit.models.split import Context, SplitModel
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Tier(Protocol):
         ...
 
 
-_tiers: WeakKeyDictionary[SplitModel, tuple[torch.Size, Tier]] = WeakKeyDictionary()
+_tiers: weakref.WeakKeyDictionary[SplitModel, tuple[torch.Size, Tier]] = weakref.WeakKeyDictionary()
 
 
 def tier_of(net: SplitModel, activations: Tensor, context: Context) -> Tier:
@@ -60,7 +60,9 @@ def _choose(net: SplitModel, activations: Tensor, context: Context) -> Tier:
     """The cheapest exact tier for this head, read off its graph and then checked on the given activations."""
     head = net.head_graph
     if head is None:
-        return Repeat(net.head, None, "the model is not traced: the whole network is repeated", variant_bytes=16 * 2**20)
+        held = weakref.proxy(net)  # the cache must not keep its own key alive
+        reason = "the model is not traced: the whole network is repeated"
+        return Repeat(lambda a, c: held.head(a, c), None, reason, variant_bytes=16 * 2**20)  # noqa: PLW0108 - a bound method would hold it
     channelwise.propagate(head, activations, context)
     tier = _read(head)
     if tier.number < 3 and not _agrees(net, tier, activations, context):
@@ -91,7 +93,8 @@ def _read(head: fx.GraphModule) -> Tier:
     layer = head.get_submodule(str(walked.mixing.target))
     behind = descendants(walked.mixing)
     rest = [n for n in head.graph.nodes if n in behind and n.op != "output"]
-    if any(n for node in rest for n in node.all_input_nodes if n is not walked.mixing and n not in rest and n.op != "get_attr"):
+    known = {walked.mixing, *rest}
+    if any(n not in known and n.op != "get_attr" and not is_batch_size(n) for node in rest for n in node.all_input_nodes):
         return _repeat(head, walked, "something bypasses the first mixing layer")
     g = _part(head, walked.steps, walked.state)
     output = _output(head)

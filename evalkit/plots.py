@@ -25,7 +25,8 @@ def write_figures(runs: Sequence[Run], summary: pd.DataFrame, out: Path) -> None
     sns.set_theme(style="whitegrid", context="paper", palette="colorblind")
     for run in runs:
         mine = summary[summary.run == str(run.path)]
-        stem = run.path.name.replace("=", "-").replace(",", "_")
+        same = [other for other in runs if other.path.name == run.path.name]
+        stem = (run.path.name if len(same) == 1 else f"{run.path.parent.name}-{run.path.name}").replace("=", "-").replace(",", "_")
         for (select, fill), part in mine[mine.top_percent.notna()].groupby(["select", "fill"]):
             if part.top_percent.nunique() > 1:
                 _save(against_threshold(run, part), out / f"{stem}-{select}-{fill}-threshold")

@@ -59,7 +59,7 @@ def run(job: Job, progress: Progress | None = None, announce: Announce | None = 
 
 def evaluate(session: Session, batch: Batch, records: ShardRecords) -> None:
     """All methods and protocol points on one batch."""
-    _config, net = session.config, session.model.net
+    net = session.model.net
     labels = {position: session.model.classes.index(key) for position, key in batch.keys.items()}
     names = {position: session.source.image_id(position) for position in batch.keys}
     for position, reason in batch.errors.items():

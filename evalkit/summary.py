@@ -13,7 +13,7 @@ import pandas as pd
 
 from evalkit import metrics, stats
 from evalkit.errors import UserError
-from evalkit.store import RunFolder
+from evalkit.store import Identity, RunFolder
 
 CONTROLS = ("random", "constant", "centre")
 SCORES = {"confidence": "prob", "activation": "logit"}
@@ -80,7 +80,10 @@ class Run:
 
 
 def load_runs(paths: Iterable[Path], *, allow_incomplete: bool = False) -> list[Run]:
-    """Run folders, or folders of run folders (multirun). Raises UserError for what is none, or not finished."""
+    """Run folders, or folders of run folders (multirun); those of one protocol with different methods are merged.
+
+    Raises UserError for what is no run folder, or not finished.
+    """
     found: list[Path] = []
     for path in paths:
         below = sorted(p.parent for p in path.glob("*/provenance.json"))
@@ -96,19 +99,31 @@ def load_runs(paths: Iterable[Path], *, allow_incomplete: bool = False) -> list[
             )
         provenance["missing_shards"] = len(missing)
         runs.append(Run(path, provenance, folder.rows(), folder.shard_metadata()))
-    if len(runs) > 1:
-        _refuse_unpaired(runs)
-    return runs
+    return _merged(runs)
 
 
-def _refuse_unpaired(runs: Sequence[Run]) -> None:
-    prints: dict[str, Path] = {}
+def _merged(runs: Iterable[Run]) -> list[Run]:
+    """Runs that differ in nothing but their methods become one, so that its comparisons are paired image by image."""
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        data = run.provenance["identity"]["data"]
-        other = prints.setdefault(data["name"], run.path) if data["name"] else run.path
-        known = next(r for r in runs if r.path == other).provenance["identity"]["data"]["fingerprint"]
-        if known != data["fingerprint"]:
-            raise UserError(f"{run.path} and {other} were measured on different images of '{data['name']}'; render them separately")
+        facts = {key: fact for key, fact in run.provenance["identity"].items() if key != "method"}
+        groups.setdefault(Identity(facts).hash, []).append(run)
+    return [run for group in groups.values() for run in _join(group)]
+
+
+def _join(group: list[Run]) -> list[Run]:
+    """One run with the methods of all; the group as it is where a method occurs twice."""
+    methods = [method for run in group for method in run.provenance["identity"]["method"]]
+    if len(group) == 1 or len(set(methods)) < len(methods):
+        return group
+    first = group[0]
+    chosen = {name: settings for run in group for name, settings in run.provenance["identity"]["method"].items()}
+    provenance = {
+        **first.provenance,
+        "identity": {**first.provenance["identity"], "method": chosen},
+        "missing_shards": sum(run.provenance["missing_shards"] for run in group),
+    }
+    return [Run(first.path, provenance, pd.concat([run.rows for run in group]), [shard for run in group for shard in run.shards])]
 
 
 def scores_of(run: Run, point: Point, score: str) -> tuple[np.ndarray, np.ndarray]:

@@ -76,6 +76,7 @@ def caption(run: Run) -> list[str]:
         lines.append(f"Top-1 {counts['top1_percent']:.2f} %{source}; weights: {run.provenance['weights']}.")
     if counts["code_versions"] > 1:
         lines.append(f"Shards were computed by {counts['code_versions']} versions of the code.")
+    lines.append(f"Data fingerprint {identity['data']['fingerprint'][:12]}, weights {identity['model']['weights_hash']}.")
     if run.provenance["paper_table"]:
         lines.append(PAPER)
     return lines

@@ -1,6 +1,8 @@
 """Exact drops against a loop over the whole network, and against captum."""
 
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
@@ -148,3 +150,13 @@ def test_another_image_size_gets_its_own_tier(tiny_gap):
         images = torch.rand(1, 3, size, size)
         probe = Probe(tiny_gap, images)
         assert torch.allclose(probe.drops, probe.class_weights * probe.activations.mean((2, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize("factory", [TinyFC, Untraceable])
+def test_a_model_nobody_uses_is_freed(factory):
+    net = SplitModel(factory().eval(), "features", mean=HALF, std=HALF)
+    Probe(net, torch.rand(1, 3, 16, 16)).drops  # noqa: B018
+    gone = weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None

@@ -63,7 +63,7 @@ def test_grad_cam_pp_closed_form_is_the_third_derivative_of_exp(tiny_fc):
 
 
 def test_cam_equals_grad_cam_before_its_relu_up_to_scale(tiny_gap):
-    """seeds of the identity: Selvaraju et al., section 3.1."""
+    """Selvaraju et al., ICCV 2017, section 3.1."""
     probe = Probe(tiny_gap, torch.rand(3, 3, 16, 16))
     raw = torch.einsum("nk,nkhw->nhw", probe.gradients.mean((2, 3)), probe.activations)
     cells = probe.activations[0, 0].numel()

@@ -20,7 +20,7 @@ def make_run(
 ):
     """A run folder from scores: full (n,), masked {method: (n,)}; confidence is score / 10."""
     facts = {
-        "model": {"name": model, "layer": layer}, "data": {"name": "set", "fingerprint": fingerprint},
+        "model": {"name": model, "layer": layer, "weights_hash": "h"}, "data": {"name": "set", "fingerprint": fingerprint},
         "method": {key: {} for key in masked},
         "target": "predicted", "sample": None, "limit": None,
         "images": "all",
@@ -113,11 +113,17 @@ def test_one_image_and_one_method(tmp_path):
     assert "25.00 [no interval: one image]" in markdown([run], summarise(run), compare(run))
 
 
-def test_runs_on_different_images_are_not_paired(tmp_path):
-    make_run(tmp_path / "many" / "a", FULL, MASKED)
-    make_run(tmp_path / "many" / "b", FULL, MASKED, fingerprint="g")
-    with pytest.raises(UserError, match="different images"):
-        load_runs([tmp_path / "many"])
+def test_runs_that_differ_in_their_methods_become_one_paired_table(tmp_path):
+    whole = make_run(tmp_path / "whole", FULL, MASKED)
+    make_run(tmp_path / "a", FULL, {m: MASKED[m] for m in ("ablation_cam", "centre")})
+    make_run(tmp_path / "b", FULL, {"grad_cam": MASKED["grad_cam"]})
+    (merged,) = load_runs([tmp_path / "a", tmp_path / "b"])
+    keys = ["score", "metric", "method"]
+    found, expected = (summarise(run).sort_values(keys).drop(columns=["run"]).reset_index(drop=True) for run in (merged, whole))
+    pd.testing.assert_frame_equal(found, expected)
+    make_run(tmp_path / "c", FULL, {"grad_cam": MASKED["grad_cam"]}, fingerprint="other images")
+    assert len(load_runs([tmp_path / "a", tmp_path / "c"])) == 2
+    assert len(load_runs([tmp_path / "a", tmp_path / "whole"])) == 2  # ablation_cam occurs twice
 
 
 def test_files(tmp_path):
