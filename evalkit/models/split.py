@@ -50,7 +50,7 @@ class SplitModel:
             traced = cutting.trace(self.module)
         except Exception as reason:  # torch.fx documents no closed set of errors; the slow path is right and is announced
             log.warning(
-                "torch.fx cannot trace %s (%s): falling back to a hook, which repeats the whole network", type(module).__name__, reason
+                "torch.fx cannot trace %s (%s): falling back to a hook, which repeats the whole network", type(module).__name__, str(reason)
             )
             self._cut = _HookCut(self.module, layer)
         else:
