@@ -104,20 +104,22 @@ def interval(value: float, low: float, high: float) -> str:
     return f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{value:.2f} [no interval: one image]"
 
 
-def comparison_lines(comparisons: pd.DataFrame, run: Run, point: Point) -> list[str]:
-    """The paired tests of the first two methods, and of the first against the centre control."""
+def comparison_table(comparisons: pd.DataFrame, run: Run, point: Point) -> list[list[str]]:
+    """The paired tests of the first two methods, and of the first against the centre control; empty for one method."""
     if comparisons.empty:
         return []
     here = _at(comparisons[comparisons.run == str(run.path)], point)
     first = run.methods[0]
-    rivals = [m for m in run.methods[1:] if m not in CONTROLS][:1] + [m for m in ("centre",) if m in run.methods and first not in CONTROLS]
-    lines = []
+    rivals = [m for m in run.methods[1:] if m not in CONTROLS][:1]
+    if first not in CONTROLS and "centre" in run.methods:
+        rivals.append("centre")
+    lines = [["difference", "metric", "value", "p", "test"]]
     for other in rivals:
         for row in here[(here["first"] == first) & (here["second"] == other)].itertuples():
-            p = "p < 0.001" if row.p < 0.001 else f"p = {row.p:.3g}"
+            p = "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
             difference = f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
-            lines.append(f"{first} - {other}, {LABELS[row.metric]}, {row.score}: {difference}, {p} ({row.test})")
-    return lines
+            lines.append([f"{first} - {other}", f"{LABELS[row.metric].removesuffix(' %')}, {row.score}", difference, p, row.test])
+    return lines if len(lines) > 1 else []
 
 
 def main_points(run: Run) -> list[Point]:
@@ -127,24 +129,48 @@ def main_points(run: Run) -> list[Point]:
 
 
 def print_tables(console: Console, runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFrame) -> None:
-    """To the terminal."""
+    """The six metrics to the terminal, methods as rows, so that 80 columns suffice; all others are in the files."""
     for run in runs:
         for point in main_points(run):
-            content = cells(summary, run, point)
-            table = Table(
-                title=escape(f"{title(run)}\n{describe_point(point)}"),
-                box=box.SIMPLE_HEAD,
-                caption=escape("\n".join(caption(run))),
-                caption_justify="left",
-            )
-            for i, name in enumerate(content[0]):
-                table.add_column(escape(name), justify="left" if i == 0 else "right", overflow="fold")
-            for row in content[1:]:
-                table.add_row(*(escape(cell.replace(" [", "\n[")) for cell in row))
-            console.print(table)
-            for line in comparison_lines(comparisons, run, point):
-                console.print(escape(line), highlight=False)
-            console.print()
+            console.print(f"\n{title(run)}; {describe_point(point)}", style="bold", markup=False, highlight=False)
+            for score in ("confidence", "activation"):
+                console.print(_score_table(summary, run, point, score))
+            console.print("\n".join(caption(run)), markup=False, highlight=False)
+            tests = comparison_table(comparisons, run, point)
+            if tests:
+                table = Table(
+                    *tests[0],
+                    box=box.SIMPLE_HEAD,
+                    padding=(0, 1),
+                    pad_edge=False,
+                    title="paired tests",
+                    title_justify="left",
+                    title_style="italic",
+                )
+                for row in tests[1:]:
+                    table.add_row(*map(escape, row))
+                console.print(table)
+
+
+def _score_table(summary: pd.DataFrame, run: Run, point: Point, score: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column(score)
+    for metric in PAPER_METRICS:
+        arrow = "\N{DOWNWARDS ARROW}" if metric in LOWER_IS_BETTER else "\N{UPWARDS ARROW}"
+        table.add_column(f"{LABELS[metric]} {arrow}", justify="right")
+    here = _at(summary[(summary.run == str(run.path)) & (summary.score == score)], point)
+    for method in run.methods:
+        mine = here[here.method == method].set_index("metric")
+        row = []
+        for metric in PAPER_METRICS:
+            if metric not in mine.index:
+                row.append("")
+                continue
+            found = mine.loc[metric]
+            cited = f"\n(published {found.reference:.2f})" if pd.notna(found.reference) else ""
+            row.append(interval(found.value, found.low, found.high) + cited)
+        table.add_row(escape(method), *map(escape, row))
+    return table
 
 
 def markdown(runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
@@ -154,9 +180,9 @@ def markdown(runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFra
         parts.append(f"## {title(run)}\n\n" + "\n".join(f"- {line}" for line in caption(run)))
         for point in run.points:
             parts.append(f"### {describe_point(point)}\n\n" + _pipes(cells(summary, run, point)))
-            tests = comparison_lines(comparisons, run, point)
+            tests = comparison_table(comparisons, run, point)
             if tests:
-                parts.append("Paired tests:\n\n" + "\n".join(f"- {line}" for line in tests))
+                parts.append("Paired tests:\n\n" + _pipes(tests))
             if len(run.methods) > 2:
                 for score in ("confidence", "activation"):
                     shares = win_matrix(run, point, score)

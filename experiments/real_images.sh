@@ -20,7 +20,7 @@ evalkit run model=custom model.name=squeezevgg10 model.factory=archs.squeezevgg1
 acuity() { # name, input side, further overrides
   evalkit run model="$1" model.weights="$DATA/weights/$1_imagenet.safetensors" "model.resize=[$2,$2]" model.crop=null \
     model.expected_top1=null data=imagenet data.root="$DATA/imagenet_val_acuity/images" "$METHODS" \
-    'protocol.top_percent=[20,30,50]' out="$OUT/$1" "${@:3}"
+    protocol.top_percent=20 out="$OUT/$1" "${@:3}"
 }
 HALF=('model.mean=[0.5,0.5,0.5]' 'model.std=[0.5,0.5,0.5]')
 acuity mobilenet_v2 225 "${HALF[@]}"
