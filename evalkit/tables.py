@@ -21,6 +21,7 @@ LABELS = {
     "drop_of_sums": "Drop of sums %",
 }
 PAPER = "Published: the paper's own value, on ImageNet val with VGG16 (Table 1) or Inception-v3 (Table 2)."
+PAIRED = "Paired tests (average drop: bootstrap; increase: McNemar; win: sign test)"
 LINES = [
     *((metric, score) for metric in PAPER_METRICS for score in ("confidence", "activation")),
     ("best_of_all", "confidence"),
@@ -113,12 +114,12 @@ def comparison_table(comparisons: pd.DataFrame, run: Run, point: Point) -> list[
     rivals = [m for m in run.methods[1:] if m not in CONTROLS][:1]
     if first not in CONTROLS and "centre" in run.methods:
         rivals.append("centre")
-    lines = [["difference", "metric", "value", "p", "test"]]
+    lines = [["difference", "metric", "value", "p"]]
     for other in rivals:
         for row in here[(here["first"] == first) & (here["second"] == other)].itertuples():
             p = "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
             difference = f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
-            lines.append([f"{first} - {other}", f"{LABELS[row.metric].removesuffix(' %')}, {row.score}", difference, p, row.test])
+            lines.append([f"{first} - {other}", f"{LABELS[row.metric].removesuffix(' %')}, {row.score}", difference, p])
     return lines if len(lines) > 1 else []
 
 
@@ -143,7 +144,7 @@ def print_tables(console: Console, runs: Sequence[Run], summary: pd.DataFrame, c
                     box=box.SIMPLE_HEAD,
                     padding=(0, 1),
                     pad_edge=False,
-                    title="paired tests",
+                    title=PAIRED,
                     title_justify="left",
                     title_style="italic",
                 )
@@ -153,7 +154,7 @@ def print_tables(console: Console, runs: Sequence[Run], summary: pd.DataFrame, c
 
 
 def _score_table(summary: pd.DataFrame, run: Run, point: Point, score: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column(score)
     for metric in PAPER_METRICS:
         arrow = "\N{DOWNWARDS ARROW}" if metric in LOWER_IS_BETTER else "\N{UPWARDS ARROW}"
@@ -182,7 +183,7 @@ def markdown(runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFra
             parts.append(f"### {describe_point(point)}\n\n" + _pipes(cells(summary, run, point)))
             tests = comparison_table(comparisons, run, point)
             if tests:
-                parts.append("Paired tests:\n\n" + _pipes(tests))
+                parts.append(f"{PAIRED}:\n\n" + _pipes(tests))
             if len(run.methods) > 2:
                 for score in ("confidence", "activation"):
                     shares = win_matrix(run, point, score)
