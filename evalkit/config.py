@@ -67,7 +67,7 @@ class RunConfig(_Config):
 
     model: ModelConfig
     data: dict[str, Any]
-    method: dict[str, dict[str, Any]]
+    method: dict[str, dict[str, Any]] = Field(default_factory=dict)
     protocol: ProtocolConfig
     target: Literal["predicted", "label"] | Annotated[int, Field(ge=0)]
     images: Literal["all", "correct"]

@@ -1,0 +1,54 @@
+"""Overrides in, typed configurations out."""
+
+from pathlib import Path
+
+import pytest
+
+from evalkit.config import choices, compose_jobs
+from evalkit.errors import UserError
+
+
+def test_defaults_and_lists():
+    (job,) = compose_jobs(["protocol.top_percent=[20,30]", "protocol.select=soft", "limit=5"])
+    config = job.config
+    assert config.model.name == "digits_fc" and config.protocol.select == ["soft"] and config.protocol.top_percent == [20, 30]
+    assert list(config.method) == ["ablation_cam", "grad_cam", "random", "constant", "centre"]
+    assert "top_percent:" in job.yaml and config.out == Path("results/digits_fc-digits")
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_experiment_composes(name):
+    jobs = compose_jobs([f"experiment={name}", *([] if name in ("demo", "threshold_sweep") else ["data.root=/data"])])
+    assert len(jobs) == (2 if name == "demo" else 1)
+    expected = {"table1": "vgg16", "table2": "inception_v3", "demo": "digits_fc", "published_soft": "vgg16", "threshold_sweep": "digits_fc"}
+    assert jobs[0].config.model.name == expected[name]
+
+
+def test_the_command_line_wins_over_an_experiment():
+    (job,) = compose_jobs(["experiment=demo", "model=digits_gap", "protocol.top_percent=7"])
+    assert job.config.model.name == "digits_gap" and job.config.protocol.top_percent == [7]
+    (soft,) = compose_jobs(["experiment=published_soft", "data.root=/d", "model=resnet50", "model.layer=layer4"])
+    assert (soft.config.model.layer, soft.config.protocol.fill, soft.config.protocol.select) == ("layer4", ["mean"], ["soft"])
+
+
+def test_chosen_methods_do_not_overwrite_one_another():
+    (job,) = compose_jobs(["method=[random,grad_cam]", "method.random.seed=3", "+method.mine._target_=pkg.fn", "+method.mine.power=2"])
+    assert {name: m["_target_"] for name, m in job.config.method.items()} == {
+        "random": "evalkit.methods.random", "grad_cam": "evalkit.methods.grad_cam", "mine": "pkg.fn",
+    }  # fmt: skip
+    assert job.config.method["random"]["seed"] == 3 and job.config.method["mine"]["power"] == 2
+
+
+def test_multirun_is_the_product():
+    jobs = compose_jobs(["model=digits_fc,digits_gap", "limit=3,5", "out=o"], multirun=True)
+    assert [str(job.config.out) for job in jobs] == [f"o/model={m},limit={n}" for m in ("digits_fc", "digits_gap") for n in (3, 5)]
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [("batch_size=0", "batch_size=0"), ("limit=-1", "limit=-1"), ("model.mean=[1,2]", "model.mean"), ("method=[]", "no method chosen")],
+)
+def test_values_that_do_not_fit(override, says):
+    with pytest.raises(UserError) as mistake:
+        compose_jobs([override])
+    assert says in str(mistake.value) and "\n" not in str(mistake.value)

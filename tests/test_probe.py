@@ -1,0 +1,37 @@
+"""The probe: lazy, cached, through the head only."""
+
+import pytest
+import torch
+
+from evalkit import Probe
+from evalkit.errors import UserError
+
+
+def test_gradients_are_those_of_the_target_score(tiny_fc):
+    images, targets = torch.rand(2, 3, 16, 16), torch.tensor([4, 1])
+    probe = Probe(tiny_fc, images, targets)
+    a = probe.activations.clone().requires_grad_()
+    logits = tiny_fc.head(a)
+    (expected,) = torch.autograd.grad(logits[0, 4] + logits[1, 1], a)
+    assert torch.allclose(probe.gradients, expected)
+    assert probe.gradients is probe.gradients and not probe.activations.requires_grad
+
+
+def test_predicted_is_the_default(tiny_fc):
+    probe = Probe(tiny_fc, torch.rand(3, 3, 16, 16))
+    assert torch.equal(probe.targets, probe.logits.argmax(1))
+    assert torch.equal(probe.scores, probe.logits.amax(1))
+
+
+def test_nothing_runs_before_it_is_asked_for(tiny_fc, monkeypatch):
+    monkeypatch.setattr(tiny_fc, "trunk", lambda _: pytest.fail("the trunk ran"))
+    Probe(tiny_fc, torch.rand(1, 3, 16, 16))
+
+
+def test_mistakes(tiny_fc):
+    with pytest.raises(UserError, match="must be floats"):
+        Probe(tiny_fc, torch.randint(0, 255, (1, 3, 16, 16)))
+    with pytest.raises(UserError, match="class indices from 0 to 4"):
+        Probe(tiny_fc, torch.rand(1, 3, 16, 16), torch.tensor([5])).targets  # noqa: B018
+    with pytest.raises(UserError, match="must be 2 class indices"):
+        Probe(tiny_fc, torch.rand(2, 3, 16, 16), torch.tensor([1])).targets  # noqa: B018
