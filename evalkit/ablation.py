@@ -286,7 +286,7 @@ def _agrees(net: SplitModel, tier: Tier, activations: Tensor, context: Context) 
             ablated[:, k] = 0
             plain = score - net.head(ablated, ctx)[0, target]
             # Scores round in their own last digits, whatever the size of the drop.
-            slack = 1e-3 * float(drops.abs().max()) + 1e-5 * float(score.abs())
+            slack = 1e-3 * float(drops.nan_to_num().abs().max()) + 1e-5 * float(score.nan_to_num().abs())
             if not torch.allclose(drops[k], plain[0], rtol=0, atol=slack, equal_nan=True):
                 return False
     return True

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evalkit.errors import UserError, did_you_mean
+from evalkit.shards import world
 
 if TYPE_CHECKING:
     from evalkit.config import Job
@@ -78,6 +79,9 @@ def _run_one(job: "Job", console: Console) -> str:
         folder = runner.run(job, advance, lambda total, before: bar.update(task, total=total, completed=before))
     seconds = time.perf_counter() - started
     what = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s)" if done else "every shard was done before"
+    here, left = world(), len(folder.missing())
+    if here.size > 1:
+        what += f", as worker {here.rank} of {here.size}; {left} shards are still with the others"
     return f"{job.config.model.name}: {what} -> {folder.path}"
 
 
@@ -126,12 +130,13 @@ def explain(
     overrides = [a for a in arguments if "=" in a and not Path(a).is_file()]
     if not images:
         raise UserError("explain needs at least one image file")
+    given = [o.removeprefix("out=") for o in overrides if o.startswith("out=")]
     if not any(o.startswith("method=") for o in overrides):
         overrides.append("method=[ablation_cam,grad_cam]")
     job = compose_jobs(overrides, conf=conf)[0]
     from evalkit.explain import explain_images
 
-    for file in explain_images(job.config, images, out):
+    for file in explain_images(job.config, images, Path(given[-1]) if given else out):
         Console(highlight=False, soft_wrap=True).print(escape(str(file)))
 
 

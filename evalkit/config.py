@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from evalkit.errors import UserError, did_you_mean
 
@@ -28,6 +28,8 @@ def _as_list(value: Any) -> Any:
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Positive = Annotated[int, Field(gt=0)]
+Once = AfterValidator(lambda values: list(dict.fromkeys(values)))
+"""Drops repeated entries: the same protocol point twice would be the same rows twice."""
 
 
 class _Config(BaseModel):
@@ -57,9 +59,9 @@ class ModelConfig(_Config):
 class ProtocolConfig(_Config):
     """conf/protocol: each combination is one protocol point."""
 
-    select: Annotated[list[Literal["keep_top", "remove_top", "soft"]], BeforeValidator(_as_list), Field(min_length=1)]
-    top_percent: Annotated[list[Percent], BeforeValidator(_as_list), Field(min_length=1)]
-    fill: Annotated[list[Literal["black", "mean", "blur"]], BeforeValidator(_as_list), Field(min_length=1)]
+    select: Annotated[list[Literal["keep_top", "remove_top", "soft"]], BeforeValidator(_as_list), Once, Field(min_length=1)]
+    top_percent: Annotated[list[Percent], BeforeValidator(_as_list), Once, Field(min_length=1)]
+    fill: Annotated[list[Literal["black", "mean", "blur"]], BeforeValidator(_as_list), Once, Field(min_length=1)]
 
 
 class RunConfig(_Config):
@@ -73,7 +75,7 @@ class RunConfig(_Config):
     images: Literal["all", "correct"]
     sample: Positive | None
     limit: Positive | None
-    seed: int
+    seed: Annotated[int, Field(ge=0)]
     out: Path
     batch_size: Positive
     shard_size: Positive
@@ -86,6 +88,8 @@ class RunConfig(_Config):
     def _consistent(self) -> "RunConfig":
         if self.sample is not None and self.limit is not None:
             raise ValueError("sample=N and limit=N exclude each other")
+        if self.out == Path():
+            raise ValueError("out is empty: name a folder, as in out=results/mine")
         if not self.method:
             raise ValueError("no method chosen: method=[grad_cam,ablation_cam]")
         for name, method in self.method.items():
@@ -107,6 +111,8 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path
 
     `conf` is a folder of further yaml files, laid out as conf/ is. Raises UserError.
     """
+    if conf is not None and not conf.is_dir():
+        raise UserError(f"no folder {conf} (--conf)")
     extra = [f"hydra.searchpath=[file://{conf.resolve()}]"] if conf is not None else []
     parsed = _parse(overrides)
     _check_names(parsed, conf)
@@ -185,12 +191,21 @@ def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
+    return [_parse_one(text) for text in overrides]
+
+
+def _parse_one(text: str) -> Override:
+    parser = OverridesParser.create()
     try:
-        return OverridesParser.create().parse_overrides(list(overrides))
+        return parser.parse_override(text)
     except OverrideParseException as reason:
-        raise UserError(
-            f"'{reason.override}' is not an override of the form key=value; quote it where the shell would split it"
-        ) from reason
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UserError(f"'{text}' is not an override of the form key=value") from reason
+    try:  # Hydra's grammar wants quotes around paths with brackets or letters that are not ASCII
+        return parser.parse_override(key + "='" + value.replace("'", r"\'") + "'")
+    except OverrideParseException as reason:
+        raise UserError(f"'{text}' is not an override of the form key=value") from reason
 
 
 def _check_names(parsed: list[Override], conf: Path | None) -> None:

@@ -18,7 +18,7 @@ from evalkit.errors import UserError
 from evalkit.models import zoo
 from evalkit.probe import Probe
 from evalkit.records import confidence_and_logit
-from evalkit.session import load_methods, pick_device, set_precision
+from evalkit.session import apply_method, load_methods, pick_device, set_precision
 
 OVERLAY = 0.55
 """Opacity of the heat map over the photograph."""
@@ -49,17 +49,20 @@ def explain_images(config: RunConfig, files: list[Path], out: Path) -> list[Path
         image = model.preprocess(picture)[None].to(device).to(model.net.dtype) / 255
         target = torch.tensor([config.target]) if isinstance(config.target, int) else None
         probe = Probe(model.net, image, target)
-        maps = {
-            name: protocol.upsample(method(probe).detach().float(), (image.shape[2], image.shape[3])) for name, method in methods.items()
-        }
-        path = out / f"{file.stem}.png"
-        if path in written:  # two photographs of the same name
-            path = out / f"{file.parent.name}_{file.stem}.png"
+        size = (image.shape[2], image.shape[3])
+        maps = {name: protocol.upsample(apply_method(name, method, probe), size) for name, method in methods.items()}
+        path = _free(out, file.stem, written)
         figure = draw(config, model, probe, maps)
         figure.savefig(path, dpi=120)
         plt.close(figure)
         written.append(path)
     return written
+
+
+def _free(out: Path, stem: str, written: list[Path]) -> Path:
+    """A name that neither a photograph (they may lie in the same folder) nor an earlier picture of this call has."""
+    names = (f"{stem}-explained{suffix}.png" for suffix in ("", *(f"-{n}" for n in range(2, len(written) + 3))))
+    return next(out / name for name in names if out / name not in written)
 
 
 def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str, Tensor]) -> Figure:
@@ -82,8 +85,8 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
         row[0].set_title("photograph as the model sees it", fontsize=10)
         row[1].imshow(photo)
         shown = row[1].imshow(heat[0].cpu().numpy(), cmap="inferno", alpha=OVERLAY)
-        figure.colorbar(shown, ax=row[1], fraction=0.046, pad=0.03, label="saliency (raw map)", alpha=1)
-        row[1].set_title(f"{method}" + (" (constant map)" if bool(heat.amax() == heat.amin()) else ""), fontsize=10)
+        figure.colorbar(shown, ax=row[1], fraction=0.046, pad=0.03, label="saliency (each method has its own scale)", alpha=1)
+        row[1].set_title(f"{method}" + _remark(heat), fontsize=10)
         row[2].imshow(_picture(perturbed))
         row[2].set_title(f"{_in_words(point)}\n{scores}", fontsize=10)
         for ax in row:
@@ -93,6 +96,12 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
     chosen = "predicted" if config.target == "predicted" else "chosen"
     figure.suptitle(f'why "{name}"? ({chosen} class {index}) · {config.model.name}{random} at {config.model.layer}', fontsize=12)
     return figure
+
+
+def _remark(heat: Tensor) -> str:
+    if not bool(heat.isfinite().all()):
+        return " (the map is not finite: it explains nothing)"
+    return " (constant map)" if bool(heat.amax() == heat.amin()) else ""
 
 
 def _in_words(point: protocol.Point) -> str:

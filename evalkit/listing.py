@@ -11,6 +11,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from evalkit.config import choices, compose_jobs, read_choice
 from evalkit.models import graph, zoo
+from evalkit.models.split import SplitModel
 from evalkit.probe import Probe
 
 
@@ -49,15 +50,18 @@ def data(conf: Path | None) -> Table:
 
 def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
     """All layers with maps (K,h,w) that a model config could explain; the configured one marked, with its tier."""
+    if not any(override.startswith("model.layer=") for override in overrides) and model == "custom":
+        overrides = [*overrides, "model.layer=''"]  # it is what the list is for
     config = compose_jobs([f"model={model}", *overrides, "model.weights=null", "data=digits"], conf=conf)[0].config.model
-    loaded = zoo.load(config.model_copy(update={"classes": None}), torch.device("cpu"))
+    module = zoo.build(config)[0].eval()
     images = torch.rand(2, 3, *zoo.input_size(config))
-    probe = Probe(loaded.net, images)
-    chosen = f"Ablation-CAM there: tier {probe.tier.number}, {probe.tier.reason}"
+    chosen = ""
+    if config.layer:
+        probe = Probe(SplitModel(module, config.layer, mean=config.mean, std=config.std), images)
+        chosen = f"Ablation-CAM there: tier {probe.tier.number}, {probe.tier.reason}"
     table = Table("layer", "channels", "height x width", "separates", "", title=f"layers of {model}, in the order of the data")
-    traced = graph.trace(loaded.net.module)
-    module = torch.fx.GraphModule(loaded.net.module, traced.graph)
-    ShapeProp(module).propagate(images)
+    traced = graph.trace(module)
+    ShapeProp(torch.fx.GraphModule(module, traced.graph)).propagate(images)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     for name, node in sorted(traced.layers.items(), key=lambda entry: order[entry[1]]):
         shape: Any = getattr(node.meta.get("tensor_meta"), "shape", ())

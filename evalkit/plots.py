@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from evalkit.summary import PAPER_METRICS, Run, win_matrix
+from evalkit.summary import PAPER_METRICS, Run, lower_is_better, win_matrix
 from evalkit.tables import LABELS, describe_point, main_points, title
 
 FORMATS = ("png", "svg", "pdf")
@@ -45,7 +45,7 @@ def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
                 line = part[(part.method == method) & (part.metric == metric) & (part.score == score)].sort_values("top_percent")
                 ax.plot(line.top_percent, line.value, marker=marker, markersize=4, color=colours[method], label=method)
                 ax.fill_between(line.top_percent, line.low, line.high, color=colours[method], alpha=0.2, linewidth=0)
-            ax.set_title(f"{LABELS[metric]}, {score} ({'lower' if metric == 'average_drop' else 'higher'} is better)", fontsize=9)
+            ax.set_title(f"{LABELS[metric]}, {score} ({better(metric, part)} is better)", fontsize=9)
             ax.set_ylabel("%")
     verb = {"keep_top": "kept", "remove_top": "removed"}[str(part["select"].iloc[0])]
     for ax in axes[1]:
@@ -54,6 +54,11 @@ def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figure.suptitle(title(run))
     return figure
+
+
+def better(metric: str, part: pd.DataFrame) -> str:
+    """The direction of a metric under the protocol of these rows."""
+    return "lower" if lower_is_better(metric, str(part["select"].iloc[0])) else "higher"
 
 
 def drop_per_method(run: Run, mine: pd.DataFrame) -> Figure:
@@ -93,7 +98,7 @@ def drop_per_method(run: Run, mine: pd.DataFrame) -> Figure:
                 )
             ax.set_yticks(list(positions), run.methods)
             ax.set_title(f"{score}; {describe_point(point)}", fontsize=9)
-            ax.set_xlabel("average drop % (lower is better)")
+            ax.set_xlabel(f"average drop % ({'lower' if lower_is_better('average_drop', point[0]) else 'higher'} is better)")
             ax.set_xlim(left=0)
         row[0].invert_yaxis()
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -103,13 +108,13 @@ def drop_per_method(run: Run, mine: pd.DataFrame) -> Figure:
 
 
 def wins(run: Run) -> Figure:
-    """Share of images where the row's method drops less than the column's, at the first main point."""
+    """Share of images where the row's method beats the column's, at the first main point."""
     point = main_points(run)[0]
     side = 2.2 + 0.55 * len(run.methods)
     figure, axes = plt.subplots(1, 2, figsize=(2 * side, side), layout="constrained")
     for ax, score in zip(axes, ("confidence", "activation"), strict=True):
         sns.heatmap(win_matrix(run, point, score), annot=True, fmt=".1f", cmap="cividis", vmin=0, vmax=100, square=True, ax=ax, cbar=False)
-        ax.set_title(f"{score}: % of images where\nthe row drops less than the column", fontsize=9)
+        ax.set_title(f"{score}: % of images where\nthe row beats the column", fontsize=9)
         ax.tick_params(axis="x", rotation=35)
         ax.tick_params(axis="y", rotation=0)
         ax.grid(False)

@@ -1,5 +1,6 @@
 """Probe: what every CAM method may ask of a model for one batch, computed once and on demand."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -23,13 +24,25 @@ class Probe:
         UserError: the images are not a batch of RGB floats, or a target is no class of the model.
     """
 
-    def __init__(self, net: SplitModel, images: Tensor, targets: Tensor | None = None, indices: Tensor | None = None) -> None:
-        if images.dim() != 4 or not images.is_floating_point():
-            raise UserError(f"images must be floats (N,3,H,W) in [0,1], not {images.dtype} {tuple(images.shape)}")
+    def __init__(
+        self, net: SplitModel, images: Tensor, targets: Tensor | Sequence[int] | None = None, indices: Tensor | None = None
+    ) -> None:
+        if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise UserError(f"images must be a float tensor (N,3,H,W) in [0,1], not {found}")
+        if images.numel() and bool((images.amin() < -1e-3) | (images.amax() > 1 + 1e-3)):
+            raise UserError("images must lie in [0,1]: divide by 255, and leave the normalisation to the SplitModel")
         self.net = net
         self.images = images.to(net.device, net.dtype)
         self._targets = targets
         self.indices = torch.arange(len(images)) if indices is None else indices
+
+    def versions(self) -> dict[str, int]:
+        """How often each cached tensor was written in place: a method must not write, since all methods share them."""
+        cached = {"images": self.images, **{name: value for name, value in vars(self).items() if isinstance(value, Tensor)}}
+        if "_trunk" in vars(self):
+            cached["activations"] = self._trunk[0]
+        return {name: tensor._version for name, tensor in cached.items()}
 
     @cached_property
     def _trunk(self) -> tuple[Tensor, Context]:
@@ -56,8 +69,11 @@ class Probe:
         """The classes being explained (N,)."""
         if self._targets is None:
             return self.logits.argmax(1)
-        targets = self._targets.to(self.logits.device, torch.int64)
+        targets = torch.as_tensor(self._targets, device=self.logits.device)
         classes = self.logits.shape[1]
+        if targets.is_floating_point() or targets.dim() != 1:
+            raise UserError(f"targets must be class indices ({len(self.images)},), whole numbers")
+        targets = targets.long()
         if len(targets) != len(self.images) or bool(((targets < 0) | (targets >= classes)).any()):
             raise UserError(f"targets must be {len(self.images)} class indices from 0 to {classes - 1}")
         return targets

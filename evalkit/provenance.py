@@ -1,14 +1,17 @@
 """What a run is (its identity), and what else a reader may ask of its numbers."""
 
 import hashlib
+import inspect
 import platform
 import subprocess
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from evalkit.models.zoo import find
 from evalkit.session import Session
 from evalkit.store import Identity
 
@@ -20,10 +23,13 @@ def identify(session: Session) -> Identity:
         mode="json", exclude={"expected_top1", "expected_top1_source", "paper_table", "seed", "weights", "classes"}
     )
     names = hashlib.sha256(repr(list(model.classes.keys or [])).encode()).hexdigest()[:16]
+    code = {f"method.{name}": source_hash(method.func) for name, method in session.methods.items() if isinstance(method, partial)}
+    code["model.factory"] = source_hash(find(config.model.factory, "model.factory"))
     facts = {
         "model": {**settings, "weights_hash": model.weights_hash, "classes_hash": names},
         "data": {"name": config.data.get("name"), "fingerprint": session.source.fingerprint},
         "method": config.method,
+        "code": {name: digest for name, digest in code.items() if digest is not None},
         "protocol": config.protocol.model_dump(mode="json"),
         **config.model_dump(mode="json", include={"target", "images", "sample", "limit", "precision"}),
         "seed": config.seed if config.sample is not None else None,
@@ -54,6 +60,17 @@ def shard_metadata(session: Session) -> dict[str, Any]:
     """What each shard says of the code and the machine that made it."""
     device = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else "cpu"
     return {"code": code_version(), "torch": torch.__version__, "device": device, "batch_size": session.config.batch_size}
+
+
+def source_hash(function: Any) -> str | None:
+    """Hash of the file that defines a method or model of somebody else's; None for this package and installed libraries.
+
+    Whoever edits a method must not be served the numbers of its former version.
+    """
+    file = inspect.getsourcefile(inspect.unwrap(function))
+    if file is None or "site-packages" in Path(file).parts or Path(file).is_relative_to(Path(__file__).parent):
+        return None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
 
 
 def code_version() -> str:

@@ -39,6 +39,7 @@ class ShardRecords:
         self._positions, self._names, self._labels = positions, names, labels
         self._targets = probe.targets
         self._full = confidence_and_logit(probe.logits, probe.targets)
+        self._full_finite = probe.logits.isfinite().all(1)
         self._common = {
             "index": positions,
             "image_id": names,
@@ -112,10 +113,10 @@ class ShardRecords:
 
     def metadata(self) -> dict[str, Any]:
         """For the shard's file."""
-        return {"seconds_per_method": self.seconds, "skipped_not_correct": self.skipped}
+        return {"maps_stored": self.store_maps, "seconds_per_method": self.seconds, "skipped_not_correct": self.skipped}
 
     def _status(self, scores: Tensor) -> list[str]:
-        finite = (self._map.finite & scores.isfinite().all(1)).cpu().numpy() & np.isfinite(self._full[1])
+        finite = (self._map.finite & scores.isfinite().all(1) & self._full_finite).cpu().numpy()
         degenerate = self._map.degenerate.cpu().numpy()
         return np.where(~finite, "nonfinite", np.where(degenerate, "degenerate", "ok")).tolist()
 

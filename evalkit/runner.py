@@ -1,5 +1,6 @@
 """The loop: load -> explain -> perturb -> score -> rows, shard by shard."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 
@@ -13,9 +14,11 @@ from evalkit.errors import UserError
 from evalkit.probe import Probe
 from evalkit.provenance import identify, provenance, shard_metadata
 from evalkit.records import ShardRecords
-from evalkit.session import Method, Session, open_session
+from evalkit.session import Session, apply_method, open_session
 from evalkit.shards import mine, world
 from evalkit.store import RunFolder
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
 """Called with the number of images that were finished since the last call."""
@@ -40,12 +43,14 @@ def run(job: Job, progress: Progress | None = None, announce: Announce | None = 
     todo = sum(len(positions) for positions in shards.values())
     if announce is not None:
         announce(len(session.positions), len(session.positions) - todo)
+    if config.maps == "store" and any(not shard["maps_stored"] for shard in folder.shard_metadata()):
+        log.warning("%s has finished shards without maps; maps=store fills only those still to come", folder.path)
     if not shards:
         return folder
     started = time.perf_counter()
     records = ShardRecords(store_maps=config.maps == "store")
     pin = session.device.type == "cuda"
-    for batch in batches(session.source, session.model.preprocess, shards, config.batch_size, config.workers, pin):
+    for batch in batches(session.source, session.model.preprocess, session.size, shards, config.batch_size, config.workers, pin):
         evaluate(session, batch, records)
         if progress is not None:
             progress(len(batch.keys))
@@ -76,7 +81,7 @@ def evaluate(session: Session, batch: Batch, records: ShardRecords) -> None:
     fillers = {fill: protocol.filling(probe.images, fill, net.mean) for fill in {point.fill for point in session.points}}
     for name, method in session.methods.items():
         started = time.perf_counter()
-        low = _map(name, method, probe)
+        low = apply_method(name, method, probe)
         _synchronise(session.device)
         records.seconds[name] = records.seconds.get(name, 0.0) + time.perf_counter() - started
         maps = protocol.upsample(low, (images.shape[2], images.shape[3]))
@@ -116,14 +121,6 @@ def _targets(config: RunConfig, positions: list[int], labels: Mapping[int, int |
             f"(it is called '{session.source.class_key(unknown)}')"
         )
     return torch.tensor([labels[p] for p in positions])
-
-
-def _map(name: str, method: Method, probe: Probe) -> Tensor:
-    low = method(probe)
-    if not isinstance(low, Tensor) or low.dim() != 3 or len(low) != len(probe.images):
-        shape = tuple(low.shape) if isinstance(low, Tensor) else type(low).__name__
-        raise UserError(f"method {name} must return maps ({len(probe.images)}, h, w), one per image; it returned {shape}")
-    return low.detach().to(probe.images.device, torch.promote_types(low.dtype, torch.float32))
 
 
 def _synchronise(device: torch.device) -> None:

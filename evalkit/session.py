@@ -1,5 +1,6 @@
 """Everything one worker needs, loaded and checked before the first image is explained."""
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from evalkit import protocol
-from evalkit.config import RunConfig
-from evalkit.data.decode import UnreadableImage
+from evalkit.config import ModelConfig, RunConfig
+from evalkit.data.decode import Preprocess, UnreadableImage
 from evalkit.data.labels import Classes
 from evalkit.data.sources import ClassKey, Source, choose
 from evalkit.errors import UserError
@@ -35,6 +36,8 @@ class Session:
     methods: Mapping[str, Method]
     points: list[protocol.Point]
     device: torch.device
+    size: tuple[int, int]
+    """Height and width of every image after preprocessing; one that differs becomes an error row, whatever its batch."""
 
 
 def open_session(config: RunConfig) -> Session:
@@ -46,8 +49,8 @@ def open_session(config: RunConfig) -> Session:
     positions = choose(source, limit=config.limit, sample=config.sample, seed=config.seed)
     if not positions:
         raise UserError(f"data={config.data.get('name')} holds no images")
-    as_they_are = config.model.resize is None and config.model.crop is None
-    model = zoo.load(config.model, device, _first_size(source, positions) if as_they_are else None)
+    size = input_size(config.model, source, positions)
+    model = zoo.load(config.model, device, size)
     if config.precision == "bf16":
         model.net.autocast = torch.bfloat16
     if isinstance(config.target, int) and config.target >= model.classes.outputs:
@@ -55,7 +58,7 @@ def open_session(config: RunConfig) -> Session:
     _check_labels(config, source, positions, model.classes)
     settings = config.protocol
     points = protocol.points(list(settings.select), settings.top_percent, list(settings.fill))
-    return Session(config, model, source, positions, methods, points, device)
+    return Session(config, model, source, positions, methods, points, device, size)
 
 
 def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
@@ -64,13 +67,32 @@ def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
     for name, settings in chosen.items():
         function = zoo.find(str(settings["_target_"]), f"method.{name}._target_")
         loaded[name] = partial(function, **{key: value for key, value in settings.items() if not key.startswith("_")})
+        try:
+            inspect.signature(loaded[name]).bind(None)
+        except TypeError as reason:
+            raise UserError(f"method {name} cannot be called with a probe and {dict(settings)}: {reason}") from reason
     return loaded
+
+
+def apply_method(name: str, method: Method, probe: Probe) -> Tensor:
+    """A method's raw maps (N,h,w), checked. Raises UserError for another shape, or for writing into the probe."""
+    before = probe.versions()
+    low = method(probe)
+    if any(probe.versions()[cached] != version for cached, version in before.items()):
+        raise UserError(f"method {name} writes into the probe's tensors, which all methods share; let it work on a clone")
+    if not isinstance(low, Tensor) or low.dim() != 3 or len(low) != len(probe.images) or not low.numel() or low.is_complex():
+        found = f"{low.dtype} {tuple(low.shape)}" if isinstance(low, Tensor) else type(low).__name__
+        raise UserError(f"method {name} must return maps ({len(probe.images)}, h, w), one per image; it returned {found}")
+    return low.detach().to(probe.images.device, torch.promote_types(low.dtype, torch.float32))
 
 
 def load_source(settings: Mapping[str, Any]) -> Source:
     """The data set of a conf/data entry."""
     factory = zoo.find(str(settings["_target_"]), "data._target_")
-    source: Source = factory(**{key: value for key, value in settings.items() if key not in ("name", "_target_")})
+    try:
+        source: Source = factory(**{key: value for key, value in settings.items() if key not in ("name", "_target_")})
+    except TypeError as reason:
+        raise UserError(f"data={settings.get('name')} cannot be opened: {reason}") from reason
     return source
 
 
@@ -89,14 +111,18 @@ def set_precision(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
-def _first_size(source: Source, positions: list[int]) -> tuple[int, int]:
-    """Height and width of the first readable image."""
+def input_size(model: ModelConfig, source: Source, positions: list[int]) -> tuple[int, int]:
+    """Height and width after preprocessing: the config's, or where that follows the image, the first readable one's."""
+    fixed = zoo.fixed_size(model)
+    if fixed is not None:
+        return fixed
+    preprocess = Preprocess(model.resize, model.crop, model.interpolation)
     for position in positions:
         try:
-            width, height = source.load(position).size
+            image = preprocess(source.load(position))
         except UnreadableImage:
             continue
-        return height, width
+        return image.shape[1], image.shape[2]
     raise UserError(f"none of the {len(positions)} images can be read")
 
 
@@ -107,7 +133,7 @@ def _check_labels(config: RunConfig, source: Source, positions: list[int], class
     labels = [classes.index(source.class_key(position)) for position in positions]
     if all(label is None for label in labels):
         key: ClassKey = source.class_key(positions[0])
-        note = f"none of the {len(positions)} images has a label among the classes of {config.model.name} (the first has {key!r})"
+        note = f"none of the {len(positions)} images has a label among the classes of {config.model.name} (the first is called '{key}')"
         if config.target == "label" or config.images == "correct":
-            raise UserError(f"{note}; set model.classes=FILE and data.labels=FILE, or target=predicted")
+            raise UserError(f"{note}; name them alike (model.classes=FILE, one wnid or name a line), or use target=predicted")
         log.warning("%s: top-1 cannot be told", note)

@@ -119,7 +119,9 @@ class RunFolder:
         """Identity, versions, hardware. Raises UserError where this is not a run folder."""
         try:
             record: dict[str, Any] = json.loads((self.path / "provenance.json").read_text())
-        except FileNotFoundError as reason:
+        except json.JSONDecodeError as reason:
+            raise UserError(f"{self.path}/provenance.json is damaged ({reason}); remove the folder and run again") from reason
+        except (FileNotFoundError, NotADirectoryError) as reason:
             raise UserError(
                 f"{self.path} is not a run folder: it has no provenance.json (evalkit run ... out={self.path} makes one)"
             ) from reason
@@ -132,7 +134,18 @@ class RunFolder:
     def missing(self) -> list[int]:
         """Shards that still have to be computed."""
         record = self.provenance
-        return [shard for shard in range(shard_count(record["images"], record["shard_size"])) if not self.rows_file(shard).is_file()]
+        return [shard for shard in range(shard_count(record["images"], record["shard_size"])) if not self._is_whole(shard)]
+
+    def _is_whole(self, shard: int) -> bool:
+        """Whether a shard's file is there and its footer, which parquet writes last, can be read."""
+        try:
+            pq.read_metadata(self.rows_file(shard))
+        except (FileNotFoundError, pa.ArrowInvalid):
+            return False
+        return True
+
+    def _done(self) -> list[Path]:
+        return [file for file in sorted((self.path / "rows").glob("shard-*.parquet")) if self._is_whole(int(file.stem[6:]))]
 
     def write_shard(self, shard: int, rows: pa.Table, maps: pa.Table, metadata: Mapping[str, Any]) -> None:
         """Publish one shard: its maps first, its rows last, each whole or not at all."""
@@ -142,14 +155,13 @@ class RunFolder:
 
     def rows(self) -> pd.DataFrame:
         """All rows of the shards that are done, by index."""
-        files = sorted((self.path / "rows").glob("shard-*.parquet"))
+        files = self._done()
         table = pa.concat_tables([pq.read_table(file, schema=ROWS) for file in files]) if files else ROWS.empty_table()
         return table.to_pandas()
 
     def shard_metadata(self) -> list[dict[str, Any]]:
         """What each finished shard says of itself: seconds per method, code and library versions, device."""
-        files = sorted((self.path / "rows").glob("shard-*.parquet"))
-        return [json.loads(pq.read_schema(file).metadata[b"evalkit"]) for file in files]
+        return [json.loads(pq.read_schema(file).metadata[b"evalkit"]) for file in self._done()]
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:

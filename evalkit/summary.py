@@ -19,7 +19,7 @@ CONTROLS = ("random", "constant", "centre")
 SCORES = {"confidence": "prob", "activation": "logit"}
 PAPER_METRICS = ("average_drop", "increase", "win")
 """Each for confidence and activation: the six of the paper's tables."""
-LOWER_IS_BETTER = {"average_drop", "median_drop", "drop_of_sums"}
+DROPS = ("average_drop", "median_drop", "drop_of_sums")
 NEARLY_CERTAIN = 0.9999
 POINT = ["select", "top_percent", "fill"]
 Point = tuple[str, float, str]
@@ -49,8 +49,9 @@ class Run:
     @cached_property
     def scored(self) -> pd.DataFrame:
         """Rows of the images that every method could be scored on, at every protocol point."""
-        bad = self.rows.loc[self.rows.status.isin(["error", "nonfinite"]), "index"].unique()
-        return self.rows[~self.rows["index"].isin(bad)]
+        good = self.rows[~self.rows["index"].isin(self.rows.loc[self.rows.status.isin(["error", "nonfinite"]), "index"])]
+        whole = good.groupby("index").size() == len(self.methods) * len(self.points)  # an unfinished run may lack a method
+        return good[good["index"].isin(whole.index[whole])]
 
     @property
     def points(self) -> list[Point]:
@@ -66,6 +67,8 @@ class Run:
         seconds = sum(float(shard["seconds"]) for shard in self.shards)
         return {
             "images": len(images),
+            "read": len(read),
+            "labelled": len(labelled),
             "scored": int(self.scored["index"].nunique()),
             "unreadable": int((images.status == "error").sum()),
             "nonfinite": int(self.rows.loc[self.rows.status == "nonfinite", "index"].nunique()),
@@ -85,7 +88,7 @@ def load_runs(paths: Iterable[Path], *, allow_incomplete: bool = False) -> list[
     Raises UserError for what is no run folder, or not finished.
     """
     found: list[Path] = []
-    for path in paths:
+    for path in dict.fromkeys(path.resolve() if path.is_symlink() else path for path in paths):
         below = sorted(p.parent for p in path.glob("*/provenance.json"))
         found += [path] if RunFolder(path).exists or not below else below
     runs = []
@@ -106,7 +109,7 @@ def _merged(runs: Iterable[Run]) -> list[Run]:
     """Runs that differ in nothing but their methods become one, so that its comparisons are paired image by image."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        facts = {key: fact for key, fact in run.provenance["identity"].items() if key != "method"}
+        facts = {key: fact for key, fact in run.provenance["identity"].items() if key not in ("method", "code")}
         groups.setdefault(Identity(facts).hash, []).append(run)
     return [run for group in groups.values() for run in _join(group)]
 
@@ -123,7 +126,8 @@ def _join(group: list[Run]) -> list[Run]:
         "identity": {**first.provenance["identity"], "method": chosen},
         "missing_shards": sum(run.provenance["missing_shards"] for run in group),
     }
-    return [Run(first.path, provenance, pd.concat([run.rows for run in group]), [shard for run in group for shard in run.shards])]
+    others = [{**shard, "skipped_not_correct": 0} for run in group[1:] for shard in run.shards]  # the same images again
+    return [Run(first.path, provenance, pd.concat([run.rows for run in group]), [*first.shards, *others])]
 
 
 def scores_of(run: Run, point: Point, score: str) -> tuple[np.ndarray, np.ndarray]:
@@ -139,6 +143,11 @@ def scores_of(run: Run, point: Point, score: str) -> tuple[np.ndarray, np.ndarra
     return full.to_numpy(np.float64), masked.to_numpy(np.float64)
 
 
+def lower_is_better(metric: str, select: str) -> bool:
+    """Keeping what matters should cost little; removing it (`remove_top`) should cost much: then all directions turn."""
+    return (metric in DROPS) != (select == "remove_top" and metric in (*DROPS, "increase"))
+
+
 def rival(methods: Sequence[str], method: str) -> str | None:
     """Whom `win` is counted against: the first two methods against each other, everyone else against the first."""
     first = methods[0]
@@ -150,7 +159,7 @@ def rival(methods: Sequence[str], method: str) -> str | None:
 def summarise(run: Run) -> pd.DataFrame:
     """Every metric with its 95 % interval, one row for each method, protocol point, score and metric."""
     tables = [_summarise_point(run, point, score) for point, score in itertools.product(run.points, SCORES)]
-    summary = pd.concat(tables, ignore_index=True)
+    summary = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if summary.empty:
         counts = run.counts()
         raise UserError(
@@ -167,6 +176,7 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
         return pd.DataFrame()
     methods = run.methods
     drops = metrics.clipped_drop(full, masked)
+    losses = -drops if point[0] == "remove_top" else drops  # what a good method makes small
     relative = metrics.relative_drop(full, masked)
     against = [rival(methods, method) for method in methods]
     found = {
@@ -174,14 +184,13 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
         "increase": stats.bootstrap(metrics.increased(full, masked)),
     }
     if len(methods) > 1:
-        others = drops[[methods.index(str(other)) for other in against]]
-        found["win"] = stats.bootstrap(metrics.wins(drops, others))
-        found["best_of_all"] = stats.bootstrap(metrics.best_of_all(drops))
+        others = losses[[methods.index(str(other)) for other in against]]
+        found["win"] = stats.bootstrap(metrics.wins(losses, others))
+        found["best_of_all"] = stats.bootstrap(metrics.best_of_all(losses))
     positive = full[0] > 0
     if positive.any():
         found["median_drop"] = stats.bootstrap(relative[:, positive], np.median)
         found["drop_of_sums"] = stats.bootstrap_ratio(100 * drops[:, positive], full[:, positive])
-    counted = {"average_drop", "median_drop", "drop_of_sums"}
     return pd.DataFrame(
         {
             "run": str(run.path),
@@ -191,7 +200,7 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
             "score": score,
             "metric": metric,
             "against": against[i] if metric == "win" else None,
-            "n": int(positive.sum()) if metric in counted else full.shape[1],
+            "n": int(positive.sum()) if metric in DROPS else full.shape[1],
             "value": estimate.value[i],
             "low": estimate.low[i],
             "high": estimate.high[i],
@@ -218,7 +227,8 @@ def compare(run: Run) -> pd.DataFrame:
             }
             drop = metrics.relative_drop(full[i], masked[i]) - metrics.relative_drop(full[j], masked[j])
             up = [metrics.increased(full[m], masked[m]) for m in (i, j)]
-            clipped = [metrics.clipped_drop(full[m], masked[m]) for m in (i, j)]
+            sign = -1 if point[0] == "remove_top" else 1
+            clipped = [sign * metrics.clipped_drop(full[m], masked[m]) for m in (i, j)]
             won = [metrics.wins(clipped[0], clipped[1]), metrics.wins(clipped[1], clipped[0])]
             records.append({**about, "metric": "average_drop", "test": "paired bootstrap", "p": np.nan})
             records.append({**about, "metric": "increase", "test": "McNemar", "p": stats.mcnemar(up[0] > 0, up[1] > 0)})
@@ -236,8 +246,11 @@ def compare(run: Run) -> pd.DataFrame:
 
 
 def win_matrix(run: Run, point: Point, score: str) -> pd.DataFrame:
-    """Share of images, in percent, where the row's method has a strictly smaller clipped drop than the column's."""
-    drops = metrics.clipped_drop(*scores_of(run, point, score))
+    """Share of images, in percent, where the row's method beats the column's: a strictly smaller clipped drop.
+
+    Under `remove_top` a strictly larger one.
+    """
+    drops = metrics.clipped_drop(*scores_of(run, point, score)) * (-1 if point[0] == "remove_top" else 1)
     shares = np.array([[metrics.wins(a, b).mean() for b in drops] for a in drops])
     np.fill_diagonal(shares, np.nan)
     return pd.DataFrame(shares, index=run.methods, columns=run.methods)
@@ -252,7 +265,10 @@ def published(name: str) -> pd.DataFrame:
 def _reference(run: Run, record: dict[str, Any]) -> float:
     """The published value that this number stands beside; nan where there is none."""
     keep = (record["select"], record["top_percent"], record["fill"]) == ("keep_top", 20, "black")
-    if keep and run.provenance["paper_table"]:
+    identity = run.provenance["identity"]
+    pair = {"ablation_cam", "grad_cam"}
+    comparable = record["metric"] != "win" or {record["method"], record["against"]} == pair
+    if keep and comparable and run.provenance["paper_table"] and (identity["target"], identity["images"]) == ("predicted", "all"):
         paper = published("paper")
         found = paper[
             (paper.table == run.provenance["paper_table"])
@@ -264,7 +280,7 @@ def _reference(run: Run, record: dict[str, Any]) -> float:
     column = {"average_drop": "average_drop_percent", "increase": "increase_percent"}.get(record["metric"])
     if (record["select"], record["fill"], record["score"]) == ("soft", "mean", "confidence") and column:
         others = published("published")
-        layer = run.provenance["identity"]["model"]["layer"]
+        layer = identity["model"]["layer"]
         found = others[(others.model == run.name) & (others.layer == layer) & (others.method == record["method"])]
         found = found.sort_values("variant", key=lambda v: v != "logit target")  # this package explains logits
         return float(found[column].iloc[0]) if len(found) else float("nan")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.summary import CONTROLS, LOWER_IS_BETTER, PAPER_METRICS, Point, Run, compare, summarise, win_matrix
+from evalkit.summary import CONTROLS, PAPER_METRICS, Point, Run, compare, lower_is_better, summarise, win_matrix
 
 LABELS = {
     "average_drop": "Average drop %",
@@ -64,7 +64,7 @@ def caption(run: Run) -> list[str]:
         lines.append(f"INCOMPLETE: {run.provenance['missing_shards']} shards are missing.")
     lines.append(f"Excluded: {counts['unreadable']} unreadable, {counts['nonfinite']} with non-finite maps or scores.")
     degenerate = ", ".join(
-        f"{method} {number} ({100 * number / counts['images']:.1f} %)" for method, number in counts["degenerate"].items() if number
+        f"{method} {number} ({100 * number / max(counts['read'], 1):.1f} %)" for method, number in counts["degenerate"].items() if number
     )
     lines.append(f"Constant maps, ranked by pixel index and included: {degenerate or 'none'}.")
     lines.append(
@@ -74,11 +74,15 @@ def caption(run: Run) -> list[str]:
     if counts["top1_percent"] is not None and identity["images"] == "all":
         expected = run.provenance["expected_top1"]
         source = f" (expected {expected:g}, {run.provenance['expected_top1_source']})" if expected is not None else ""
-        lines.append(f"Top-1 {counts['top1_percent']:.2f} %{source}; weights: {run.provenance['weights']}.")
+        of = f" of {counts['labelled']} labelled images" if counts["labelled"] < counts["images"] else ""
+        lines.append(f"Top-1 {counts['top1_percent']:.2f} %{of}{source}; weights: {run.provenance['weights']}.")
     if counts["code_versions"] > 1:
         lines.append(f"Shards were computed by {counts['code_versions']} versions of the code.")
     lines.append(f"Data fingerprint {identity['data']['fingerprint'][:12]}, weights {identity['model']['weights_hash']}.")
-    if run.provenance["paper_table"]:
+    if len(run.methods) > 1:
+        first, second = run.methods[:2]
+        lines.append(f"Win: {first} and {second} against each other, every other method against {first}.")
+    if run.provenance["paper_table"] and ("keep_top", 20.0, "black") in run.points:
         lines.append(PAPER)
     return lines
 
@@ -93,7 +97,7 @@ def cells(summary: pd.DataFrame, run: Run, point: Point) -> list[list[str]]:
         rows = here[(here.metric == metric) & (here.score == score)].set_index("method")
         if rows.empty:
             continue
-        label = f"{LABELS[metric]}, {score} ({'lower' if metric in LOWER_IS_BETTER else 'higher'} is better)"
+        label = f"{LABELS[metric]}, {score} ({'lower' if lower_is_better(metric, point[0]) else 'higher'} is better)"
         values = [interval(rows.loc[m, "value"], rows.loc[m, "low"], rows.loc[m, "high"]) for m in methods]
         published = [f"{rows.loc[m, 'reference']:.2f}" if pd.notna(rows.loc[m, "reference"]) else "" for m in cited]
         table.append([label, *values, *published])
@@ -118,15 +122,15 @@ def comparison_table(comparisons: pd.DataFrame, run: Run, point: Point) -> list[
     for other in rivals:
         for row in here[(here["first"] == first) & (here["second"] == other)].itertuples():
             p = "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
-            difference = f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
+            difference = f"{row.difference:+.2f} " + (f"[{row.low:+.2f}, {row.high:+.2f}]" if math.isfinite(row.low) else "[no interval]")
             lines.append([f"{first} - {other}", f"{LABELS[row.metric].removesuffix(' %')}, {row.score}", difference, p])
     return lines if len(lines) > 1 else []
 
 
 def main_points(run: Run) -> list[Point]:
-    """The points whose tables people see at once: those at 20 % and the soft ones, else all."""
-    chosen = [p for p in run.points if p[1] == 20 or pd.isna(p[1])]
-    return chosen or run.points
+    """The points whose tables people see at once: those nearest to the paper's 20 %, and the soft ones."""
+    nearest = min((abs(p[1] - 20) for p in run.points if not pd.isna(p[1])), default=0)
+    return [p for p in run.points if pd.isna(p[1]) or abs(p[1] - 20) == nearest]
 
 
 def print_tables(console: Console, runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFrame) -> None:
@@ -157,7 +161,7 @@ def _score_table(summary: pd.DataFrame, run: Run, point: Point, score: str) -> T
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column(score)
     for metric in PAPER_METRICS:
-        arrow = "\N{DOWNWARDS ARROW}" if metric in LOWER_IS_BETTER else "\N{UPWARDS ARROW}"
+        arrow = "\N{DOWNWARDS ARROW}" if lower_is_better(metric, point[0]) else "\N{UPWARDS ARROW}"
         table.add_column(f"{LABELS[metric]} {arrow}", justify="right")
     here = _at(summary[(summary.run == str(run.path)) & (summary.score == score)], point)
     for method in run.methods:

@@ -84,6 +84,36 @@ class BypassedHead(TinyGAP):
         return self.fc(pooled) * (1 + a.amax((1, 2, 3))[:, None])
 
 
+class ParameterHead(TinyFC):
+    """Reads what it computes from parameters: a temperature, and a gate without a batch axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor(0.3))
+        self.gate = nn.Parameter(torch.rand(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x) * self.gate.sigmoid()) * self.temperature.exp()
+
+
+class ShapeHead(TinyGAP):
+    """Reads the size of its input behind the cut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-2:]
+        return self.fc(nn.functional.interpolate(self.features(x), size=size).mean((2, 3)))
+
+
+class EditedResidual(TinyGAP):
+    """Changes, in place, what the head has already read."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = torch.relu(x[:, :1, ::2, ::2])
+        a = self.features(x) + residual
+        residual.mul_(0.5)
+        return self.fc((a * (1 + residual)).mean((2, 3)))
+
+
 class StatementInPlace(TinyFC):
     """An in-place operation whose result is not assigned."""
 
@@ -111,7 +141,6 @@ def test_unusual_heads(factory, tier, batch):
     module = factory().double().eval()
     net = SplitModel(module, "features", mean=HALF, std=HALF)
     images = torch.rand(batch, 3, 16, 16, dtype=torch.float64)
-    net.check_cut(images)
     probe = Probe(net, images, targets=torch.randint(0, 5, (batch,)))
     expected = brute_force_drops(module, "features", (images - 0.5) / 0.5, probe.targets, range(probe.activations.shape[1]))
     assert probe.tier.number == tier
@@ -122,6 +151,13 @@ def test_gap_and_linear_has_the_closed_form_of_the_paper(tiny_gap):
     probe = Probe(tiny_gap, torch.rand(3, 3, 16, 16), targets=torch.tensor([0, 4, 2]))
     closed = probe.class_weights * probe.activations.mean((2, 3))
     assert torch.allclose(probe.drops, closed, atol=1e-6)
+
+
+def test_a_network_of_nan_ends_in_nan_not_in_an_error():
+    module = TinyFC().eval()
+    with torch.no_grad():
+        module.classifier[1].weight.fill_(torch.nan)
+    assert Probe(SplitModel(module, "features", mean=HALF, std=HALF), torch.rand(2, 3, 16, 16)).drops.isnan().all()
 
 
 def test_chunks_follow_the_byte_budget_and_change_nothing(tiny_fc, monkeypatch):

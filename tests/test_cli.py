@@ -147,7 +147,7 @@ def test_explain_and_lists(tmp_path):
         str(tmp_path / "out"),
     )
     assert found.returncode == 0, found.stderr
-    assert (tmp_path / "out" / "three.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "three-explained.png").stat().st_size > 10_000
     for what, text in (("models", "inception_v3"), ("methods", "ablation_cam"), ("data", "root=???")):
         assert text in evalkit("list", what).stdout
     layers = evalkit("list", "layers", "digits_fc").stdout

@@ -25,6 +25,13 @@ def test_a_models_own_order_wins_over_a_lists_index(tmp_path):
     assert [classes.index(w) for w in wnids()[1:5]] == [None] * 4
 
 
+def test_names_as_the_hub_spells_them():
+    classes = load_classes("imagenet", 1000)
+    assert classes.index(ListedClass("tench, Tinca tinca", 0)) == 0
+    assert classes.index(ListedClass("crane", 517)) == 517
+    assert classes.index(ListedClass("tench, Tinca tinca", 5)) is None
+
+
 def test_unnamed_classes_take_the_lists_index():
     classes = Classes(10)
     assert classes.index(ListedClass("cat", 3)) == 3 and classes.index(4) == 4

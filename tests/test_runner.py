@@ -173,6 +173,42 @@ def test_mistakes_get_one_sentence(folder, tmp_path, extra, says):
         run([*tiny_overrides(folder, tmp_path / "run"), *extra])
 
 
+def vandal(probe):
+    probe.activations.mul_(2)
+    return probe.activations.sum(1)
+
+
+def test_a_method_cannot_spoil_the_others(folder, tmp_path):
+    with pytest.raises(UserError, match="method mine writes into the probe"):
+        run([*tiny_overrides(folder, tmp_path / "run"), "+method.mine._target_=test_runner.vandal"])
+    with pytest.raises(UserError, match="cannot be called with a probe and"):
+        run([*tiny_overrides(folder, tmp_path / "run"), "+method.random.sed=1"])
+
+
+def test_an_edited_method_is_another_run(folder, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "edited.py").write_text("def mine(probe):\n    return probe.activations.sum(1)\n")
+    overrides = [*tiny_overrides(folder, tmp_path / "run"), "+method.mine._target_=edited.mine"]
+    run(overrides)
+    (tmp_path / "edited.py").write_text("def mine(probe):\n    return -probe.activations.sum(1)\n")
+    with pytest.raises(UserError, match=r"code\.method\.mine"):
+        run(overrides)
+
+
+def test_a_shard_cut_short_is_computed_again(folder, tmp_path):
+    overrides = tiny_overrides(folder, tmp_path / "run")
+    whole = run(overrides)
+    file = tmp_path / "run" / "rows" / "shard-00001.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    assert RunFolder(tmp_path / "run").missing() == [1]
+    pd.testing.assert_frame_equal(run(overrides), whole)
+
+
+def test_paths_with_brackets_and_letters_beyond_ascii(folder, tmp_path):
+    run([*tiny_overrides(folder, tmp_path / "run"), f"out={tmp_path}/ünï cødé/it's run (1)"])
+    assert (tmp_path / "ünï cødé" / "it's run (1)" / "rows" / "shard-00002.parquet").is_file()
+
+
 def test_labels_that_fit_no_class_are_refused_when_needed(folder, tmp_path):
     classes = tmp_path / "other.txt"
     base = tiny_overrides(folder, tmp_path / "run")
@@ -184,8 +220,8 @@ def test_labels_that_fit_no_class_are_refused_when_needed(folder, tmp_path):
 def test_images_of_several_sizes_without_resize(folder, tmp_path):
     Image.new("RGB", (30, 30), "white").save(folder / "a" / "0.png")
     rows = run([*tiny_overrides(folder, tmp_path / "run", "conftest.TinyGAP"), "model.resize=null"])
-    assert set(rows[rows.status == "error"].image_id) == {"a/0.png"}
-    assert "30x30 pixels in a batch of 20x16" in rows.error.dropna().iloc[0]
+    assert set(rows[rows.status != "error"].image_id) == {"a/0.png"}
+    assert "20x16 pixels where the first image has 30x30" in rows.error.dropna().iloc[0]
 
 
 def test_code_version_names_the_rooms_that_decide_numbers():

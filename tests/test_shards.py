@@ -10,7 +10,7 @@ def test_environment():
     assert world({}) == World(0, 1, 0)
     assert world({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == World(3, 8, 1)
     assert world({"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SLURM_LOCALID": "2"}) == World(2, 4, 2)
-    assert world({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "6"}) == World(5, 6, 0)
+    assert world({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "6"}) == World()
     assert world({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == World(0, 1, 0)
 
 

@@ -102,6 +102,26 @@ def test_paired_comparisons(tmp_path):
     assert table.loc["increase"].p == 1
 
 
+def test_removing_turns_every_direction(tmp_path):
+    """What takes most away when removed is the better explanation."""
+    run = make_run(tmp_path / "run", FULL, MASKED, select="remove_top", top=25.0, paper=None)
+    summary = summarise(run)
+    assert value(summary, "win", "grad_cam") == 50 and value(summary, "win", "ablation_cam") == 25
+    assert value(summary, "best_of_all", "centre") == 100
+    text = markdown([run], summary, compare(run))
+    assert "Average drop %, activation (higher is better)" in text and "Increase %, activation (lower is better)" in text
+    assert "Win %, activation (higher is better)" in text
+
+
+def test_a_method_that_lacks_images_does_not_count_as_losing(tmp_path):
+    make_run(tmp_path / "a", FULL, {"grad_cam": MASKED["grad_cam"]})
+    part = make_run(tmp_path / "b", FULL[:2], {"ablation_cam": MASKED["ablation_cam"][:2]})
+    assert len(part.rows) == 2
+    (merged,) = load_runs([tmp_path / "a", tmp_path / "b"])
+    assert merged.counts()["scored"] == 2
+    assert value(summarise(merged), "increase", "ablation_cam") == 50
+
+
 def test_nothing_left_to_score(tmp_path):
     status = {(i, m): "error" for i in range(4) for m in METHODS}
     with pytest.raises(UserError, match="no image could be scored"):

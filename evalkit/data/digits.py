@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from sklearn.datasets import load_digits
 
+from evalkit.errors import UserError
+
 SIZE = 64
 EVALUATION_ORIGINALS = 797
 CLASSES = tuple(str(digit) for digit in range(10))
@@ -73,6 +75,8 @@ class Digits:
     """The evaluation split (797 images) or the training split (`count` images, originals reused) as a source."""
 
     def __init__(self, split: str = "val", seed: int = 0, count: int | None = None) -> None:
+        if split not in ("train", "val"):
+            raise UserError(f"data.split={split}: the digits have the splits 'train' and 'val'")
         self.split, self.seed = split, seed
         self.ink, self.targets = originals(split)
         self.count = len(self.ink) if count is None else count

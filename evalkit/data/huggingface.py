@@ -10,7 +10,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from evalkit.data.decode import UnreadableImage, decode
-from evalkit.data.sources import ClassKey
+from evalkit.data.sources import ClassKey, ListedClass
 from evalkit.errors import UserError, did_you_mean
 
 
@@ -65,9 +65,9 @@ class _Columns:
         return f"{Path(self.path).name}/{position:08d}"
 
     def _key(self, value: Any) -> ClassKey:
-        if value is None or self.names is None or value == -1:
-            return None if value in (None, -1) else value
-        return str(self.names[value])
+        if value is None or value == -1:
+            return None
+        return value if self.names is None else ListedClass(str(self.names[value]), int(value))
 
     def _decode(self, picture: dict[str, Any]) -> Image.Image:
         if picture.get("bytes") is None and picture.get("path") is None:
@@ -139,4 +139,6 @@ class StreamedDataset(_Columns):
     @property
     def fingerprint(self) -> str:
         """Hash over name, split and size: the pictures themselves are only known once they have been streamed."""
-        return hashlib.sha256(repr((self.path, str(self.data.split), self.count)).encode()).hexdigest()
+        return hashlib.sha256(
+            repr((self.path, self.data.info.config_name, str(self.data.split), self.label, self.names, self.count)).encode()
+        ).hexdigest()

@@ -25,6 +25,8 @@ class Classes:
 
         A model whose classes are unnamed takes a list's own index. Raises UserError where that is no output.
         """
+        if isinstance(key, ListedClass) and self._agrees(key):
+            return key.index
         if isinstance(key, str | ListedClass) and self.keys is not None:
             return self._by_name.get(str(key))
         index = key.index if isinstance(key, ListedClass) else key
@@ -37,6 +39,12 @@ class Classes:
             )
         return index
 
+    def _agrees(self, key: ListedClass) -> bool:
+        """Whether name and index mean the same output. Names alone need not be unique: ImageNet has two cranes."""
+        if self.keys is None or key.index is None or not 0 <= key.index < self.outputs:
+            return False
+        return _short(key.name) in (_short(self.name(key.index)), _short(self.keys[key.index]))
+
     def name(self, index: int) -> str:
         """A short name for people."""
         listed = self.names or self.keys
@@ -47,6 +55,10 @@ class Classes:
         found = {name: i for i, name in reversed(list(enumerate(self.names or [])))}
         found.update({key: i for i, key in enumerate(self.keys or [])})
         return found
+
+
+def _short(name: str) -> str:
+    return name.split(",", maxsplit=1)[0].strip().lower()
 
 
 def load_classes(given: str | Sequence[str] | None, outputs: int) -> Classes:

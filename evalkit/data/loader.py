@@ -27,9 +27,19 @@ class Batch:
 
 
 def batches(
-    source: Source, preprocess: Preprocess, shards: Mapping[int, Sequence[int]], batch_size: int, workers: int, pin: bool
+    source: Source,
+    preprocess: Preprocess,
+    size: tuple[int, int],
+    shards: Mapping[int, Sequence[int]],
+    batch_size: int,
+    workers: int,
+    pin: bool,
 ) -> Iterator[Batch]:
-    """Positions of each shard -> its batches. One loader serves all shards, and no batch crosses a shard's end."""
+    """Positions of each shard -> its batches. One loader serves all shards, and no batch crosses a shard's end.
+
+    An image that is not of `size` (height, width) after preprocessing counts as unreadable: which images are scored
+    must not depend on how they are batched.
+    """
     plan = [
         (shard, start + batch_size >= len(positions), list(positions[start : start + batch_size]))
         for shard, positions in shards.items()
@@ -45,7 +55,7 @@ def batches(
         pin_memory=False,
     )
     for (shard, last, positions), examples in zip(plan, loader, strict=True):
-        yield _collate(shard, last, positions, examples, pin)
+        yield _collate(shard, last, positions, examples, size, pin)
 
 
 _Example = tuple[ClassKey, Tensor | str]
@@ -63,18 +73,18 @@ class _Decoded(Dataset[_Example]):
         return self.source.class_key(position), image
 
 
-def _collate(shard: int, last: bool, positions: list[int], examples: list[_Example], pin: bool) -> Batch:
-    images = {p: image for p, (_, image) in zip(positions, examples, strict=True) if isinstance(image, Tensor)}
-    errors = {p: image for p, (_, image) in zip(positions, examples, strict=True) if isinstance(image, str)}
-    keys = {p: key for p, (key, _) in zip(positions, examples, strict=True)}
-    stacked = None
-    if images:
-        sizes = {tuple(image.shape[1:]) for image in images.values()}
-        if len(sizes) > 1:
-            common = max(sizes, key=lambda size: sum(tuple(i.shape[1:]) == size for i in images.values()))
-            for position in [p for p, image in images.items() if tuple(image.shape[1:]) != common]:
-                height, width = images.pop(position).shape[1:]
-                errors[position] = f"{width}x{height} pixels in a batch of {common[1]}x{common[0]}: set model.resize or model.crop"
-        stacked = torch.stack(list(images.values()))
-        stacked = stacked.pin_memory() if pin else stacked
-    return Batch(shard, last, keys, list(images), stacked, errors)
+def _collate(shard: int, last: bool, positions: list[int], examples: list[_Example], size: tuple[int, int], pin: bool) -> Batch:
+    keys: dict[int, ClassKey] = {}
+    images: dict[int, Tensor] = {}
+    errors: dict[int, str] = {}
+    for position, (key, image) in zip(positions, examples, strict=True):
+        keys[position] = key
+        if isinstance(image, str):
+            errors[position] = image
+        elif tuple(image.shape[1:]) != size:
+            found = f"{image.shape[2]}x{image.shape[1]} pixels where the first image has {size[1]}x{size[0]}"
+            errors[position] = f"{found}: set model.resize=[h,w] or model.crop"
+        else:
+            images[position] = image
+    stacked = torch.stack(list(images.values())) if images else None
+    return Batch(shard, last, keys, list(images), stacked.pin_memory() if pin and stacked is not None else stacked, errors)

@@ -124,8 +124,11 @@ def read_labels(listed: Path) -> tuple[list[str], list[ClassKey]]:
     """Paths and class keys of a labels list (CSV; also Kaggle's LOC_val_solution.csv)."""
     if not listed.is_file():
         raise UserError(f"no labels file {listed}")
-    with listed.open(newline="", encoding="utf-8-sig") as file:
-        table = list(csv.DictReader(file))
+    try:
+        with listed.open(newline="", encoding="utf-8-sig") as file:
+            table = list(csv.DictReader(file, restval=""))
+    except UnicodeDecodeError as reason:
+        raise UserError(f"{listed} is not UTF-8 text: save it as UTF-8 CSV") from reason
     columns = set(table[0]) if table else set()
     if {"ImageId", "PredictionString"} <= columns:
         return [f"{row['ImageId']}.JPEG" for row in table], [row["PredictionString"].split()[0] for row in table]

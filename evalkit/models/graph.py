@@ -75,11 +75,14 @@ def descendants(node: fx.Node) -> set[fx.Node]:
 def crossing(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
     """What the part after `node` reads besides it: empty where the layer separates the graph.
 
-    Constants do not count, nor does the batch size, which every tensor of a batch can tell.
+    What depends on no input (parameters and what is computed from them) does not count: the head computes it itself.
+    Nor does the batch size, which every tensor of a batch can tell.
     """
     after = descendants(node)
+    inputs = [n for n in graph.nodes if n.op == "placeholder"]
+    varying = set(inputs).union(*(descendants(n) for n in inputs))
     reads = {arg: None for user in graph.nodes if user in after for arg in user.all_input_nodes}
-    return [n for n in reads if n not in after and n is not node and n.op != "get_attr" and not is_batch_size(n)]
+    return [n for n in reads if n in varying and n not in after and n is not node and not is_batch_size(n)]
 
 
 def is_batch_size(node: fx.Node) -> bool:

@@ -46,20 +46,24 @@ class SplitModel:
         self.autocast: torch.dtype | None = None
         """Set to torch.bfloat16 to run the trunk, and nothing behind it, in that precision."""
         self._cut: _GraphCut | _HookCut
+        self._checked = False
         try:
             traced = cutting.trace(self.module)
         except Exception as reason:  # torch.fx documents no closed set of errors; the slow path is right and is announced
-            log.warning(
-                "torch.fx cannot trace %s (%s): falling back to a hook, which repeats the whole network", type(module).__name__, str(reason)
-            )
-            self._cut = _HookCut(self.module, layer)
+            self._fall_back(f"torch.fx cannot trace {type(module).__name__} ({reason})")
         else:
             self._cut = _GraphCut(traced, layer)
+
+    def _fall_back(self, why: str) -> None:
+        log.warning("%s: falling back to a hook, which repeats the whole network", why)
+        self._cut, self._checked = _HookCut(self.module, self.layer), True
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Context]:
         """Images (N,3,H,W) in [0,1] -> activations A (N,K,h,w) and the head's context. No gradient flows."""
         with torch.no_grad():
             normalised = (images.to(self.device, self.dtype) - self.mean) / self.std
+            if not self._checked:
+                self._check(normalised[:1])
             with self._precision():
                 activations, context = self._cut.trunk(normalised)
         if activations.dim() != 4:
@@ -93,16 +97,21 @@ class SplitModel:
     def _precision(self) -> AbstractContextManager[object]:
         return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
 
-    def check_cut(self, images: Tensor) -> None:
-        """Assert on real input that head(trunk(x)) is the model. Raises RuntimeError where it is not."""
-        with torch.no_grad():
-            whole = self.module((images.to(self.device, self.dtype) - self.mean) / self.std)
-            cut = self(images)
+    def _check(self, normalised: Tensor) -> None:
+        """Compare head(trunk(x)) with the model on the first image; where it differs, or cannot run, use the hook."""
+        whole = self.module(normalised)
         if not isinstance(whole, Tensor) or whole.dim() != 2:
             raise UserError(f"{type(self.module).__name__} must return logits (images, classes) as one tensor")
-        close = torch.allclose(cut, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().nan_to_num().max()), equal_nan=True)
-        if not close and self.autocast is None:
-            raise RuntimeError(f"cutting {type(self.module).__name__} at '{self.layer}' changed its output; please report this model")
+        self._checked = True
+        activations, context = self._cut.trunk(normalised)
+        if activations.dim() != 4:
+            return  # refused by the caller, with its shape
+        if not all(isinstance(c, Tensor) and c.dim() > 0 and len(c) == len(normalised) for c in context):
+            self._fall_back(f"behind '{self.layer}', {type(self.module).__name__} reads something that is no tensor of the batch")
+            return
+        cut = self.head(activations, context)
+        if not torch.allclose(cut, whole, rtol=1e-4, atol=1e-4 * float(whole.nan_to_num().abs().max()), equal_nan=True):
+            self._fall_back(f"cutting {type(self.module).__name__} at '{self.layer}' changes its output")
 
 
 def _shadow(module: nn.Module) -> nn.Module:

@@ -54,7 +54,7 @@ def build(config: ModelConfig) -> tuple[nn.Module, str]:
         torch.manual_seed(config.seed)
         try:
             module = factory(**config.args)
-        except TypeError as reason:
+        except (TypeError, ValueError) as reason:
             raise UserError(f"model.factory={config.factory} cannot be called with model.args={config.args}: {reason}") from reason
     if not isinstance(module, nn.Module):
         raise UserError(f"model.factory={config.factory} returned {type(module).__name__}, not a torch.nn.Module")
@@ -111,18 +111,18 @@ def _state_dict(config: ModelConfig) -> Mapping[str, Any]:
             f"cannot read weights from {file}: {str(reason).splitlines()[0] if str(reason) else 'damaged file'} "
             "(model.weights takes a state dict as .safetensors or .pth; nothing else is unpickled)"
         ) from reason
-    nested = state.get("state_dict", state)
+    nested = state.get("state_dict", state) if isinstance(state, Mapping) else state
     if not isinstance(nested, Mapping):
-        raise UserError(f"{file} holds no state dict")
-    return nested
+        raise UserError(f"{file} holds no state dict, but a {type(nested).__name__}")
+    return {str(name).removeprefix("module."): value for name, value in nested.items()}  # as DistributedDataParallel saves it
 
 
 def _torchvision_weights(factory: str, name: str) -> Mapping[str, Any]:
     package, _, model = factory.rpartition(".")
     if not package.startswith("torchvision.models"):
         raise UserError(
-            f"model.weights={name} is a torchvision name, but {factory} is not a torchvision model; "
-            "give a .safetensors or .pth file, or null"
+            f"model.weights={name} is no .safetensors or .pth file, and {factory} has no weights by name; "
+            "give such a file, or null for random weights"
         )
     known = torchvision.models.get_model_weights(model)
     if name not in known.__members__:
@@ -137,10 +137,17 @@ def _torchvision_weights(factory: str, name: str) -> Mapping[str, Any]:
     return state
 
 
+def fixed_size(config: ModelConfig) -> tuple[int, int] | None:
+    """Height and width after preprocessing; None where they follow the image."""
+    if config.crop is not None:
+        return config.crop, config.crop
+    return config.resize if isinstance(config.resize, tuple) else None
+
+
 def input_size(config: ModelConfig) -> tuple[int, int]:
-    """Height and width after preprocessing; 224x224 where the config leaves images as they are."""
-    side = config.crop or config.resize or 224
-    return (side, side) if isinstance(side, int) else side
+    """Height and width for images made up here: the fixed size, or a square where the config leaves it open."""
+    side = config.resize if isinstance(config.resize, int) else 224
+    return fixed_size(config) or (side, side)
 
 
 def _check(net: SplitModel, config: ModelConfig, size: tuple[int, int], device: torch.device) -> int:
@@ -148,10 +155,11 @@ def _check(net: SplitModel, config: ModelConfig, size: tuple[int, int], device: 
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
     try:
         outputs: int = net(image).shape[1]
-    except RuntimeError as reason:
-        note = str(reason).splitlines()[0]
+    except (RuntimeError, TypeError, ValueError, IndexError) as reason:
+        note = (str(reason) or type(reason).__name__).splitlines()[0]
         raise UserError(
             f"{config.factory} cannot process a {size[0]}x{size[1]} image: {note}; check model.resize and model.crop"
         ) from reason
-    net.check_cut(image)
+    if outputs < 2:
+        raise UserError(f"{config.factory} has {outputs} output; a softmax needs two classes or more")
     return outputs
