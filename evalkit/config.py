@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -198,13 +198,13 @@ def _parse_one(text: str) -> Override:
     parser = OverridesParser.create()
     try:
         return parser.parse_override(text)
-    except OverrideParseException as reason:
+    except HydraException as reason:
         key, equals, value = text.partition("=")
         if not key or not equals:
             raise UserError(f"'{text}' is not an override of the form key=value") from reason
     try:  # Hydra's grammar wants quotes around paths with brackets or letters that are not ASCII
         return parser.parse_override(key + "='" + value.replace("'", r"\'") + "'")
-    except OverrideParseException as reason:
+    except HydraException as reason:
         raise UserError(f"'{text}' is not an override of the form key=value") from reason
 
 

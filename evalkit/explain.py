@@ -44,7 +44,7 @@ def explain_images(config: RunConfig, files: list[Path], out: Path) -> list[Path
     as_they_are = config.model.resize is None and config.model.crop is None
     model = zoo.load(config.model, device, (height, width) if as_they_are else None)
     out.mkdir(parents=True, exist_ok=True)
-    written = []
+    written: list[Path] = []
     for file, picture in zip(files, pictures, strict=True):
         image = model.preprocess(picture)[None].to(device).to(model.net.dtype) / 255
         target = torch.tensor([config.target]) if isinstance(config.target, int) else None

@@ -66,11 +66,12 @@ def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
     loaded: dict[str, Method] = {}
     for name, settings in chosen.items():
         function = zoo.find(str(settings["_target_"]), f"method.{name}._target_")
-        loaded[name] = partial(function, **{key: value for key, value in settings.items() if not key.startswith("_")})
+        parameters = {key: value for key, value in settings.items() if not key.startswith("_")}
         try:
-            inspect.signature(loaded[name]).bind(None)
+            inspect.signature(function).bind(None, **parameters)
         except TypeError as reason:
-            raise UserError(f"method {name} cannot be called with a probe and {dict(settings)}: {reason}") from reason
+            raise UserError(f"method {name} cannot be called with a probe and {parameters}: {reason}") from reason
+        loaded[name] = partial(function, **parameters)
     return loaded
 
 

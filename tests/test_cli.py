@@ -33,7 +33,7 @@ def test_run_then_tables_then_nothing_left_to_do(folder, tmp_path):
     assert "every shard was done before" in evalkit("run", *overrides).stderr
     tables = evalkit("tables", str(tmp_path / "run"))
     assert tables.returncode == 0, tables.stderr
-    for text in ("RANDOM WEIGHTS", "11 of 12 images scored", "1 unreadable", "constant 11 (91.7 %)", "Average drop %"):
+    for text in ("RANDOM WEIGHTS", "11 of 12 images scored", "1 unreadable", "constant 11 (100.0 %)", "Average drop %"):
         assert text in tables.stdout
     made = {p.name for p in (tmp_path / "run").rglob("*")}
     assert {"tables.md", "tables.tex", "summary.csv", "comparisons.csv", "run-drop.png", "run-drop.svg", "run-wins.pdf"} <= made

@@ -163,7 +163,7 @@ def bad_shape(probe):
         (["model.factory=conftest.Absent"], "has no 'Absent'"),
         (["model.factory=nowhere.Net"], "cannot import 'nowhere'"),
         (["model.weights=absent.safetensors"], "no weights file"),
-        (["model.weights=IMAGENET1K_V1"], "is not a torchvision model"),
+        (["model.weights=IMAGENET1K_V1"], "has no weights by name"),
     ],
 )
 def test_mistakes_get_one_sentence(folder, tmp_path, extra, says):
