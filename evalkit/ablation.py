@@ -175,16 +175,18 @@ class MixOnce:
         for ks in _chunks(k, BYTE_BUDGET // (n * unit)):
             part = torch.bmm(delta[:, ks].transpose(0, 1), columns[ks])
             for i in range(n):
-                drops[i, ks] = scores[i] - self._score(mixed[i] - part[:, i], targets[i])
+                drops[i, ks] = self._drop(torch.cat([mixed[i : i + 1], mixed[i] - part[:, i]]), targets[i])
         return drops
 
-    def _score(self, variants: Tensor, target: Tensor) -> Tensor:
-        """Variants of L's output (k,O) -> the target's score (k,)."""
+    def _drop(self, variants: Tensor, target: Tensor) -> Tensor:
+        """L's whole output and its variants (1+k,O) -> the target's drops (k,).
+
+        The last layer sees the difference of its inputs, not its outputs: a drop is far smaller than the score, and
+        subtracting two scores would leave it only their last digits.
+        """
         out: Tensor = self.rest.run(variants)
-        if self.last is None:
-            return out[:, target]
-        score = out @ self.last.weight[target]
-        return score if self.last.bias is None else score + self.last.bias[target]
+        lost = out[:1] - out[1:]
+        return lost[:, target] if self.last is None else lost @ self.last.weight[target]
 
 
 class Repeat:

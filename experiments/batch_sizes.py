@@ -1,6 +1,6 @@
 """Do masks depend on the batch size?
 
-    python experiments/batch_sizes.py /tmp/batches model=mobilenet_v2 data=imagenet data.root=... sample=200
+    python experiments/batch_sizes.py batches model=mobilenet_v2 data=imagenet data.root=... sample=200
 
 Runs the same configuration at batch sizes 1, 7 and 64 in fresh folders, rebuilds every mask from the stored float32
 maps, names each row whose mask differs from that of batch size 1, says whether its `rank_gap` is below 1e-5, and

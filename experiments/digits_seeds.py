@@ -1,7 +1,7 @@
 """Evaluate the embedded networks of every training seed under the demo's protocol (about a minute a network).
 
-    python experiments/train_digits.py --out /tmp/digits
-    python experiments/digits_seeds.py /tmp/digits --out /tmp/digits_runs --csv results/digits_seeds.csv
+    python experiments/train_digits.py --out digits
+    python experiments/digits_seeds.py digits --out digits_runs --csv results/digits_seeds.csv
 
 The demo shows seed 0. This table shows whether that was a lucky draw.
 """

@@ -1,6 +1,6 @@
 """Train the embedded networks from several seeds (about 15 minutes for all ten on two CPU cores).
 
-    python experiments/train_digits.py --out results/digits_training
+    python experiments/train_digits.py --out digits
 
 writes `<net>_seed<k>.safetensors` for each net and seed and `training.csv` with their accuracies. Seed 0 is what the
 package ships, `experiments/digits_seeds.py` evaluates all of them: nothing is picked by its result.
