@@ -8,6 +8,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -85,7 +86,8 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
         row[0].set_title("photograph as the model sees it", fontsize=10)
         row[1].imshow(photo)
         shown = row[1].imshow(heat[0].cpu().numpy(), cmap="inferno", alpha=OVERLAY)
-        figure.colorbar(shown, ax=row[1], fraction=0.046, pad=0.03, label="saliency (each method has its own scale)", alpha=1)
+        scale = ScalarMappable(shown.norm, shown.cmap)  # opaque, unlike the overlay
+        figure.colorbar(scale, ax=row[1], fraction=0.046, pad=0.03, label="saliency (each method has its own scale)")
         row[1].set_title(f"{method}" + _remark(heat), fontsize=10)
         row[2].imshow(_picture(perturbed))
         row[2].set_title(f"{_in_words(point)}\n{scores}", fontsize=10)
