@@ -29,8 +29,10 @@ def test_nothing_runs_before_it_is_asked_for(tiny_fc, monkeypatch):
 
 
 def test_mistakes(tiny_fc):
-    with pytest.raises(UserError, match="must be floats"):
+    with pytest.raises(UserError, match="must be a float tensor"):
         Probe(tiny_fc, torch.randint(0, 255, (1, 3, 16, 16)))
+    with pytest.raises(UserError, match="must lie in"):
+        Probe(tiny_fc, torch.rand(1, 3, 16, 16) * 255)
     with pytest.raises(UserError, match="class indices from 0 to 4"):
         Probe(tiny_fc, torch.rand(1, 3, 16, 16), torch.tensor([5])).targets  # noqa: B018
     with pytest.raises(UserError, match="must be 2 class indices"):
