@@ -77,8 +77,7 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
     before = confidence_and_logit(probe.logits, probe.targets)
     figure, axes = plt.subplots(len(maps), 3, figsize=(10.5, 3.5 * len(maps) + 0.9), squeeze=False, layout="constrained")
     for row, (method, heat) in zip(axes, maps.items(), strict=True):
-        mask = protocol.soft_mask(heat) if point.top_percent is None else protocol.Ranking.of(heat).top(point.top_percent)
-        mask = ~mask if point.select == "remove_top" else mask
+        mask, _ = protocol.kept(point, heat, protocol.Ranking.of(heat))
         perturbed = protocol.perturb(probe.images, mask, filler)
         after = confidence_and_logit(model.net(perturbed), probe.targets)
         scores = f"confidence {before[0][0]:.3f} → {after[0][0]:.3f}\nscore (logit) {before[1][0]:.2f} → {after[1][0]:.2f}"

@@ -82,6 +82,14 @@ def soft_mask(maps: Tensor) -> Tensor:
     return (maps - low) / torch.where(high > low, high - low, 1)
 
 
+def kept(point: Point, maps: Tensor, ranking: Ranking) -> tuple[Tensor, Tensor]:
+    """What a point keeps of images with these raw maps (N,H,W), and the gap of its threshold (N,), nan where it has none."""
+    if point.top_percent is None:
+        return soft_mask(maps), torch.full_like(maps[:, 0, 0], torch.nan)
+    top = ranking.top(point.top_percent)
+    return (~top if point.select == "remove_top" else top), ranking.gap(point.top_percent)
+
+
 def filling(images: Tensor, fill: str, mean: Tensor) -> Tensor:
     """What replaces removed pixels: broadcastable to images (N,3,H,W) in [0,1]."""
     if fill == "blur":

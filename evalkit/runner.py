@@ -88,10 +88,7 @@ def evaluate(session: Session, batch: Batch, records: ShardRecords) -> None:
         records.map(name, low, maps)
         ranking = protocol.Ranking.of(maps)
         for point in session.points:
-            soft = point.top_percent is None
-            mask = protocol.soft_mask(maps) if soft else ranking.top(float(point.top_percent or 0))
-            mask = ~mask if point.select == "remove_top" else mask
-            gap = torch.full_like(maps[:, 0, 0], torch.nan) if soft else ranking.gap(float(point.top_percent or 0))
+            mask, gap = protocol.kept(point, maps, ranking)
             masked = net(protocol.perturb(probe.images, mask, fillers[point.fill]))
             records.score(name, point, mask, gap, masked)
 
