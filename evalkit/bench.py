@@ -21,6 +21,7 @@ from evalkit.errors import UserError
 from evalkit.methods import ablation_cam
 from evalkit.models import graph, zoo
 from evalkit.probe import Probe
+from evalkit.store import writable_folder
 
 
 def bench_ablation(
@@ -34,6 +35,8 @@ def bench_ablation(
     """
     if peer and importlib.util.find_spec("pytorch_grad_cam") is None:
         raise UserError("pytorch-grad-cam is not installed: pip install 'evalkit[peers]', or pass --no-peer")
+    if json_file is not None:
+        writable_folder(json_file.parent, "--json")
     if not any(o.startswith("model.weights=") for o in overrides):
         overrides = [*overrides, "model.weights=null"]
     if threads is not None:
@@ -77,7 +80,6 @@ def bench_ablation(
     if peer:
         figures |= _against_peer(config, module, net, images[:1], repeats)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
     return figures
 

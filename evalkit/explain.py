@@ -20,6 +20,7 @@ from evalkit.models import zoo
 from evalkit.probe import Probe
 from evalkit.records import confidence_and_logit
 from evalkit.session import apply_method, load_methods, pick_device, set_precision
+from evalkit.store import writable_folder
 
 OVERLAY = 0.55
 """Opacity of the heat map over the photograph."""
@@ -44,7 +45,7 @@ def explain_images(config: RunConfig, files: list[Path], out: Path) -> list[Path
     width, height = pictures[0].size
     as_they_are = config.model.resize is None and config.model.crop is None
     model = zoo.load(config.model, device, (height, width) if as_they_are else None)
-    out.mkdir(parents=True, exist_ok=True)
+    writable_folder(out, "--out")
     written: list[Path] = []
     for file, picture in zip(files, pictures, strict=True):
         image = model.preprocess(picture)[None].to(device).to(model.net.dtype) / 255
@@ -67,20 +68,16 @@ def _free(out: Path, stem: str, written: list[Path]) -> Path:
 
 
 def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str, Tensor]) -> Figure:
-    """One row a method: the photograph, the heat map over it, and the explanation map with its scores."""
+    """One row a method: the photograph, the heat map over it, and for each protocol point what it keeps, with its scores."""
     settings = config.protocol
-    point = protocol.points(list(settings.select), settings.top_percent, list(settings.fill))[0]
-    filler = protocol.filling(probe.images, point.fill, model.net.mean)
+    points = protocol.points(list(settings.select), settings.top_percent, list(settings.fill))
     photo = _picture(probe.images)
     index = int(probe.targets[0])
     name = model.classes.name(index)
-    before = confidence_and_logit(probe.logits, probe.targets)
-    figure, axes = plt.subplots(len(maps), 3, figsize=(10.5, 3.5 * len(maps) + 0.9), squeeze=False, layout="constrained")
+    confidence, logit = confidence_and_logit(probe.logits, probe.targets)
+    columns = 2 + len(points)
+    figure, axes = plt.subplots(len(maps), columns, figsize=(3.5 * columns, 3.5 * len(maps) + 0.9), squeeze=False, layout="constrained")
     for row, (method, heat) in zip(axes, maps.items(), strict=True):
-        mask, _ = protocol.kept(point, heat, protocol.Ranking.of(heat))
-        perturbed = protocol.perturb(probe.images, mask, filler)
-        after = confidence_and_logit(model.net(perturbed), probe.targets)
-        scores = f"confidence {before[0][0]:.3f} → {after[0][0]:.3f}\nscore (logit) {before[1][0]:.2f} → {after[1][0]:.2f}"
         row[0].imshow(photo)
         row[0].set_title("photograph as the model sees it", fontsize=10)
         row[1].imshow(photo)
@@ -88,8 +85,14 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
         scale = ScalarMappable(shown.norm, shown.cmap)  # opaque, unlike the overlay
         figure.colorbar(scale, ax=row[1], fraction=0.046, pad=0.03, label="saliency (each method has its own scale)")
         row[1].set_title(f"{method}" + _remark(heat), fontsize=10)
-        row[2].imshow(_picture(perturbed))
-        row[2].set_title(f"{_in_words(point)}\n{scores}", fontsize=10)
+        ranking = protocol.Ranking(heat)
+        for ax, point in zip(row[2:], points, strict=True):
+            mask, _ = protocol.kept(point, ranking)
+            perturbed = protocol.perturb(probe.images, mask, protocol.filling(probe.images, point.fill, model.net.mean))
+            after = confidence_and_logit(model.net(perturbed), probe.targets)
+            scores = f"confidence {confidence[0]:.3f} → {after[0][0]:.3f}\nscore (logit) {logit[0]:.2f} → {after[1][0]:.2f}"
+            ax.imshow(_picture(perturbed))
+            ax.set_title(f"{_in_words(point)}\n{scores}", fontsize=10)
         for ax in row:
             ax.set_xticks([])
             ax.set_yticks([])

@@ -1,4 +1,4 @@
-"""Figures from summaries: metric against threshold, drop per method, win matrix. PNG for screens, SVG and PDF for papers."""
+"""Figures from summaries: metric against threshold, drop per method, win matrix. PNG for screens, PDF for papers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from evalkit.summary import PAPER_METRICS, Run, lower_is_better, win_matrix
-from evalkit.tables import LABELS, describe_point, main_points, title
+from evalkit.tables import LABELS, at_point, describe_point, main_points, title
 
-FORMATS = ("png", "svg", "pdf")
+FORMATS = ("png", "pdf")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -64,19 +64,16 @@ def better(metric: str, part: pd.DataFrame) -> str:
 def drop_per_method(run: Run, mine: pd.DataFrame) -> Figure:
     """Average drop of each method at the main protocol points, with 95 % intervals and the published values."""
     points = main_points(run)
-    figure, axes = plt.subplots(
-        len(points), 2, figsize=(9, 0.8 + len(points) * (0.9 + 0.32 * len(run.methods))), sharey=True, squeeze=False, layout="constrained"
-    )
-    for row, point in zip(axes, points, strict=True):
-        for ax, score in zip(row, ("confidence", "activation"), strict=True):
-            chosen = mine[
-                (mine.metric == "average_drop") & (mine.score == score) & (mine["select"] == point[0]) & (mine["fill"] == point[2])
-            ]
-            here = (
-                chosen[chosen.top_percent.isna() if pd.isna(point[1]) else chosen.top_percent == point[1]]
-                .set_index("method")
-                .loc[run.methods]
-            )
+    pairs = 1 if len(points) < 4 else 2  # a pair of panels a point; many points stand side by side
+    rows = -(-len(points) // pairs)
+    size = (9 * pairs, 0.8 + rows * (0.9 + 0.32 * len(run.methods)))
+    figure, axes = plt.subplots(rows, 2 * pairs, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    panels = axes.reshape(-1, 2)
+    for unused in panels[len(points) :].flat:
+        unused.axis("off")
+    for pair, point in zip(panels, points, strict=False):
+        for ax, score in zip(pair, ("confidence", "activation"), strict=True):
+            here = at_point(mine[(mine.metric == "average_drop") & (mine.score == score)], point).set_index("method").loc[run.methods]
             positions = range(len(run.methods))
             ax.errorbar(
                 here.value,
@@ -100,7 +97,7 @@ def drop_per_method(run: Run, mine: pd.DataFrame) -> Figure:
             ax.set_title(f"{score}; {describe_point(point)}", fontsize=9)
             ax.set_xlabel(f"average drop % ({'lower' if lower_is_better('average_drop', point[0]) else 'higher'} is better)")
             ax.set_xlim(left=0)
-        row[0].invert_yaxis()
+    axes[0, 0].invert_yaxis()
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
     figure.suptitle(title(run))
@@ -125,4 +122,5 @@ def wins(run: Run) -> Figure:
 def _save(figure: Figure, stem: Path) -> None:
     for form in FORMATS:
         figure.savefig(stem.with_name(f"{stem.name}.{form}"), dpi=150)
+        figure.set_layout_engine("none")  # laid out once, not once a format
     plt.close(figure)

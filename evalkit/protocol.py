@@ -5,6 +5,7 @@ of these is a named coordinate of a protocol point.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -42,38 +43,36 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Pixels of each map by falling value, ties by pixel index: `order` and `values`, both (N, H*W)."""
+    """Pixels of raw maps (N,H,W) by falling value, ties by pixel index: one stable sort, when first asked for, serves all thresholds."""
 
-    order: Tensor
-    values: Tensor
-    size: tuple[int, int]
+    maps: Tensor
 
-    @classmethod
-    def of(cls, maps: Tensor) -> "Ranking":
-        """Rank raw maps (N,H,W): one stable sort serves all thresholds."""
-        values, order = maps.flatten(1).sort(dim=1, descending=True, stable=True)
-        return cls(order, values, (maps.shape[1], maps.shape[2]))
+    @cached_property
+    def _sorted(self) -> tuple[Tensor, Tensor]:
+        values, order = self.maps.flatten(1).sort(dim=1, descending=True, stable=True)
+        return values, order
 
     def top(self, percent: float) -> Tensor:
         """Boolean mask (N,H,W) of exactly k = round(percent / 100 * H * W) pixels."""
-        mask = torch.zeros_like(self.order, dtype=torch.bool)
-        mask.scatter_(1, self.order[:, : self.count(percent)], True)
-        return mask.view(-1, *self.size)
+        order = self._sorted[1]
+        mask = torch.zeros_like(order, dtype=torch.bool)
+        mask.scatter_(1, order[:, : self.count(percent)], True)
+        return mask.view(self.maps.shape)
 
     def gap(self, percent: float) -> Tensor:
         """k-th minus next value over the largest absolute value (N,); infinite where nothing is left to swap with.
 
         Where it is below 1e-5, float rounding (another batch size, another machine) may swap two pixels.
         """
-        k = self.count(percent)
-        largest = self.values.abs().amax(1)
-        if not 0 < k < self.values.shape[1]:
+        values, k = self._sorted[0], self.count(percent)
+        largest = values.abs().amax(1)
+        if not 0 < k < values.shape[1]:
             return torch.full_like(largest, torch.inf)
-        return (self.values[:, k - 1] - self.values[:, k]) / torch.where(largest > 0, largest, 1)
+        return (values[:, k - 1] - values[:, k]) / torch.where(largest > 0, largest, 1)
 
     def count(self, percent: float) -> int:
         """k, the number of pixels in the top `percent`."""
-        return round(percent / 100 * self.order.shape[1])
+        return round(percent / 100 * self.maps.shape[1] * self.maps.shape[2])
 
 
 def soft_mask(maps: Tensor) -> Tensor:
@@ -82,10 +81,10 @@ def soft_mask(maps: Tensor) -> Tensor:
     return (maps - low) / torch.where(high > low, high - low, 1)
 
 
-def kept(point: Point, maps: Tensor, ranking: Ranking) -> tuple[Tensor, Tensor]:
-    """What a point keeps of images with these raw maps (N,H,W), and the gap of its threshold (N,), nan where it has none."""
+def kept(point: Point, ranking: Ranking) -> tuple[Tensor, Tensor]:
+    """What a point keeps (N,H,W) of images with these maps, and the gap of its threshold (N,), nan where it has none."""
     if point.top_percent is None:
-        return soft_mask(maps), torch.full_like(maps[:, 0, 0], torch.nan)
+        return soft_mask(ranking.maps), torch.full_like(ranking.maps[:, 0, 0], torch.nan)
     top = ranking.top(point.top_percent)
     return (~top if point.select == "remove_top" else top), ranking.gap(point.top_percent)
 

@@ -1,6 +1,5 @@
 """The loop: load -> explain -> perturb -> score -> rows, shard by shard."""
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 
@@ -17,8 +16,6 @@ from evalkit.records import ShardRecords
 from evalkit.session import Session, apply_method, open_session
 from evalkit.shards import mine, world
 from evalkit.store import RunFolder
-
-log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
 """Called with the number of images that were finished since the last call."""
@@ -38,13 +35,11 @@ def run(job: Job, progress: Progress | None = None, announce: Announce | None = 
     folder = RunFolder(config.out)
     folder.create_or_resume(identity, provenance(session), job.yaml, len(session.positions), config.shard_size)
     size = folder.provenance["shard_size"]
-    missing = mine(folder.missing(), world())
+    missing = mine(folder.missing(maps=config.maps == "store"), world())
     shards = {shard: session.positions[shard * size : (shard + 1) * size] for shard in missing}
     todo = sum(len(positions) for positions in shards.values())
     if announce is not None:
         announce(len(session.positions), len(session.positions) - todo)
-    if config.maps == "store" and any(not shard["maps_stored"] for shard in folder.shard_metadata()):
-        log.warning("%s has finished shards without maps; maps=store fills only those still to come", folder.path)
     if not shards:
         return folder
     started = time.perf_counter()
@@ -86,9 +81,9 @@ def evaluate(session: Session, batch: Batch, records: ShardRecords) -> None:
         records.seconds[name] = records.seconds.get(name, 0.0) + time.perf_counter() - started
         maps = protocol.upsample(low, (images.shape[2], images.shape[3]))
         records.map(name, low, maps)
-        ranking = protocol.Ranking.of(maps)
+        ranking = protocol.Ranking(maps)
         for point in session.points:
-            mask, gap = protocol.kept(point, maps, ranking)
+            mask, gap = protocol.kept(point, ranking)
             masked = net(protocol.perturb(probe.images, mask, fillers[point.fill]))
             records.score(name, point, mask, gap, masked)
 

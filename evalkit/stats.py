@@ -1,9 +1,8 @@
 """Intervals and paired tests. Images are the unit: resampled together for all methods, so differences are paired."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,70 +12,76 @@ Array = NDArray[np.float64]
 
 RESAMPLES = 2000
 LEVEL = 0.95
+BATCH_BYTES = 2**26
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """Estimates of m quantities with their percentile bootstrap intervals, each (m,), and the resamples (m, RESAMPLES)."""
+    """Estimates of m quantities with their intervals, each (m,); nan where too few images define one."""
 
     value: Array
     low: Array
     high: Array
+
+
+@dataclass(frozen=True)
+class Bootstrapped(Intervals):
+    """With the estimates on all resamples (m, RESAMPLES); (m, 0) where there are fewer than two images."""
+
     resampled: Array
 
 
-def nanmean(columns: Array, axis: int = -1) -> Array:
-    """The mean of what is defined; nan, without a warning, where nothing is."""
-    if not np.isnan(columns).any():
-        return np.asarray(columns.mean(axis=axis))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return np.asarray(np.nanmean(columns, axis=axis))
+def bootstrap(columns: Mapping[str, Array | tuple[Array, Array]]) -> dict[str, Bootstrapped]:
+    """Percentile bootstrap over images of several quantities at once, by name, each for m methods or pairs of them.
 
-
-def bootstrap(columns: Array, statistic: Callable[..., Array] = nanmean) -> Intervals:
-    """Percentile bootstrap over images of m statistics at once: `columns` is (m,n), nan where undefined.
-
-    The same resamples serve all m. With fewer than two images the interval is unknown (nan). The seed is fixed: the
-    same rows print the same table.
+    An array (m,n) stands for the mean over its defined entries (nan marks undefined ones), a pair of arrays for the
+    ratio of their sums. The same resamples serve everything, and the seed is fixed: the same rows print the same
+    table. A resample enters through how often it drew each image, which makes all of it two matrix products.
     """
-    return _bootstrap((columns,), statistic)
+    pairs = {name: found if isinstance(found, tuple) else _as_ratio(found) for name, found in columns.items()}
+    above, below = (np.concatenate([pair[side] for pair in pairs.values()]) for side in (0, 1))
+    n = above.shape[1]
+
+    def ratios(counts: Array) -> Array:
+        with np.errstate(invalid="ignore", divide="ignore"):  # nothing defined: nan
+            return np.asarray((above @ counts.T) / (below @ counts.T))
+
+    def of_resamples(drawn: NDArray[np.int64], **_: object) -> Array:
+        return ratios(np.stack([np.bincount(images, minlength=n) for images in np.atleast_2d(drawn)]).astype(float))
+
+    value = ratios(np.ones((1, n)))[:, 0]
+    low = high = np.full(len(value), np.nan)
+    resampled = np.empty((len(value), 0))
+    if n > 1:
+        with warnings.catch_warnings():  # a row without any defined entry has no interval, and says so as nan
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            result = stats.bootstrap(
+                (np.arange(n),),
+                of_resamples,
+                vectorized=True,
+                method="percentile",
+                n_resamples=RESAMPLES,
+                confidence_level=LEVEL,
+                batch=max(1, BATCH_BYTES // (8 * n)),
+                rng=np.random.default_rng(0),
+            )
+        (low, high), resampled = result.confidence_interval, result.bootstrap_distribution
+    ends = np.cumsum([len(pair[0]) for pair in pairs.values()])
+    parts = [slice(end - len(pair[0]), end) for end, pair in zip(ends, pairs.values(), strict=True)]
+    return {name: Bootstrapped(value[at], low[at], high[at], resampled[at]) for name, at in zip(pairs, parts, strict=True)}
 
 
-def bootstrap_ratio(numerators: Array, denominators: Array) -> Intervals:
-    """The same for m ratios of sums over images: sum(numerators) / sum(denominators), each (m,n)."""
-
-    def ratio(above: Array, below: Array, axis: int = -1) -> Array:
-        return np.asarray(above.sum(axis=axis) / below.sum(axis=axis))
-
-    return _bootstrap((numerators, denominators), ratio)
+def _as_ratio(values: Array) -> tuple[Array, Array]:
+    """A mean over defined entries, as a sum over a count."""
+    defined = ~np.isnan(values)
+    return np.where(defined, values, 0), defined.astype(float)
 
 
-def _bootstrap(samples: tuple[Array, ...], statistic: Callable[..., Array]) -> Intervals:
-    value = statistic(*samples, axis=-1)
-    if samples[0].shape[1] < 2:
-        unknown = np.full_like(value, np.nan)
-        return Intervals(value, unknown, unknown, np.empty((len(value), 0)))
-    with warnings.catch_warnings():  # a column without any defined entry has no interval, and says so as nan
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        result = _resample(samples, statistic)
-    interval = result.confidence_interval
-    return Intervals(value, np.asarray(interval.low), np.asarray(interval.high), np.asarray(result.bootstrap_distribution))
-
-
-def _resample(samples: tuple[Array, ...], statistic: Callable[..., Array]) -> Any:
-    return stats.bootstrap(
-        samples,
-        statistic,
-        axis=-1,
-        vectorized=True,
-        paired=True,
-        method="percentile",
-        n_resamples=RESAMPLES,
-        confidence_level=LEVEL,
-        batch=max(1, 2**23 // samples[0].size),  # 64 MiB a batch
-        rng=np.random.default_rng(0),
-    )
+def medians(columns: Array) -> Intervals:
+    """Medians of m quantities (m,n) with exact intervals: order statistics whose ranks follow the binomial."""
+    intervals = [stats.quantile_test(column, p=0.5).confidence_interval(LEVEL) for column in columns]
+    low, high = np.array(intervals, dtype=float).T
+    return Intervals(np.median(columns, axis=1), low, high)
 
 
 def p_of_difference(resampled: Array) -> Array:

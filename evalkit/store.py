@@ -102,13 +102,10 @@ class RunFolder:
         """
         if not self.exists:
             record = {"identity_hash": identity.hash, "identity": identity.facts, "images": images, "shard_size": shard_size, **provenance}
-            try:
-                for folder in (self.path / "rows", self.path / "maps"):
-                    folder.mkdir(parents=True, exist_ok=True)
-                _publish(self.path / "run.yaml", run_yaml.encode())
-                _publish(self.path / "provenance.json", json.dumps(record, indent=2).encode())
-            except OSError as reason:
-                raise UserError(f"cannot write to {self.path} ({reason.strerror}); choose another folder with out=") from reason
+            for folder in (self.path, self.path / "rows", self.path / "maps"):
+                writable_folder(folder, "out=")
+            _publish(self.path / "run.yaml", run_yaml.encode())
+            _publish(self.path / "provenance.json", json.dumps(record, indent=2).encode())
         stored = Identity(self.provenance["identity"])
         if stored.hash != identity.hash:
             difference = "; ".join(identity.difference(stored))
@@ -125,27 +122,22 @@ class RunFolder:
             raise UserError(
                 f"{self.path} is not a run folder: it has no provenance.json (evalkit run ... out={self.path} makes one)"
             ) from reason
+        if not isinstance(record, dict) or not {"identity", "images", "shard_size"} <= record.keys():
+            raise UserError(f"{self.path}/provenance.json was not written by evalkit; name a run folder")
         return record
 
     def rows_file(self, shard: int) -> Path:
         """The done-marker of a shard."""
         return self.path / "rows" / f"shard-{shard:05d}.parquet"
 
-    def missing(self) -> list[int]:
-        """Shards that still have to be computed."""
+    def missing(self, *, maps: bool = False) -> list[int]:
+        """Shards that still have to be computed; with `maps`, also those that were computed without storing the maps."""
         record = self.provenance
-        return [shard for shard in range(shard_count(record["images"], record["shard_size"])) if not self._is_whole(shard)]
-
-    def _is_whole(self, shard: int) -> bool:
-        """Whether a shard's file is there and its footer, which parquet writes last, can be read."""
-        try:
-            pq.read_metadata(self.rows_file(shard))
-        except (FileNotFoundError, pa.ArrowInvalid):
-            return False
-        return True
+        shards = range(shard_count(record["images"], record["shard_size"]))
+        return [shard for shard in shards if (said := _said(self.rows_file(shard))) is None or (maps and not said["maps_stored"])]
 
     def _done(self) -> list[Path]:
-        return [file for file in sorted((self.path / "rows").glob("shard-*.parquet")) if self._is_whole(int(file.stem[6:]))]
+        return [file for file in sorted((self.path / "rows").glob("shard-*.parquet")) if _said(file) is not None]
 
     def write_shard(self, shard: int, rows: pa.Table, maps: pa.Table, metadata: Mapping[str, Any]) -> None:
         """Publish one shard: its maps first, its rows last, each whole or not at all."""
@@ -161,7 +153,26 @@ class RunFolder:
 
     def shard_metadata(self) -> list[dict[str, Any]]:
         """What each finished shard says of itself: seconds per method, code and library versions, device."""
-        return [json.loads(pq.read_schema(file).metadata[b"evalkit"]) for file in self._done()]
+        return [said for file in self._done() if (said := _said(file)) is not None]
+
+
+def _said(rows_file: Path) -> dict[str, Any] | None:
+    """What a shard says of itself; None where it is not there or its footer, which parquet writes last, is damaged."""
+    try:
+        said: dict[str, Any] = json.loads(pq.read_metadata(rows_file).metadata[b"evalkit"])
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+    return said
+
+
+def writable_folder(path: Path, option: str) -> Path:
+    """The folder, made where it is missing. Raises UserError, naming the option that chose it, where it cannot be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as reason:
+        raise UserError(f"cannot write to {path} ({reason.strerror}); choose another folder with {option}") from reason
+    return path
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:

@@ -1,8 +1,9 @@
 """From rows to numbers: every metric of a run with its interval, and every paired comparison."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -34,6 +35,8 @@ class Run:
     provenance: dict[str, Any]
     rows: pd.DataFrame
     shards: list[dict[str, Any]]
+    tag: str = ""
+    """The folder's name, where several runs shown together would bear the same title."""
 
     @property
     def name(self) -> str:
@@ -102,7 +105,16 @@ def load_runs(paths: Iterable[Path], *, allow_incomplete: bool = False) -> list[
             )
         provenance["missing_shards"] = len(missing)
         runs.append(Run(path, provenance, folder.rows(), folder.shard_metadata()))
-    return _merged(runs)
+    return _tagged(_merged(runs))
+
+
+def _tagged(runs: Sequence[Run]) -> list[Run]:
+    def kind(run: Run) -> tuple[str, ...]:
+        identity = run.provenance["identity"]
+        return run.name, identity["model"]["layer"], identity["data"]["name"], run.provenance["weights"]
+
+    counted = Counter(map(kind, runs))
+    return [replace(run, tag=run.path.name) if counted[kind(run)] > 1 else run for run in runs]
 
 
 def _merged(runs: Iterable[Run]) -> list[Run]:
@@ -179,18 +191,19 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
     losses = -drops if point[0] == "remove_top" else drops  # what a good method makes small
     relative = metrics.relative_drop(full, masked)
     against = [rival(methods, method) for method in methods]
-    found = {
-        "average_drop": stats.bootstrap(relative),
-        "increase": stats.bootstrap(metrics.increased(full, masked)),
+    columns: dict[str, np.ndarray | tuple[np.ndarray, np.ndarray]] = {
+        "average_drop": relative,
+        "increase": metrics.increased(full, masked),
     }
     if len(methods) > 1:
-        others = losses[[methods.index(str(other)) for other in against]]
-        found["win"] = stats.bootstrap(metrics.wins(losses, others))
-        found["best_of_all"] = stats.bootstrap(metrics.best_of_all(losses))
+        columns["win"] = metrics.wins(losses, losses[[methods.index(str(other)) for other in against]])
+        columns["best_of_all"] = metrics.best_of_all(losses)
     positive = full[0] > 0
     if positive.any():
-        found["median_drop"] = stats.bootstrap(relative[:, positive], np.median)
-        found["drop_of_sums"] = stats.bootstrap_ratio(100 * drops[:, positive], full[:, positive])
+        columns["drop_of_sums"] = (100 * np.where(positive, drops, 0), np.where(positive, full, 0))
+    found: dict[str, stats.Intervals] = dict(stats.bootstrap(columns))
+    if positive.any():
+        found["median_drop"] = stats.medians(relative[:, positive])
     return pd.DataFrame(
         {
             "run": str(run.path),
@@ -212,37 +225,45 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
 
 def compare(run: Run) -> pd.DataFrame:
     """Every pair of methods: difference of means (paired bootstrap), McNemar for increase, sign test for win."""
-    records: list[dict[str, Any]] = []
-    differences: list[np.ndarray] = []
-    for point, score in itertools.product(run.points, SCORES):
-        full, masked = scores_of(run, point, score)
-        for i, j in itertools.combinations(range(len(run.methods)), 2):
-            about = {
-                "run": str(run.path),
-                "model": run.name,
-                "first": run.methods[i],
-                "second": run.methods[j],
-                **dict(zip(POINT, point, strict=True)),
-                "score": score,
-            }
-            drop = metrics.relative_drop(full[i], masked[i]) - metrics.relative_drop(full[j], masked[j])
-            up = [metrics.increased(full[m], masked[m]) for m in (i, j)]
-            sign = -1 if point[0] == "remove_top" else 1
-            clipped = [sign * metrics.clipped_drop(full[m], masked[m]) for m in (i, j)]
-            won = [metrics.wins(clipped[0], clipped[1]), metrics.wins(clipped[1], clipped[0])]
-            records.append({**about, "metric": "average_drop", "test": "paired bootstrap", "p": np.nan})
-            records.append({**about, "metric": "increase", "test": "McNemar", "p": stats.mcnemar(up[0] > 0, up[1] > 0)})
-            records.append(
-                {**about, "metric": "win", "test": "sign", "p": stats.sign_test(int((won[0] > 0).sum()), int((won[1] > 0).sum()))}
-            )
-            differences += [drop, up[0] - up[1], won[0] - won[1]]
-    if not records:
+    tables = [_compare_point(run, point, score) for point, score in itertools.product(run.points, SCORES)]
+    return pd.concat(tables, ignore_index=True) if tables and len(run.methods) > 1 else pd.DataFrame()
+
+
+def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
+    full, masked = scores_of(run, point, score)
+    pairs = list(itertools.combinations(range(len(run.methods)), 2))
+    if not pairs:
         return pd.DataFrame()
-    intervals = stats.bootstrap(np.stack(differences))
-    table = pd.DataFrame(records).assign(difference=intervals.value, low=intervals.low, high=intervals.high)
-    bootstrapped = (table.test == "paired bootstrap").to_numpy()
-    table.loc[bootstrapped, "p"] = stats.p_of_difference(intervals.resampled)[bootstrapped]
-    return table
+    first, second = np.array(pairs).T
+    sign = -1 if point[0] == "remove_top" else 1
+    drops = metrics.relative_drop(full, masked)
+    up = metrics.increased(full, masked)
+    losses = sign * metrics.clipped_drop(full, masked)
+    won, lost = metrics.wins(losses[first], losses[second]), metrics.wins(losses[second], losses[first])
+    found = stats.bootstrap({"average_drop": drops[first] - drops[second], "increase": up[first] - up[second], "win": won - lost})
+    tests: dict[str, tuple[str, Any]] = {
+        "average_drop": ("paired bootstrap", stats.p_of_difference(found["average_drop"].resampled)),
+        "increase": ("McNemar", [stats.mcnemar(up[i] > 0, up[j] > 0) for i, j in pairs]),
+        "win": ("sign", [stats.sign_test(int((a > 0).sum()), int((b > 0).sum())) for a, b in zip(won, lost, strict=True)]),
+    }
+    return pd.DataFrame(
+        {
+            "run": str(run.path),
+            "model": run.name,
+            "first": run.methods[i],
+            "second": run.methods[j],
+            **dict(zip(POINT, point, strict=True)),
+            "score": score,
+            "metric": metric,
+            "test": test,
+            "p": p[pair],
+            "difference": found[metric].value[pair],
+            "low": found[metric].low[pair],
+            "high": found[metric].high[pair],
+        }
+        for pair, (i, j) in enumerate(pairs)
+        for metric, (test, p) in tests.items()
+    )
 
 
 def win_matrix(run: Run, point: Point, score: str) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from evalkit.store import writable_folder
 from evalkit.summary import CONTROLS, PAPER_METRICS, Point, Run, compare, lower_is_better, summarise, win_matrix
 
 LABELS = {
@@ -35,7 +36,8 @@ def title(run: Run) -> str:
     number = {"table1": "Table 1: ", "table2": "Table 2: "}.get(str(run.provenance["paper_table"]), "")
     identity = run.provenance["identity"]
     random = " with RANDOM WEIGHTS" if run.provenance["weights"].startswith("random") else ""
-    return f"{number}{run.name}{random} at {identity['model']['layer']} on {identity['data']['name']}"
+    tag = f" ({run.tag})" if run.tag else ""
+    return f"{number}{run.name}{random} at {identity['model']['layer']} on {identity['data']['name']}{tag}"
 
 
 def describe_point(point: Point) -> str:
@@ -89,7 +91,7 @@ def caption(run: Run) -> list[str]:
 
 def cells(summary: pd.DataFrame, run: Run, point: Point) -> list[list[str]]:
     """One table as text: a header, then a line for each metric; published values in columns of their own."""
-    here = _at(summary[summary.run == str(run.path)], point)
+    here = at_point(summary[summary.run == str(run.path)], point)
     methods = run.methods
     cited = [m for m in methods if here[here.method == m].reference.notna().any()]
     table = [["", *methods, *(f"{method} (published)" for method in cited)]]
@@ -106,14 +108,14 @@ def cells(summary: pd.DataFrame, run: Run, point: Point) -> list[list[str]]:
 
 def interval(value: float, low: float, high: float) -> str:
     """`41.52 [40.90, 42.11]`."""
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{value:.2f} [no interval: one image]"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{value:.2f} [no interval: too few images]"
 
 
 def comparison_table(comparisons: pd.DataFrame, run: Run, point: Point) -> list[list[str]]:
     """The paired tests of the first two methods, and of the first against the centre control; empty for one method."""
     if comparisons.empty:
         return []
-    here = _at(comparisons[comparisons.run == str(run.path)], point)
+    here = at_point(comparisons[comparisons.run == str(run.path)], point)
     first = run.methods[0]
     rivals = [m for m in run.methods[1:] if m not in CONTROLS][:1]
     if first not in CONTROLS and "centre" in run.methods:
@@ -131,6 +133,13 @@ def main_points(run: Run) -> list[Point]:
     """The points whose tables people see at once: those nearest to the paper's 20 %, and the soft ones."""
     nearest = min((abs(p[1] - 20) for p in run.points if not pd.isna(p[1])), default=0)
     return [p for p in run.points if pd.isna(p[1]) or abs(p[1] - 20) == nearest]
+
+
+def at_point(table: pd.DataFrame, point: Point) -> pd.DataFrame:
+    """The rows of a summary, or of comparisons, at one protocol point."""
+    select, top, fill = point
+    at_top = table.top_percent.isna() if pd.isna(top) else table.top_percent == top
+    return table[(table["select"] == select) & (table["fill"] == fill) & at_top]
 
 
 def print_tables(console: Console, runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFrame) -> None:
@@ -163,7 +172,7 @@ def _score_table(summary: pd.DataFrame, run: Run, point: Point, score: str) -> T
     for metric in PAPER_METRICS:
         arrow = "\N{DOWNWARDS ARROW}" if lower_is_better(metric, point[0]) else "\N{UPWARDS ARROW}"
         table.add_column(f"{LABELS[metric]} {arrow}", justify="right")
-    here = _at(summary[(summary.run == str(run.path)) & (summary.score == score)], point)
+    here = at_point(summary[(summary.run == str(run.path)) & (summary.score == score)], point)
     for method in run.methods:
         mine = here[here.method == method].set_index("metric")
         row = []
@@ -218,9 +227,9 @@ def write_all(
     runs: Sequence[Run], out: Path, plot: Callable[[Sequence[Run], pd.DataFrame, Path], None] | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """tables.md, tables.tex, summary.csv, comparisons.csv and, by `plot`, the figures; returns summary and comparisons."""
+    writable_folder(out, "--out")
     summary = pd.concat([summarise(run) for run in runs], ignore_index=True)
     comparisons = pd.concat([compare(run) for run in runs], ignore_index=True)
-    out.mkdir(parents=True, exist_ok=True)
     summary.to_csv(out / "summary.csv", index=False, float_format="%.6g")
     comparisons.to_csv(out / "comparisons.csv", index=False, float_format="%.6g")
     (out / "tables.md").write_text(markdown(runs, summary, comparisons), encoding="utf-8")
@@ -228,12 +237,6 @@ def write_all(
     if plot is not None:
         plot(runs, summary, out / "figures")
     return summary, comparisons
-
-
-def _at(table: pd.DataFrame, point: Point) -> pd.DataFrame:
-    select, top, fill = point
-    at_top = table.top_percent.isna() if pd.isna(top) else table.top_percent == top
-    return table[(table["select"] == select) & (table["fill"] == fill) & at_top]
 
 
 def _pipes(lines: list[list[str]]) -> str:

@@ -30,7 +30,7 @@ def masks(folder: Path, config: RunConfig, size: tuple[int, int]) -> dict[tuple[
             if row.map is None:
                 continue
             low = torch.from_numpy(np.array(row.map)).view(1, row.height, row.width)
-            ranking = protocol.Ranking.of(protocol.upsample(low, size))
+            ranking = protocol.Ranking(protocol.upsample(low, size))
             for percent in config.protocol.top_percent:
                 found[row.index, row.method, percent] = np.packbits(ranking.top(percent).numpy())
     return found

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from conftest import ROOT, tiny_overrides
 
+from evalkit.data.digits import Digits
+
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
@@ -36,7 +38,7 @@ def test_run_then_tables_then_nothing_left_to_do(folder, tmp_path):
     for text in ("RANDOM WEIGHTS", "11 of 12 images scored", "1 unreadable", "constant 11 (100.0 %)", "Average drop %"):
         assert text in tables.stdout
     made = {p.name for p in (tmp_path / "run").rglob("*")}
-    assert {"tables.md", "tables.tex", "summary.csv", "comparisons.csv", "run-drop.png", "run-drop.svg", "run-wins.pdf"} <= made
+    assert {"tables.md", "tables.tex", "summary.csv", "comparisons.csv", "run-drop.png", "run-drop.pdf", "run-wins.pdf"} <= made
     assert "run-keep_top-black-threshold.png" in made
     provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert provenance["weights"] == "random (seed 0)" and provenance["images"] == 12
@@ -81,7 +83,11 @@ def test_multirun_names_folders_by_overrides(folder, tmp_path):
     assert found.returncode == 0, found.stderr
     names = {p.name for p in (tmp_path / "many").iterdir()}
     assert names == {f"protocol.fill={fill},seed={seed}" for fill in ("black", "mean") for seed in (0, 1)}
-    assert evalkit("tables", str(tmp_path / "many"), "--no-figures").returncode == 0
+    tables = evalkit("tables", str(tmp_path / "many"), "--no-figures")
+    assert tables.returncode == 0
+    assert all(f"({name})" in tables.stdout for name in names)  # titles tell the runs apart
+    refused = evalkit("tables", str(tmp_path / "many"), "--out", str(tmp_path / "classes.txt"))
+    assert refused.returncode == 2 and "choose another folder with --out" in refused.stderr
 
 
 def test_a_method_and_a_yaml_from_outside_the_package(folder, tmp_path):
@@ -134,18 +140,9 @@ def test_kill_and_resume(tmp_path):
 
 
 def test_explain_and_lists(tmp_path):
-    from evalkit.data.digits import Digits
-
     Digits().load(3).save(tmp_path / "three.png")
-    found = evalkit(
-        "explain",
-        str(tmp_path / "three.png"),
-        "target=2",
-        "method=[ablation_cam,grad_cam,cam]",
-        "model=digits_gap",
-        "--out",
-        str(tmp_path / "out"),
-    )
+    arguments = ["target=2", "method=[ablation_cam,grad_cam,cam]", "model=digits_gap", "--out", str(tmp_path / "out")]
+    found = evalkit("explain", str(tmp_path / "three.png"), *arguments)
     assert found.returncode == 0, found.stderr
     assert (tmp_path / "out" / "three-explained.png").stat().st_size > 10_000
     for what, text in (("models", "inception_v3"), ("methods", "ablation_cam"), ("data", "root=???")):

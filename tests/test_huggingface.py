@@ -47,6 +47,8 @@ def test_mistakes(saved):
         hugging_face(str(saved / "set"), split="validaton")
     with pytest.raises(UserError, match=r"no column 'pictur' in .*; did you mean 'picture'"):
         hugging_face(str(saved / "set"), image_column="pictur")
+    with pytest.raises(UserError, match=r"column 'animal' of .* holds no pictures \(data.image_column\)"):
+        hugging_face(str(saved / "set"), image_column="animal")
     with pytest.raises(UserError, match="cannot open the data set"):
         hugging_face(str(saved / "absent"))
 

@@ -7,7 +7,7 @@ import torch
 from conftest import tiny_overrides
 from PIL import Image
 
-from evalkit import Probe, methods, protocol, provenance, runner
+from evalkit import Probe, methods, protocol, runner
 from evalkit.config import compose_jobs
 from evalkit.errors import UserError
 from evalkit.models import zoo
@@ -139,11 +139,22 @@ def test_stored_maps_are_the_methods_own(folder, tmp_path):
     (job,) = compose_jobs([*tiny_overrides(folder, tmp_path / "run"), "maps=store"])
     runner.run(job)
     stored = pd.concat(pd.read_parquet(f) for f in sorted((tmp_path / "run" / "maps").glob("*.parquet")))
-    assert len(stored) == 12 * 5
+    assert len(stored) == 12 * 5 and stored["map"].notna().all()
     row = stored[(stored["index"] == 7) & (stored.method == "grad_cam")].iloc[0]
     model = zoo.load(job.config.model, torch.device("cpu"))
     x = model.preprocess(Image.open(folder / "b" / "3.png"))[None].float() / 255
     assert np.allclose(row["map"].reshape(row.height, row.width), methods.grad_cam(Probe(model.net, x))[0], atol=1e-6)
+
+
+def test_maps_can_be_asked_for_afterwards(folder, tmp_path):
+    overrides = tiny_overrides(folder, tmp_path / "run")
+    before = run(overrides)
+    stored = RunFolder(tmp_path / "run")
+    assert stored.missing() == [] and stored.missing(maps=True) == [0, 1, 2]
+    pd.testing.assert_frame_equal(run([*overrides, "maps=store"]), before)
+    assert stored.missing(maps=True) == []
+    pd.testing.assert_frame_equal(run(overrides), before)  # and stay
+    assert stored.missing(maps=True) == []
 
 
 def bad_shape(probe):
@@ -222,8 +233,3 @@ def test_images_of_several_sizes_without_resize(folder, tmp_path):
     rows = run([*tiny_overrides(folder, tmp_path / "run", "conftest.TinyGAP"), "model.resize=null"])
     assert set(rows[rows.status != "error"].image_id) == {"a/0.png"}
     assert "20x16 pixels where the first image has 30x30" in rows.error.dropna().iloc[0]
-
-
-def test_code_version_names_the_rooms_that_decide_numbers():
-    assert provenance.code_version() == provenance.code_version()
-    assert len(provenance.code_version()) == 12

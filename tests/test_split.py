@@ -77,6 +77,24 @@ def test_what_cannot_be_traced_falls_back_and_says_so(caplog):
     assert torch.allclose(grad_cam(Probe(net, images)), grad_cam(Probe(plain, images)), atol=1e-6)
 
 
+class Dictionary(TinyGAP):
+    """Returns more than logits, as segmentation networks do."""
+
+    def forward(self, x):
+        return {"out": super().forward(x)}
+
+
+class UntraceableDictionary(Untraceable):
+    def forward(self, x):
+        return {"out": super().forward(x)}
+
+
+@pytest.mark.parametrize("factory", [Dictionary, UntraceableDictionary])
+def test_what_returns_no_logits_is_refused(factory):
+    with pytest.raises(UserError, match=r"must return logits \(images, classes\) as one tensor"):
+        SplitModel(factory().eval(), "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
+
+
 @pytest.mark.parametrize(
     ("layer", "says"),
     [("featurez", "did you mean 'features'?"), ("layer4.0.relu", "relu_0, layer4.0.relu_1"), ("fc", "choose a convolutional layer")],

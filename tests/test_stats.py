@@ -2,29 +2,42 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 from scipy.stats import binom
 
 from evalkit import stats
 
 
+def mean(values):
+    return stats.bootstrap({"mean": np.asarray(values)})["mean"]
+
+
 def test_bootstrap_interval_matches_the_normal_one():
     values = np.random.default_rng(1).normal(3, 2, (2, 4000))
-    found = stats.bootstrap(values)
+    found = mean(values)
     half = 1.96 * values.std(axis=1) / np.sqrt(4000)
     assert found.value == pytest.approx(values.mean(axis=1))
     assert found.low == pytest.approx(values.mean(axis=1) - half, abs=0.1 * half.max())
     assert found.high == pytest.approx(values.mean(axis=1) + half, abs=0.1 * half.max())
 
 
+def test_bootstrap_is_that_of_scipy():
+    """Counting draws instead of gathering values changes nothing: scipy's own mean over the same resamples."""
+    values = np.random.default_rng(3).exponential(2, 61)
+    plain = scipy.stats.bootstrap((values,), np.mean, n_resamples=stats.RESAMPLES, method="percentile", rng=np.random.default_rng(0))
+    found = mean(values[None])
+    np.testing.assert_allclose(found.resampled[0], plain.bootstrap_distribution, rtol=1e-12)
+    assert (found.low[0], found.high[0]) == pytest.approx(tuple(plain.confidence_interval))
+
+
 def test_undefined_entries_are_left_out():
-    values = np.array([[1.0, np.nan, 3.0, np.nan], [np.nan] * 4])
-    found = stats.bootstrap(values)
+    found = mean([[1.0, np.nan, 3.0, np.nan], [np.nan] * 4])
     assert found.value[0] == 2
-    assert np.isnan(found.value[1])
+    assert np.isnan(found.value[1]) and np.isnan(found.low[1])
 
 
 def test_one_image_has_no_interval():
-    found = stats.bootstrap(np.array([[5.0]]))
+    found = mean([[5.0]])
     assert found.value[0] == 5 and np.isnan(found.low[0])
 
 
@@ -32,18 +45,33 @@ def test_pairing_makes_differences_sharp():
     rng = np.random.default_rng(2)
     base = rng.normal(50, 20, 500)
     better = base - 1 + rng.normal(0, 2, 500)
-    found = stats.bootstrap((better - base)[None])
+    found = mean((better - base)[None])
     assert found.high[0] < 0
     assert stats.p_of_difference(found.resampled)[0] == pytest.approx(1 / stats.RESAMPLES)
-    same = stats.bootstrap(rng.normal(0, 1, (1, 500)) * 0 + rng.permutation(np.r_[np.ones(250), -np.ones(250)])[None])
+    same = mean(rng.permutation(np.r_[np.ones(250), -np.ones(250)])[None])
     assert stats.p_of_difference(same.resampled)[0] > 0.9
 
 
+def test_several_quantities_share_their_resamples():
+    values = np.random.default_rng(4).normal(size=(3, 40))
+    together = stats.bootstrap({"a": values[:1], "ratio": (values[1:] ** 2, np.ones((2, 40))), "b": values[2:]})
+    assert together["ratio"].value == pytest.approx((values[1:] ** 2).mean(axis=1))
+    np.testing.assert_allclose(together["b"].resampled, mean(values[2:]).resampled, rtol=1e-9)
+    np.testing.assert_allclose(together["a"].low, mean(values[:1]).low)
+
+
 def test_ratio_of_sums():
-    above, below = np.array([[1.0, 2.0, 3.0]]), np.array([[2.0, 2.0, 4.0]])
-    found = stats.bootstrap_ratio(above, below)
+    found = stats.bootstrap({"ratio": (np.array([[1.0, 2.0, 3.0]]), np.array([[2.0, 2.0, 4.0]]))})["ratio"]
     assert found.value[0] == 0.75
     assert 0.5 <= found.low[0] <= 0.75 <= found.high[0] <= 1
+
+
+def test_median_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(5)
+    found = stats.medians(rng.exponential(1, (800, 60)))
+    covered = (found.low <= np.log(2)) & (np.log(2) <= found.high)
+    assert 0.93 < covered.mean() < 0.995  # never below its level, ties of ranks aside
+    assert np.isnan(stats.medians(np.ones((1, 3))).low[0])
 
 
 def test_sign_and_mcnemar_are_binomial():

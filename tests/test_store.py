@@ -20,9 +20,10 @@ def created(path, images=10, shard_size=4) -> RunFolder:
 def test_missing_shards_and_done_markers(tmp_path):
     folder = created(tmp_path / "run")
     assert folder.missing() == [0, 1, 2]
-    folder.write_shard(1, ROWS.empty_table(), MAPS.empty_table(), {"code": "c", "seconds": 1})
+    folder.write_shard(1, ROWS.empty_table(), MAPS.empty_table(), {"code": "c", "maps_stored": False})
     assert folder.missing() == [0, 2]
-    assert folder.shard_metadata() == [{"code": "c", "seconds": 1}]
+    assert folder.missing(maps=True) == [0, 1, 2]
+    assert folder.shard_metadata() == [{"code": "c", "maps_stored": False}]
     assert list(folder.rows().columns) == ROWS.names
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
@@ -57,6 +58,13 @@ def test_identity_ignores_order_and_survives_json():
 
 def test_not_a_run_folder(tmp_path):
     with pytest.raises(UserError, match="is not a run folder"):
+        RunFolder(tmp_path).missing()
+    for foreign in ("{}", "[1]", '{"commit": "abc"}'):
+        (tmp_path / "provenance.json").write_text(foreign)
+        with pytest.raises(UserError, match="was not written by evalkit"):
+            RunFolder(tmp_path).missing()
+    (tmp_path / "provenance.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
         RunFolder(tmp_path).missing()
 
 

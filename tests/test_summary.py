@@ -130,7 +130,7 @@ def test_nothing_left_to_score(tmp_path):
 
 def test_one_image_and_one_method(tmp_path):
     run = make_run(tmp_path / "run", FULL[:1], {"grad_cam": np.array([3.0])})
-    assert "25.00 [no interval: one image]" in markdown([run], summarise(run), compare(run))
+    assert "25.00 [no interval: too few images]" in markdown([run], summarise(run), compare(run))
 
 
 def test_runs_that_differ_in_their_methods_become_one_paired_table(tmp_path):

@@ -2,16 +2,20 @@
 
 import hashlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset, load_from_disk
 from datasets import Image as ImageFeature
 from PIL import Image
 
 from evalkit.data.decode import UnreadableImage, decode
 from evalkit.data.sources import ClassKey, ListedClass
 from evalkit.errors import UserError, did_you_mean
+
+_ENCODED = ("binary", "large_binary", "string")
+"""Types of a plain column that can be cast to pictures: their bytes, or paths of files."""
 
 
 def hugging_face(
@@ -49,6 +53,8 @@ def hugging_face(
             raise UserError(f"no column '{column}' in {path}{did_you_mean(column, features)}")
     if image is None:
         raise UserError(f"no image column in {path}: set data.image_column to one of {', '.join(features)}")
+    if isinstance(features.get(image), ClassLabel) or (isinstance(features.get(image), Value) and features[image].dtype not in _ENCODED):
+        raise UserError(f"column '{image}' of {path} holds no pictures (data.image_column); its columns are {', '.join(features)}")
     data = data.cast_column(image, ImageFeature(decode=False))
     kind = StreamedDataset if streaming else MapDataset
     return kind(data, path, image, label)
@@ -80,12 +86,16 @@ class MapDataset(_Columns):
 
     data: Dataset
 
+    @cached_property
+    def _labels(self) -> list[Any] | None:
+        return list(self.data[self.label]) if self.label else None
+
     def __len__(self) -> int:
         return len(self.data)
 
     def class_key(self, position: int) -> ClassKey:
         """The name of the ClassLabel, or the value of the label column."""
-        return self._key(self.data.select_columns([self.label])[position][self.label]) if self.label else None
+        return None if self._labels is None else self._key(self._labels[position])
 
     def load(self, position: int) -> Image.Image:
         """The decoded picture. Raises UnreadableImage."""
@@ -94,9 +104,8 @@ class MapDataset(_Columns):
     @property
     def fingerprint(self) -> str:
         """Hash over the number of rows, the labels and the encoded size of every hundredth picture."""
-        labels = list(self.data[self.label]) if self.label else []
         sizes = [len(self.data[i][self.image].get("bytes") or b"") for i in range(0, len(self), 100)]
-        return hashlib.sha256(repr((len(self), labels, sizes)).encode()).hexdigest()
+        return hashlib.sha256(repr((len(self), self._labels or [], sizes)).encode()).hexdigest()
 
 
 class StreamedDataset(_Columns):

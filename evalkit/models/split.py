@@ -56,7 +56,7 @@ class SplitModel:
 
     def _fall_back(self, why: str) -> None:
         log.warning("%s: falling back to a hook, which repeats the whole network", why)
-        self._cut, self._checked = _HookCut(self.module, self.layer), True
+        self._cut = _HookCut(self.module, self.layer)
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Context]:
         """Images (N,3,H,W) in [0,1] -> activations A (N,K,h,w) and the head's context. No gradient flows."""
@@ -103,6 +103,8 @@ class SplitModel:
         if not isinstance(whole, Tensor) or whole.dim() != 2:
             raise UserError(f"{type(self.module).__name__} must return logits (images, classes) as one tensor")
         self._checked = True
+        if isinstance(self._cut, _HookCut):
+            return  # it is the model itself
         activations, context = self._cut.trunk(normalised)
         if activations.dim() != 4:
             return  # refused by the caller, with its shape

@@ -1,0 +1,62 @@
+"""Figures show the numbers of the summary, and nothing else."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_summary import FULL, MASKED, make_run
+
+from evalkit import plots
+from evalkit.summary import load_runs, summarise
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """One run with the thresholds 10 and 40, made of two that differ in nothing else."""
+    run = make_run(tmp_path / "run", FULL, MASKED, top=10.0)
+    other = make_run(tmp_path / "other", FULL, {m: s - 0.5 for m, s in MASKED.items()}, top=40.0)
+    return type(run)(run.path, run.provenance, pd.concat([run.rows, other.rows]), run.shards)
+
+
+def test_threshold_curves_are_the_summary(sweep):
+    summary = summarise(sweep)
+    figure = plots.against_threshold(sweep, summary)
+    drawn = figure.axes[0].get_lines()
+    assert [line.get_label() for line in drawn] == sweep.methods
+    for line, method in zip(drawn, sweep.methods, strict=True):
+        mine = summary[(summary.method == method) & (summary.metric == "average_drop") & (summary.score == "confidence")]
+        assert line.get_xdata().tolist() == [10, 40]
+        assert np.allclose(line.get_ydata(), mine.sort_values("top_percent").value)
+    assert "lower is better" in figure.axes[0].get_title() and "higher is better" in figure.axes[1].get_title()
+
+
+def test_drop_per_method_has_intervals_and_published_values(tmp_path):
+    run = make_run(tmp_path / "run", FULL, MASKED)
+    summary = summarise(run)
+    figure = plots.drop_per_method(run, summary)
+    confidence = figure.axes[0]
+    points = confidence.containers[0].lines[0].get_xdata()
+    chosen = summary[(summary.metric == "average_drop") & (summary.score == "confidence")].set_index("method").loc[run.methods]
+    assert np.allclose(points, chosen.value)
+    crosses = confidence.collections[-1].get_offsets()
+    assert [round(float(x), 2) for x, _ in crosses if np.isfinite(x)] == [41.52, 45.15]
+    assert confidence.get_ylim()[0] > confidence.get_ylim()[1]  # the first method on top
+
+
+def test_many_points_stand_side_by_side(sweep):
+    nine = [sweep.rows[sweep.rows.top_percent == 10].assign(select=s, fill=f) for s in ("keep_top", "remove_top", "x") for f in "abc"]
+    nine = [rows.assign(select="keep_top") if rows["select"].iloc[0] == "x" else rows for rows in nine]
+    rows = pd.concat(nine).drop_duplicates(["index", "method", "select", "fill"])
+    run = type(sweep)(sweep.path, sweep.provenance, rows, sweep.shards)
+    figure = plots.drop_per_method(run, summarise(run))
+    width, height = figure.get_size_inches()
+    assert height < 1.5 * width
+    assert sum(ax.axison for ax in figure.axes) == 2 * len(run.points) == 12
+
+
+def test_files_are_told_apart_by_their_folders(tmp_path):
+    for parent in ("one", "two"):
+        make_run(tmp_path / parent / "model=a,x", FULL, MASKED, fingerprint=parent)
+    runs = load_runs([tmp_path / "one", tmp_path / "two"])
+    plots.write_figures(runs, pd.concat([summarise(run) for run in runs]), tmp_path / "figures")
+    names = {p.stem for p in (tmp_path / "figures").iterdir()}
+    assert names == {f"{parent}-model-a_x-{kind}" for parent in ("one", "two") for kind in ("drop", "wins")}
