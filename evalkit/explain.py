@@ -80,7 +80,7 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
     for row, (method, heat) in zip(axes, maps.items(), strict=True):
         row[0].imshow(photo)
         row[0].set_title("photograph as the model sees it", fontsize=10)
-        row[1].imshow(photo)
+        row[1].imshow(photo.mean(axis=2), cmap="gray", vmin=0, vmax=1)  # a coloured one would mix with the map's colours
         shown = row[1].imshow(heat[0].cpu().numpy(), cmap="inferno", alpha=OVERLAY)
         scale = ScalarMappable(shown.norm, shown.cmap)  # opaque, unlike the overlay
         figure.colorbar(scale, ax=row[1], fraction=0.046, pad=0.03, label="saliency (each method has its own scale)")
