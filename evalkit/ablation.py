@@ -143,12 +143,18 @@ class OneRow:
         n, k, h, w = delta.shape
         kernel = conv.weight[targets]
         part = F.conv2d(
-            delta.view(1, n * k, h, w), kernel.view(n * k, 1, *kernel.shape[2:]), None, conv.stride, conv.padding, conv.dilation, n * k
-        ).view(n, k, -1)
+            delta.reshape(1, n * k, h, w),
+            kernel.reshape(n * k, 1, *kernel.shape[2:]),
+            None,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            n * k,
+        ).reshape(n, k, -1)
         bias = None if conv.bias is None else conv.bias[targets]
         whole = _run(self.g, activations, context).reshape(1, n * k, h, w)
         full = F.conv2d(whole, kernel, bias, conv.stride, conv.padding, conv.dilation, n)
-        variants = full.view(n, 1, -1) - part
+        variants = full.reshape(n, 1, -1) - part
         ablated = self.row(variants.view(n * k, 1, *full.shape[2:]))
         return scores[:, None] - ablated.view(n, k)
 
@@ -160,8 +166,7 @@ class MixOnce:
     reason = "the first linear layer once for all ablated channels, then only what follows it"
 
     def __init__(self, g: fx.GraphModule, linear: nn.Linear, rest: fx.GraphModule, last: nn.Linear | None) -> None:
-        self.g, self.linear, self.last = g, linear, last
-        self.rest = _SkipZeroColumns(rest)
+        self.g, self.linear, self.rest, self.last = g, linear, rest, last
 
     def drops(self, activations: Tensor, context: Context, targets: Tensor, scores: Tensor) -> Tensor:
         """See `Tier.drops`."""
@@ -171,22 +176,17 @@ class MixOnce:
         columns = self.linear.weight.view(-1, k, p).permute(1, 2, 0)
         drops = torch.empty(n, k, dtype=delta.dtype, device=delta.device)
         # Weight, difference and variant of each unit, twice for r's own values.
-        unit = 4 * delta.element_size() * max(self.linear.out_features, _widest(self.rest.module))
+        unit = 4 * delta.element_size() * max(self.linear.out_features, _widest(self.rest))
+        rest = _SkipZeroColumns(self.rest)
         for ks in _chunks(k, BYTE_BUDGET // (n * unit)):
             part = torch.bmm(delta[:, ks].transpose(0, 1), columns[ks])
             for i in range(n):
-                drops[i, ks] = self._drop(torch.cat([mixed[i : i + 1], mixed[i] - part[:, i]]), targets[i])
+                out = rest.run(torch.cat([mixed[i : i + 1], mixed[i] - part[:, i]]))
+                # The last layer sees the difference of its inputs, not its outputs: a drop is far smaller than the
+                # score, and subtracting two scores would leave it only their last digits.
+                lost = out[:1] - out[1:]
+                drops[i, ks] = lost[:, targets[i]] if self.last is None else lost @ self.last.weight[targets[i]]
         return drops
-
-    def _drop(self, variants: Tensor, target: Tensor) -> Tensor:
-        """L's whole output and its variants (1+k,O) -> the target's drops (k,).
-
-        The last layer sees the difference of its inputs, not its outputs: a drop is far smaller than the score, and
-        subtracting two scores would leave it only their last digits.
-        """
-        out: Tensor = self.rest.run(variants)
-        lost = out[:1] - out[1:]
-        return lost[:, target] if self.last is None else lost @ self.last.weight[target]
 
 
 class Repeat:
@@ -209,9 +209,9 @@ class Repeat:
             here = tuple(c[i : i + 1] for c in context)
             for ks in _chunks(k, BYTE_BUDGET // self.variant_bytes):
                 size = len(range(k)[ks])
-                variants = full[i].expand(size, *full.shape[1:]).clone()
+                variants = full[i].expand(size, *full.shape[1:]).clone(memory_format=torch.contiguous_format)
                 rows = torch.arange(size, device=full.device)
-                variants.view(size, k, -1)[rows, rows + ks.start] = zero.view(by_channel)[i, ks]
+                variants.view(size, k, -1)[rows, rows + ks.start] = zero.reshape(by_channel)[i, ks]
                 scores_k = self.rest(variants, tuple(c.expand(size, *c.shape[1:]).clone() for c in here))[:, targets[i]]
                 drops[i, ks] = scores[i] - scores_k
         return drops
@@ -226,7 +226,7 @@ class _SkipZeroColumns(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self._transposed: dict[str, tuple[int, Tensor]] = {}
+        self._transposed: dict[str, Tensor] = {}
 
     def call_module(self, target: fx.node.Target, args: Any, kwargs: Any) -> Any:
         layer = self.fetch_attr(str(target))
@@ -239,11 +239,10 @@ class _SkipZeroColumns(fx.Interpreter):
         return out if layer.bias is None else out.add_(layer.bias)
 
     def _rows(self, target: str, weight: Tensor) -> Tensor:
-        """The weight transposed, so that picking inputs copies whole rows; made anew when the weight has changed."""
-        known = self._transposed.get(target)
-        if known is None or known[0] != weight._version:
-            known = self._transposed[target] = (weight._version, weight.detach().t().contiguous())
-        return known[1]
+        """The weight transposed, so that picking inputs copies whole rows; once a batch, for weights may change between two."""
+        if target not in self._transposed:
+            self._transposed[target] = weight.detach().t().contiguous()
+        return self._transposed[target]
 
 
 def _repeat(head: fx.GraphModule, walked: channelwise.Walk, reason: str) -> Repeat:
@@ -271,13 +270,14 @@ def _delta(g: fx.GraphModule, activations: Tensor, context: Context) -> Tensor:
     """g(A) - g(0) by channel: (N,K,P) where g flattens, else (N,K,h,w)."""
     n, k = activations.shape[:2]
     delta = _run(g, activations, context) - _run(g, torch.zeros_like(activations), context)
-    return delta if delta.dim() == 4 else delta.view(n, k, -1)
+    return delta if delta.dim() == 4 else delta.reshape(n, k, -1)
 
 
 def _agrees(net: SplitModel, tier: Tier, activations: Tensor, context: Context) -> bool:
-    """Compare a few random channels of one image with the plain head."""
-    one, ctx = activations[:1], tuple(c[:1] for c in context)
+    """Compare a few random channels of one image, one with finite scores where there is one, with the plain head."""
     with torch.no_grad():
+        at = int(net.head(activations, context).isfinite().all(1).int().argmax())
+        one, ctx = activations[at : at + 1], tuple(c[at : at + 1] for c in context)
         logits = net.head(one, ctx)
         target = logits.argmax(1)
         score = logits[0, target]

@@ -19,6 +19,7 @@ from evalkit.shards import world
 
 if TYPE_CHECKING:
     from evalkit.config import Job
+    from evalkit.store import RunFolder
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -78,11 +79,19 @@ def _run_one(job: "Job", console: Console) -> str:
 
         folder = runner.run(job, advance, lambda total, before: bar.update(task, total=total, completed=before))
     seconds = time.perf_counter() - started
-    what = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s)" if done else "every shard was done before"
+    what = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s){_left_out(folder)}" if done else "every shard was done before"
     here, left = world(), len(folder.missing())
     if here.size > 1:
         what += f", as worker {here.rank} of {here.size}; {left} shards are still with the others"
     return f"{job.config.model.name}: {what} -> {folder.path}"
+
+
+def _left_out(folder: "RunFolder") -> str:
+    """What the tables will not count, told while it can still be mended."""
+    rows = folder.rows().drop_duplicates(["index", "status"])
+    counted = {status: int((rows.status == status).sum()) for status in ("error", "nonfinite")}
+    names = {"error": "unreadable", "nonfinite": "without finite maps or scores"}
+    return "".join(f"; {number} {names[status]}" for status, number in counted.items() if number)
 
 
 class _ImagesPerSecond(ProgressColumn):
@@ -130,6 +139,8 @@ def explain(
     overrides = [a for a in arguments if "=" in a and not Path(a).is_file()]
     if not images:
         raise UserError("explain needs at least one image file")
+    if not any(o.startswith(("model=", "experiment=")) for o in overrides):
+        raise UserError("explain needs a model, as in model=resnet50 (evalkit list models shows them)")
     given = [o.removeprefix("out=") for o in overrides if o.startswith("out=")]
     if not any(o.startswith("method=") for o in overrides):
         overrides.append("method=[ablation_cam,grad_cam]")

@@ -1,6 +1,7 @@
 """From overrides on the command line to checked, typed configurations: Hydra composes, pydantic validates."""
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,9 +16,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
-from evalkit.errors import UserError, did_you_mean
+from evalkit.errors import UserError, did_you_mean, first_line
 
 GROUPS = ("model", "data", "method", "protocol", "experiment")
 
@@ -27,7 +28,7 @@ def _as_list(value: Any) -> Any:
 
 
 Percent = Annotated[float, Field(ge=0, le=100)]
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, strict=True)]
 Once = AfterValidator(lambda values: list(dict.fromkeys(values)))
 """Drops repeated entries: the same protocol point twice would be the same rows twice."""
 
@@ -49,7 +50,7 @@ class ModelConfig(_Config):
     crop: Positive | None
     interpolation: Literal["bilinear", "bicubic"]
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     classes: str | tuple[str, ...] | None
     expected_top1: float | None
     expected_top1_source: str | None
@@ -71,7 +72,7 @@ class RunConfig(_Config):
     data: dict[str, Any]
     method: dict[str, dict[str, Any]] = Field(default_factory=dict)
     protocol: ProtocolConfig
-    target: Literal["predicted", "label"] | Annotated[int, Field(ge=0)]
+    target: Literal["predicted", "label"] | Annotated[int, Field(ge=0, strict=True)]
     images: Literal["all", "correct"]
     sample: Positive | None
     limit: Positive | None
@@ -171,7 +172,7 @@ def _job(overrides: list[str], folder: list[str], extra: list[str]) -> Job:
         content = OmegaConf.to_container(composed, resolve=True)
         config = RunConfig.model_validate(content)
     except OmegaConfBaseException as reason:
-        raise UserError(f"the configuration cannot be resolved: {_first_line(reason)}") from reason
+        raise UserError(f"the configuration cannot be resolved: {first_line(reason)}") from reason
     except ValidationError as reason:
         raise UserError(_sentence(reason)) from reason
     if folder:
@@ -187,7 +188,7 @@ def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:
         with initialize_config_module("evalkit.conf", version_base="1.3"):
             return compose("config", overrides=overrides, return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException, ConfigCompositionException) as reason:
-        raise UserError(f"the configuration cannot be composed: {_first_line(reason)}") from reason
+        raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -242,11 +243,7 @@ def _keys(config: DictConfig, prefix: str = "") -> set[str]:
 def _sentence(error: ValidationError) -> str:
     """The first of pydantic's complaints; for a union, the complaints of all its members."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "int", "tuple", "str")))
+    key = ".".join(str(part) for part in first["loc"] if not re.match(r"(literal|tuple|list)\[|constrained-|(int|str|float)$", str(part)))
     same = [e for e in error.errors() if e["loc"][0] == first["loc"][0]] if first["loc"] else [first]
     wanted = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ").removeprefix("Input ").strip() for e in same))
     return f"{key}={first['input']!s} {wanted}" if key else wanted
-
-
-def _first_line(reason: Exception) -> str:
-    return next((line for line in str(reason).splitlines() if line.strip()), type(reason).__name__)

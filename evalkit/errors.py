@@ -8,6 +8,11 @@ class UserError(Exception):
     """Bad input: the message says what is wrong, where, and what to do instead. The command line exits with 2."""
 
 
+def first_line(reason: BaseException) -> str:
+    """What an exception says, in one line."""
+    return next((line for line in str(reason).splitlines() if line.strip()), "no message")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest known name, else the known names themselves (at most twelve)."""
     names = sorted(set(known))

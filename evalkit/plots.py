@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from evalkit.summary import PAPER_METRICS, Run, lower_is_better, win_matrix
-from evalkit.tables import LABELS, at_point, describe_point, main_points, title
+from evalkit.tables import LABELS, at_point, describe_point, main_points, title, whom_win_beats
 
 FORMATS = ("png", "pdf")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -46,12 +46,11 @@ def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
                 ax.plot(line.top_percent, line.value, marker=marker, markersize=4, color=colours[method], label=method)
                 ax.fill_between(line.top_percent, line.low, line.high, color=colours[method], alpha=0.2, linewidth=0)
             ax.set_title(f"{LABELS[metric]}, {score} ({better(metric, part)} is better)", fontsize=9)
-            ax.set_ylabel("%")
     verb = {"keep_top": "kept", "remove_top": "removed"}[str(part["select"].iloc[0])]
     for ax in axes[1]:
         ax.set_xlabel(f"top x % of pixels {verb}")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), title=whom_win_beats(run))
     figure.suptitle(title(run))
     return figure
 
@@ -78,7 +77,7 @@ def drop_per_method(run: Run, mine: pd.DataFrame) -> Figure:
             ax.errorbar(
                 here.value,
                 positions,
-                xerr=[here.value - here.low, here.high - here.value],
+                xerr=[(here.value - here.low).clip(lower=0), (here.high - here.value).clip(lower=0)],  # rounding
                 fmt="o",
                 capsize=3,
                 color="C0",

@@ -1,7 +1,8 @@
 """Probe: what every CAM method may ask of a model for one batch, computed once and on demand."""
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, wraps
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -9,6 +10,20 @@ from torch import Tensor
 from evalkit.ablation import Tier, class_weights, tier_of
 from evalkit.errors import UserError
 from evalkit.models.split import Context, SplitModel
+
+T = TypeVar("T", bound=Tensor | tuple[Tensor, Context])
+
+
+def shared(compute: Callable[["Probe"], T]) -> cached_property[T]:
+    """Computed once, kept for all methods, and watched: `Probe.written` tells when somebody has written into it."""
+
+    @wraps(compute)
+    def once(probe: "Probe") -> T:
+        value = compute(probe)
+        probe._watch(compute.__name__, value)
+        return value
+
+    return cached_property(once)
 
 
 class Probe:
@@ -30,21 +45,27 @@ class Probe:
         if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
             found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
             raise UserError(f"images must be a float tensor (N,3,H,W) in [0,1], not {found}")
-        if images.numel() and bool((images.amin() < -1e-3) | (images.amax() > 1 + 1e-3)):
+        if not len(images):
+            raise UserError("images must hold at least one image")
+        if bool((images.amin() < -1e-3) | (images.amax() > 1 + 1e-3)):
             raise UserError("images must lie in [0,1]: divide by 255, and leave the normalisation to the SplitModel")
         self.net = net
         self.images = images.to(net.device, net.dtype)
         self._targets = targets
+        self._watched: dict[str, list[tuple[Tensor, int]]] = {}
+        self._watch("images", self.images)
         self.indices = torch.arange(len(images)) if indices is None else indices
 
-    def versions(self) -> dict[str, int]:
-        """How often each cached tensor was written in place: a method must not write, since all methods share them."""
-        cached = {"images": self.images, **{name: value for name, value in vars(self).items() if isinstance(value, Tensor)}}
-        if "_trunk" in vars(self):
-            cached["activations"] = self._trunk[0]
-        return {name: tensor._version for name, tensor in cached.items()}
+    @property
+    def written(self) -> list[str]:
+        """What somebody has written into since it was computed; a method must not, since all methods share it."""
+        return [name for name, tensors in self._watched.items() if any(tensor._version != version for tensor, version in tensors)]
 
-    @cached_property
+    def _watch(self, name: str, value: Tensor | tuple[Tensor, Context]) -> None:
+        tensors = [value] if isinstance(value, Tensor) else [value[0], *value[1]]
+        self._watched["activations" if name == "_trunk" else name] = [(tensor, tensor._version) for tensor in tensors]
+
+    @shared
     def _trunk(self) -> tuple[Tensor, Context]:
         return self.net.trunk(self.images)
 
@@ -58,13 +79,13 @@ class Probe:
         """What the head reads besides A; empty where the layer separates the network."""
         return self._trunk[1]
 
-    @cached_property
+    @shared
     def logits(self) -> Tensor:
         """Class scores before softmax (N,C)."""
         with torch.no_grad():
             return self.net.head(*self._trunk)
 
-    @cached_property
+    @shared
     def targets(self) -> Tensor:
         """The classes being explained (N,)."""
         if self._targets is None:
@@ -75,15 +96,15 @@ class Probe:
             raise UserError(f"targets must be class indices ({len(self.images)},), whole numbers")
         targets = targets.long()
         if len(targets) != len(self.images) or bool(((targets < 0) | (targets >= classes)).any()):
-            raise UserError(f"targets must be {len(self.images)} class indices from 0 to {classes - 1}")
+            raise UserError(f"targets must be class indices from 0 to {classes - 1}, one for each of {len(self.images)} images")
         return targets
 
-    @cached_property
+    @shared
     def scores(self) -> Tensor:
         """y, the logit of each image's target class (N,)."""
         return self.logits.gather(1, self.targets[:, None])[:, 0]
 
-    @cached_property
+    @shared
     def gradients(self) -> Tensor:
         """dy/dA (N,K,h,w), through the head only."""
         activations = self.activations.detach().requires_grad_()
@@ -97,13 +118,13 @@ class Probe:
         """How the drops are computed (see `evalkit.ablation`)."""
         return tier_of(self.net, self.activations, self.context)
 
-    @cached_property
+    @shared
     def drops(self) -> Tensor:
         """y - y^k for each ablated channel k (N,K)."""
         with torch.no_grad():
             return self.tier.drops(self.activations, self.context, self.targets, self.scores)
 
-    @cached_property
+    @shared
     def class_weights(self) -> Tensor:
         """Weights from each channel to the target class (N,K). Raises UserError unless the head is GAP + linear."""
         weights = class_weights(self.net, self.activations, self.context)

@@ -67,7 +67,10 @@ def source_hash(function: Any) -> str | None:
 
     Whoever edits a method must not be served the numbers of its former version.
     """
-    file = inspect.getsourcefile(inspect.unwrap(function))
+    function = inspect.unwrap(function)
+    if inspect.isbuiltin(function):
+        return None
+    file = inspect.getsourcefile(function if inspect.isroutine(function) or inspect.isclass(function) else type(function))
     if file is None or "site-packages" in Path(file).parts or Path(file).is_relative_to(Path(__file__).parent):
         return None
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]

@@ -2,9 +2,11 @@
 
 import inspect
 import logging
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from evalkit.config import ModelConfig, RunConfig
 from evalkit.data.decode import Preprocess, UnreadableImage
 from evalkit.data.labels import Classes
 from evalkit.data.sources import ClassKey, Source, choose
-from evalkit.errors import UserError
+from evalkit.errors import UserError, first_line
 from evalkit.models import zoo
 from evalkit.probe import Probe
 from evalkit.shards import world
@@ -69,7 +71,7 @@ def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
         parameters = {key: value for key, value in settings.items() if not key.startswith("_")}
         try:
             inspect.signature(function).bind(None, **parameters)
-        except TypeError as reason:
+        except (TypeError, ValueError) as reason:
             raise UserError(f"method {name} cannot be called with a probe and {parameters}: {reason}") from reason
         loaded[name] = partial(function, **parameters)
     return loaded
@@ -77,11 +79,19 @@ def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
 
 def apply_method(name: str, method: Method, probe: Probe) -> Tensor:
     """A method's raw maps (N,h,w), checked. Raises UserError for another shape, or for writing into the probe."""
-    before = probe.versions()
-    low = method(probe)
-    if any(probe.versions()[cached] != version for cached, version in before.items()):
-        raise UserError(f"method {name} writes into the probe's tensors, which all methods share; let it work on a clone")
-    if not isinstance(low, Tensor) or low.dim() != 3 or len(low) != len(probe.images) or not low.numel() or low.is_complex():
+    try:
+        low = method(probe)
+    except UserError:
+        raise
+    except Exception as reason:  # whatever somebody's method raises, with the place where its author will look
+        place = traceback.extract_tb(reason.__traceback__)[-1]
+        raise UserError(
+            f"method {name} failed with {type(reason).__name__}: {first_line(reason)} ({Path(place.filename).name}, line {place.lineno})"
+        ) from reason
+    if probe.written:
+        raise UserError(f"method {name} writes into the probe's {probe.written[0]}, which all methods share; let it work on a clone")
+    fits = isinstance(low, Tensor) and low.dim() == 3 and len(low) == len(probe.images) and low.numel()
+    if not fits or low.is_complex() or low.layout != torch.strided:
         found = f"{low.dtype} {tuple(low.shape)}" if isinstance(low, Tensor) else type(low).__name__
         raise UserError(f"method {name} must return maps ({len(probe.images)}, h, w), one per image; it returned {found}")
     return low.detach().to(probe.images.device, torch.promote_types(low.dtype, torch.float32))

@@ -4,8 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# torchrun's names, then srun's. Job arrays are not read: people use them for one model a task, not one shard.
-_NAMES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+# torchrun's names, then srun's: of the step, so that a batch script which runs without srun is one worker. Job arrays
+# are not read: people use them for one model a task, not one shard.
+_NAMES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
 
 
 @dataclass(frozen=True)

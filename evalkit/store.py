@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evalkit.errors import UserError
+from evalkit.errors import UserError, first_line
 from evalkit.shards import shard_count
 
 ROWS = pa.schema(
@@ -102,8 +102,7 @@ class RunFolder:
         """
         if not self.exists:
             record = {"identity_hash": identity.hash, "identity": identity.facts, "images": images, "shard_size": shard_size, **provenance}
-            for folder in (self.path, self.path / "rows", self.path / "maps"):
-                writable_folder(folder, "out=")
+            writable_folder(self.path, "out=")
             _publish(self.path / "run.yaml", run_yaml.encode())
             _publish(self.path / "provenance.json", json.dumps(record, indent=2).encode())
         stored = Identity(self.provenance["identity"])
@@ -116,7 +115,7 @@ class RunFolder:
         """Identity, versions, hardware. Raises UserError where this is not a run folder."""
         try:
             record: dict[str, Any] = json.loads((self.path / "provenance.json").read_text())
-        except json.JSONDecodeError as reason:
+        except ValueError as reason:
             raise UserError(f"{self.path}/provenance.json is damaged ({reason}); remove the folder and run again") from reason
         except (FileNotFoundError, NotADirectoryError) as reason:
             raise UserError(
@@ -134,7 +133,14 @@ class RunFolder:
         """Shards that still have to be computed; with `maps`, also those that were computed without storing the maps."""
         record = self.provenance
         shards = range(shard_count(record["images"], record["shard_size"]))
-        return [shard for shard in shards if (said := _said(self.rows_file(shard))) is None or (maps and not said["maps_stored"])]
+        return [shard for shard in shards if not self._is_whole(shard, maps)]
+
+    def _is_whole(self, shard: int, maps: bool) -> bool:
+        said = _said(self.rows_file(shard))
+        return said is not None and (not maps or said["maps_stored"]) and self._maps_file(shard).is_file()
+
+    def _maps_file(self, shard: int) -> Path:
+        return self.path / "maps" / f"shard-{shard:05d}.parquet"
 
     def _done(self) -> list[Path]:
         return [file for file in sorted((self.path / "rows").glob("shard-*.parquet")) if _said(file) is not None]
@@ -142,14 +148,13 @@ class RunFolder:
     def write_shard(self, shard: int, rows: pa.Table, maps: pa.Table, metadata: Mapping[str, Any]) -> None:
         """Publish one shard: its maps first, its rows last, each whole or not at all."""
         described = rows.replace_schema_metadata({"evalkit": json.dumps(metadata)})
-        write_parquet(self.path / "maps" / f"shard-{shard:05d}.parquet", maps)
-        write_parquet(self.rows_file(shard), described)
+        for file, table in ((self._maps_file(shard), maps), (self.rows_file(shard), described)):
+            writable_folder(file.parent, "out=")
+            write_parquet(file, table)
 
     def rows(self) -> pd.DataFrame:
         """All rows of the shards that are done, by index."""
-        files = self._done()
-        table = pa.concat_tables([pq.read_table(file, schema=ROWS) for file in files]) if files else ROWS.empty_table()
-        return table.to_pandas()
+        return pa.concat_tables([ROWS.empty_table(), *map(_read_rows, self._done())]).to_pandas()
 
     def shard_metadata(self) -> list[dict[str, Any]]:
         """What each finished shard says of itself: seconds per method, code and library versions, device."""
@@ -159,10 +164,18 @@ class RunFolder:
 def _said(rows_file: Path) -> dict[str, Any] | None:
     """What a shard says of itself; None where it is not there or its footer, which parquet writes last, is damaged."""
     try:
-        said: dict[str, Any] = json.loads(pq.read_metadata(rows_file).metadata[b"evalkit"])
+        stored = pq.read_metadata(rows_file).metadata or {}
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
+    said: dict[str, Any] | None = json.loads(stored.get(b"evalkit", "null"))
     return said
+
+
+def _read_rows(file: Path) -> pa.Table:
+    try:
+        return pq.read_table(file, schema=ROWS)
+    except (OSError, pa.ArrowException) as reason:
+        raise UserError(f"{file} is damaged ({first_line(reason)}); delete it and run the same command again") from reason
 
 
 def writable_folder(path: Path, option: str) -> Path:

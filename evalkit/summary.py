@@ -91,11 +91,11 @@ def load_runs(paths: Iterable[Path], *, allow_incomplete: bool = False) -> list[
     Raises UserError for what is no run folder, or not finished.
     """
     found: list[Path] = []
-    for path in dict.fromkeys(path.resolve() if path.is_symlink() else path for path in paths):
+    for path in paths:
         below = sorted(p.parent for p in path.glob("*/provenance.json"))
         found += [path] if RunFolder(path).exists or not below else below
     runs = []
-    for path in found:
+    for path in {path.resolve(): path for path in found}.values():
         folder = RunFolder(path)
         provenance, missing = folder.provenance, folder.missing()
         if missing and not allow_incomplete:
@@ -121,7 +121,8 @@ def _merged(runs: Iterable[Run]) -> list[Run]:
     """Runs that differ in nothing but their methods become one, so that its comparisons are paired image by image."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        facts = {key: fact for key, fact in run.provenance["identity"].items() if key not in ("method", "code")}
+        facts = {key: fact for key, fact in run.provenance["identity"].items() if key != "method"}
+        facts["code"] = {name: digest for name, digest in facts.get("code", {}).items() if not name.startswith("method.")}
         groups.setdefault(Identity(facts).hash, []).append(run)
     return [run for group in groups.values() for run in _join(group)]
 
@@ -176,7 +177,8 @@ def summarise(run: Run) -> pd.DataFrame:
         counts = run.counts()
         raise UserError(
             f"{run.path}: no image could be scored by every method, of {counts['images']} images "
-            f"({counts['unreadable']} unreadable, {counts['nonfinite']} with maps or scores that are not finite)"
+            f"({counts['unreadable']} unreadable, {counts['nonfinite']} with maps or scores that are not finite, "
+            f"{counts['skipped_not_correct']} left out by images=correct, {run.provenance['missing_shards']} shards missing)"
         )
     summary["reference"] = [_reference(run, record) for record in summary.to_dict("records")]
     return summary

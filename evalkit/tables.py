@@ -56,9 +56,9 @@ def caption(run: Run) -> list[str]:
     ]
     if identity["sample"] or identity["limit"]:
         lines.append(
-            f"A seeded stratified sample of {identity['sample']} images."
+            f"A seeded stratified sample of {run.provenance['images']} images (sample={identity['sample']})."
             if identity["sample"]
-            else f"Only the first {identity['limit']} images."
+            else f"Only the first {run.provenance['images']} images (limit={identity['limit']})."
         )
     if identity["images"] == "correct":
         lines.append(f"Only correctly classified images; {counts['skipped_not_correct']} others left out.")
@@ -81,12 +81,19 @@ def caption(run: Run) -> list[str]:
     if counts["code_versions"] > 1:
         lines.append(f"Shards were computed by {counts['code_versions']} versions of the code.")
     lines.append(f"Data fingerprint {identity['data']['fingerprint'][:12]}, weights {identity['model']['weights_hash']}.")
-    if len(run.methods) > 1:
-        first, second = run.methods[:2]
-        lines.append(f"Win: {first} and {second} against each other, every other method against {first}.")
+    if whom_win_beats(run):
+        lines.append(f"{whom_win_beats(run)}.")
     if run.provenance["paper_table"] and ("keep_top", 20.0, "black") in run.points:
         lines.append(PAPER)
     return lines
+
+
+def whom_win_beats(run: Run) -> str:
+    """Whom each method's `win` is counted against (`summary.rival`), in words; empty for a single method."""
+    if len(run.methods) < 2:
+        return ""
+    first, second = run.methods[:2]
+    return f"Win: {first} and {second} against each other" + (f", every other method against {first}" if len(run.methods) > 2 else "")
 
 
 def cells(summary: pd.DataFrame, run: Run, point: Point) -> list[list[str]]:

@@ -147,6 +147,42 @@ def test_unusual_heads(factory, tier, batch):
     assert torch.allclose(probe.drops, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("factory", [ConvHead, SharedHead, BypassedHead, TinyFC, TinyGAP])
+@pytest.mark.parametrize("budget", [1, 2**28])
+def test_channels_last_changes_nothing(factory, budget, monkeypatch):
+    monkeypatch.setattr(ablation, "BYTE_BUDGET", budget)
+    module = factory().double().eval()
+    images = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    plain = Probe(SplitModel(module, "features", mean=HALF, std=HALF), images).drops
+    turned = Probe(SplitModel(module.to(memory_format=torch.channels_last), "features", mean=HALF, std=HALF), images)
+    assert torch.allclose(turned.drops, plain, rtol=0, atol=1e-12)
+
+
+def test_weights_may_change_between_two_probes():
+    """Also behind autograd's back, and with units dead in every variant."""
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4)
+    )
+    module[2].bias.data[:20] = -100
+    module = module.double().eval()
+    net = SplitModel(module, "0", mean=HALF, std=HALF)
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    for _ in range(2):
+        probe = Probe(net, images)
+        expected = brute_force_drops(module, "0", (images - 0.5) / 0.5, probe.targets, range(8))
+        assert probe.tier.number == 2 and torch.allclose(probe.drops, expected, rtol=0, atol=1e-10)
+        module[4].weight.data.copy_(torch.randn(16, 32))
+
+
+def test_an_image_of_nan_does_not_confirm_a_shortcut(monkeypatch, caplog):
+    honest = ablation.MixOnce.drops
+    monkeypatch.setattr(ablation.MixOnce, "drops", lambda self, *args: honest(self, *args) * 1.5)
+    net = SplitModel(TinyFC().eval(), "features", mean=HALF, std=HALF)
+    images = torch.rand(2, 3, 16, 16)
+    images[0, 0, 0, 0] = torch.nan
+    assert Probe(net, images).tier.number == 3
+
+
 def test_gap_and_linear_has_the_closed_form_of_the_paper(tiny_gap):
     probe = Probe(tiny_gap, torch.rand(3, 3, 16, 16), targets=torch.tensor([0, 4, 2]))
     closed = probe.class_weights * probe.activations.mean((2, 3))

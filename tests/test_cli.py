@@ -31,7 +31,7 @@ def test_run_then_tables_then_nothing_left_to_do(folder, tmp_path):
     (folder / "c" / "3.png").write_bytes(b"")
     first = evalkit("run", *overrides)
     assert first.returncode == 0, first.stderr
-    assert "12 images in" in first.stderr and not first.stdout
+    assert "12 images in" in first.stderr and "; 1 unreadable" in first.stderr and not first.stdout
     assert "every shard was done before" in evalkit("run", *overrides).stderr
     tables = evalkit("tables", str(tmp_path / "run"))
     assert tables.returncode == 0, tables.stderr
@@ -61,12 +61,16 @@ def test_run_then_tables_then_nothing_left_to_do(folder, tmp_path):
         (["run", "model=vgg16", "model.weights=null", "data=imagenet", "data.root=/nowhere"], "no folder /nowhere: set data.root"),
         (["run", "sample=3", "limit=3"], "exclude each other"),
         (["run", "model=vgg16,alexnet"], "need -m (multirun)"),
+        (["run", "limit=true"], "limit=True should be a valid integer"),
+        (["run", "model.interpolation=nearest"], "model.interpolation=nearest should be 'bilinear' or 'bicubic'"),
+        (["run", "model.std=[1,0,1]"], "model.std.1=0 should be greater than 0"),
         (["run", "limit"], "'limit' is not an override of the form key=value"),
         (["run", "model.layer=features.31"], "layer 'features.31' is not in DigitsFC; did you mean 'features.3'?"),
         (["run", "method=[cam]"], "cam needs global average pooling"),
         (["tables", "/nowhere"], "is not a run folder"),
         (["list", "modles"], "cannot list 'modles'; did you mean 'models'?"),
-        (["explain", "/nowhere.jpg"], "cannot read /nowhere.jpg"),
+        (["explain", "/nowhere.jpg", "model=vgg16"], "cannot read /nowhere.jpg"),
+        (["explain", "/nowhere.jpg"], "explain needs a model, as in model=resnet50"),
     ],
 )
 def test_mistakes_end_in_one_sentence_and_2(arguments, says, tmp_path):

@@ -39,6 +39,12 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
     assert found[..., 0].max() == 255 and 120 < found.mean() < 135
 
 
+def test_values_without_a_known_white_are_refused():
+    for array in (np.random.rand(24, 32).astype(np.float32), np.arange(24 * 32, dtype=np.int32).reshape(24, 32)):
+        with pytest.raises(UnreadableImage, match="no known white"):
+            decode(encoded(Image.fromarray(array), "TIFF"))
+
+
 def test_exif_rotation_is_not_applied():
     image = Image.new("RGB", (32, 24))
     tag = Image.Exif()

@@ -28,12 +28,24 @@ def test_nothing_runs_before_it_is_asked_for(tiny_fc, monkeypatch):
     Probe(tiny_fc, torch.rand(1, 3, 16, 16))
 
 
+@pytest.mark.parametrize("name", ["activations", "logits", "gradients", "drops", "scores", "images"])
+def test_writing_into_what_is_shared_is_noticed(tiny_fc, name):
+    probe = Probe(tiny_fc, torch.rand(2, 3, 16, 16))
+    shared = getattr(probe, name)
+    probe.gradients, probe.drops  # noqa: B018
+    assert probe.written == []
+    shared[0].mul_(2)
+    assert probe.written == [name]
+
+
 def test_mistakes(tiny_fc):
     with pytest.raises(UserError, match="must be a float tensor"):
         Probe(tiny_fc, torch.randint(0, 255, (1, 3, 16, 16)))
+    with pytest.raises(UserError, match="at least one image"):
+        Probe(tiny_fc, torch.rand(0, 3, 16, 16))
     with pytest.raises(UserError, match="must lie in"):
         Probe(tiny_fc, torch.rand(1, 3, 16, 16) * 255)
     with pytest.raises(UserError, match="class indices from 0 to 4"):
         Probe(tiny_fc, torch.rand(1, 3, 16, 16), torch.tensor([5])).targets  # noqa: B018
-    with pytest.raises(UserError, match="must be 2 class indices"):
+    with pytest.raises(UserError, match="one for each of 2 images"):
         Probe(tiny_fc, torch.rand(2, 3, 16, 16), torch.tensor([1])).targets  # noqa: B018

@@ -1,5 +1,7 @@
 """Whole runs of tiny networks, against slow plain code, in any batch size, interrupted and resumed."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -184,14 +186,34 @@ def test_mistakes_get_one_sentence(folder, tmp_path, extra, says):
         run([*tiny_overrides(folder, tmp_path / "run"), *extra])
 
 
-def vandal(probe):
-    probe.activations.mul_(2)
-    return probe.activations.sum(1)
+def vandal(probe, name):
+    return getattr(probe, name).mul_(2).sum(1)
 
 
-def test_a_method_cannot_spoil_the_others(folder, tmp_path):
-    with pytest.raises(UserError, match="method mine writes into the probe"):
-        run([*tiny_overrides(folder, tmp_path / "run"), "+method.mine._target_=test_runner.vandal"])
+class Callable:
+    def __call__(self, probe):
+        return probe.activations.sum(1)
+
+
+an_object = Callable()
+
+
+@pytest.mark.parametrize("name", ["activations", "gradients"])
+def test_a_method_cannot_spoil_the_others(folder, tmp_path, name):
+    """Also where it is the first that asks."""
+    base = [o for o in tiny_overrides(folder, tmp_path / "run") if not o.startswith("method")]
+    vandalism = ["+method.mine._target_=test_runner.vandal", f"+method.mine.name={name}"]
+    with pytest.raises(UserError, match=f"method mine writes into the probe's {name}"):
+        run([*base, "method=[]", *vandalism])
+
+
+def test_methods_of_every_kind(folder, tmp_path):
+    base = tiny_overrides(folder, tmp_path / "run")
+    assert "mine" in set(run([*base, "+method.mine._target_=test_runner.an_object"]).method)
+    with pytest.raises(UserError, match=r"method mine failed with AttributeError: .*'gradeints' \(test_runner.py, line \d+\)"):
+        run([*base, "+method.mine._target_=test_runner.vandal", "+method.mine.name=gradeints", f"out={tmp_path / 'b'}"])
+    with pytest.raises(UserError, match="cannot be called with a probe"):
+        run([*base, "+method.mine._target_=torch.sum", f"out={tmp_path / 'c'}"])
     with pytest.raises(UserError, match="cannot be called with a probe and"):
         run([*tiny_overrides(folder, tmp_path / "run"), "+method.random.sed=1"])
 
@@ -213,6 +235,21 @@ def test_a_shard_cut_short_is_computed_again(folder, tmp_path):
     file.write_bytes(file.read_bytes()[:-20])
     assert RunFolder(tmp_path / "run").missing() == [1]
     pd.testing.assert_frame_equal(run(overrides), whole)
+
+
+def test_what_is_not_a_shard_is_computed_again(folder, tmp_path):
+    overrides = tiny_overrides(folder, tmp_path / "run")
+    whole = run(overrides)
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "run" / "rows" / "shard-00001.parquet")
+    shutil.rmtree(tmp_path / "run" / "maps")
+    assert RunFolder(tmp_path / "run").missing() == [0, 1, 2]
+    pd.testing.assert_frame_equal(run(overrides), whole)
+    file = tmp_path / "run" / "rows" / "shard-00002.parquet"
+    content = bytearray(file.read_bytes())
+    content[4:600] = bytes(596)
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"shard-00002.parquet is damaged .*; delete it and run the same command again"):
+        RunFolder(tmp_path / "run").rows()
 
 
 def test_paths_with_brackets_and_letters_beyond_ascii(folder, tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from evalkit.data.decode import UnreadableImage
 from evalkit.data.sources import ListedClass, choose, image_folder
 from evalkit.errors import UserError
 
@@ -55,11 +56,28 @@ def test_fingerprint_follows_labels_and_files(folder, tmp_path):
         ("file,index", "a/0.png,one", "whole numbers"),
         ("file,wnid", "../../secret.png,x", "lies outside"),
         ("file,wnid", "nowhere/0.png,x", "none of the 1 files"),
+        ("a,b", "1,2,3", "needs a column 'file' .* it has a, b"),
+        ("file,wnid", "", "lists no files"),
+        ("file,wnid", "x" * 200_000, "is no CSV"),
     ],
 )
 def test_bad_lists(folder, tmp_path, header, line, says):
     with pytest.raises(UserError, match=says):
         image_folder(str(folder), str(write_labels(tmp_path / "l.csv", header, line)))
+
+
+def test_a_row_without_a_name_keeps_its_index(folder, tmp_path):
+    listed = write_labels(tmp_path / "l.csv", "file,class,index", "a/0.png,,2", "a/1.png,lion,1", "a/2.png,,")
+    source = image_folder(str(folder), str(listed))
+    assert [source.class_key(i) for i in range(3)] == [2, ListedClass("lion", 1), None]
+
+
+def test_a_link_to_nowhere_is_an_image_that_cannot_be_read(folder):
+    (folder / "a" / "gone.png").symlink_to(folder / "nowhere.png")
+    source = image_folder(str(folder))
+    assert len(source) == 13
+    with pytest.raises(UnreadableImage, match="No such file"):
+        source.load(4)
 
 
 def test_missing_and_empty_folders(tmp_path):

@@ -89,6 +89,25 @@ class UntraceableDictionary(Untraceable):
         return {"out": super().forward(x)}
 
 
+class UntraceablePair(Untraceable):
+    def __init__(self):
+        super().__init__()
+        self.pair = Pair()
+
+    def forward(self, x):
+        return super().forward(self.pair(x)[0])
+
+
+class Pair(torch.nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+def test_a_layer_that_puts_out_two_tensors_is_refused():
+    with pytest.raises(UserError, match="puts out tuple, not one tensor"):
+        SplitModel(UntraceablePair().eval(), "pair", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
+
+
 @pytest.mark.parametrize("factory", [Dictionary, UntraceableDictionary])
 def test_what_returns_no_logits_is_refused(factory):
     with pytest.raises(UserError, match=r"must return logits \(images, classes\) as one tensor"):

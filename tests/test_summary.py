@@ -1,6 +1,8 @@
 """Numbers in tables against numbers computed by hand from rows."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,14 +18,26 @@ METHODS = ("ablation_cam", "grad_cam", "centre")
 
 
 def make_run(
-    path, full, masked, *, status=None, select="keep_top", top=20.0, fill="black", model="vgg16", fingerprint="f", paper="table1", layer="l"
+    path,
+    full,
+    masked,
+    *,
+    status=None,
+    select="keep_top",
+    top=20.0,
+    fill="black",
+    model="vgg16",
+    fingerprint="f",
+    paper="table1",
+    layer="l",
+    code=None,
 ):
     """A run folder from scores: full (n,), masked {method: (n,)}; confidence is score / 10."""
     facts = {
         "model": {"name": model, "layer": layer, "weights_hash": "h"}, "data": {"name": "set", "fingerprint": fingerprint},
         "method": {key: {} for key in masked},
         "target": "predicted", "sample": None, "limit": None,
-        "images": "all",
+        "images": "all", "code": code or {},
     }  # fmt: skip
     folder = RunFolder(path)
     known = {"weights": "w", "expected_top1": None, "expected_top1_source": None, "paper_table": paper}
@@ -144,6 +158,23 @@ def test_runs_that_differ_in_their_methods_become_one_paired_table(tmp_path):
     make_run(tmp_path / "c", FULL, {"grad_cam": MASKED["grad_cam"]}, fingerprint="other images")
     assert len(load_runs([tmp_path / "a", tmp_path / "c"])) == 2
     assert len(load_runs([tmp_path / "a", tmp_path / "whole"])) == 2  # ablation_cam occurs twice
+    make_run(tmp_path / "d", FULL, {"grad_cam": MASKED["grad_cam"]}, code={"model.factory": "another network"})
+    assert len(load_runs([tmp_path / "a", tmp_path / "d"])) == 2
+    make_run(tmp_path / "e", FULL, {"grad_cam": MASKED["grad_cam"]}, code={"method.grad_cam": "of somebody"})
+    assert len(load_runs([tmp_path / "a", tmp_path / "e"])) == 1
+
+
+def test_a_run_named_twice_is_one_run(tmp_path, monkeypatch):
+    make_run(tmp_path / "many" / "one", FULL, MASKED)
+    monkeypatch.chdir(tmp_path)
+    assert len(load_runs([tmp_path / "many", Path("many/one"), Path("many")])) == 1
+
+
+def test_nothing_was_right(tmp_path):
+    run = make_run(tmp_path / "run", FULL, MASKED)
+    nothing = replace(run, rows=run.rows[:0], shards=[{**run.shards[0], "skipped_not_correct": 4}])
+    with pytest.raises(UserError, match="4 left out by images=correct"):
+        summarise(nothing)
 
 
 def test_files(tmp_path):

@@ -1,5 +1,7 @@
 """Weights in every accepted form, and what is refused."""
 
+import threading
+
 import pytest
 import torch
 import torchvision
@@ -40,6 +42,47 @@ def test_random_weights_follow_the_seed_and_leave_the_generator_alone():
     first, again, other = (zoo.load(config("null", "conftest.TinyFC", f"model.seed={seed}"), torch.device("cpu")) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected)
     assert first.weights == "random (seed 1)" and first.weights_hash == again.weights_hash != other.weights_hash
+
+
+def with_weights_of_its_own():
+    module = TinyFC()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(0.5)
+    return module
+
+
+def fails():
+    raise FileNotFoundError("no such checkpoint")
+
+
+class BatchStatistics(TinyGAP):
+    def __init__(self):
+        super().__init__()
+        self.features[1] = torch.nn.BatchNorm2d(8, track_running_stats=False)
+
+
+class Locked(TinyFC):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def test_weights_that_a_factory_loads_itself_are_not_called_random():
+    assert zoo.build(config("null", "test_zoo.with_weights_of_its_own"))[1] == "set by test_zoo.with_weights_of_its_own"
+
+
+@pytest.mark.parametrize(
+    ("factory", "says"),
+    [
+        ("fails", "FileNotFoundError: no such checkpoint"),
+        ("BatchStatistics", r"'features\.1' has no running statistics"),
+        ("Locked", "cannot be copied"),
+    ],
+)
+def test_models_that_cannot_serve(factory, says):
+    with pytest.raises(UserError, match=says):
+        zoo.load(config("null", f"test_zoo.{factory}"), torch.device("cpu"))
 
 
 def test_what_is_refused(tmp_path):

@@ -40,9 +40,14 @@ def decode(encoded: bytes | Path) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB. 16-bit greys are scaled to 8 bits: Pillow's own conversion would clip them to white."""
-    if image.mode.startswith("I;16"):
+    """Any mode -> RGB. 16-bit greys are scaled to 8 bits: Pillow's own conversion would clip them to white.
+
+    Raises UnreadableImage for 32-bit whole numbers and floats, which have no known white.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older Pillow's 16-bit PNGs
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise UnreadableImage(f"32-bit values (Pillow mode {image.mode}) have no known white; convert the picture to 8 bits")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -127,15 +127,17 @@ def read_labels(listed: Path) -> tuple[list[str], list[ClassKey]]:
     try:
         with listed.open(newline="", encoding="utf-8-sig") as file:
             table = list(csv.DictReader(file, restval=""))
-    except UnicodeDecodeError as reason:
-        raise UserError(f"{listed} is not UTF-8 text: save it as UTF-8 CSV") from reason
-    columns = set(table[0]) if table else set()
+    except (UnicodeDecodeError, csv.Error) as reason:
+        raise UserError(f"{listed} is no CSV in UTF-8 ({reason})") from reason
+    if not table:
+        raise UserError(f"{listed} lists no files")
+    columns = {column for column in table[0] if column}
     if {"ImageId", "PredictionString"} <= columns:
-        return [f"{row['ImageId']}.JPEG" for row in table], [row["PredictionString"].split()[0] for row in table]
+        return [f"{row['ImageId']}.JPEG" for row in table], [next(iter(row["PredictionString"].split()), None) for row in table]
     named = next((column for column in ("wnid", "class", "label") if column in columns), None)
     if "file" not in columns or (named is None and "index" not in columns):
         raise UserError(
-            f"{listed} needs a column 'file' and one of 'wnid', 'class', 'label' or 'index'; it has {', '.join(sorted(columns)) or 'none'}"
+            f"{listed} needs a column 'file' and one of 'wnid', 'class', 'label' or 'index'; it has {', '.join(sorted(columns))}"
         )
     try:
         return [row["file"] for row in table], [_listed(row, named) for row in table]
@@ -145,7 +147,7 @@ def read_labels(listed: Path) -> tuple[list[str], list[ClassKey]]:
 
 def _listed(row: dict[str, str], named: str | None) -> ClassKey:
     index = int(row["index"]) if row.get("index") else None
-    return ListedClass(row[named], index) if named else index
+    return ListedClass(row[named], index) if named and row[named] else index
 
 
 def existing_folder(root: str) -> Path:
@@ -158,7 +160,9 @@ def existing_folder(root: str) -> Path:
 
 def find_images(folder: Path) -> list[str]:
     """Paths of all image files below a folder, relative to it, with forward slashes."""
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file()]
+    return [
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and not path.is_dir()
+    ]
 
 
 def choose(source: Source, *, limit: int | None, sample: int | None, seed: int) -> list[int]:

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx, nn
 
-from evalkit.errors import UserError, did_you_mean
+from evalkit.errors import UserError, did_you_mean, first_line
 from evalkit.models import graph as cutting
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,12 @@ def _shadow(module: nn.Module) -> nn.Module:
     for part in module.modules():
         held = [*part.parameters(recurse=False), *part.buffers(recurse=False), *vars(part).values()]
         memo.update({id(tensor): tensor for tensor in held if isinstance(tensor, Tensor)})
-    return copy.deepcopy(module, memo).eval()
+    try:
+        return copy.deepcopy(module, memo).eval()
+    except (TypeError, RuntimeError) as reason:  # locks, open files, tensors that are part of a graph
+        raise UserError(
+            f"{type(module).__name__} cannot be copied ({first_line(reason)}): keep such attributes out of the module"
+        ) from reason
 
 
 class _GraphCut:
@@ -166,7 +171,13 @@ class _HookCut:
 
     def trunk(self, normalised: Tensor) -> tuple[Tensor, Context]:
         seen: list[Tensor] = []
-        handle = self.target.register_forward_hook(lambda _module, _args, out: seen.append(out.clone()))
+
+        def keep(_module: nn.Module, _args: object, out: object) -> None:
+            if not isinstance(out, Tensor):
+                raise UserError(f"the layer puts out {type(out).__name__}, not one tensor; choose a layer that does")
+            seen.append(out.clone())
+
+        handle = self.target.register_forward_hook(keep)
         try:
             self.module(normalised)
         finally:

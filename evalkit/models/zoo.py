@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from evalkit.config import ModelConfig
 from evalkit.data.decode import Preprocess
 from evalkit.data.labels import Classes, load_classes
-from evalkit.errors import UserError, did_you_mean
+from evalkit.errors import UserError, did_you_mean, first_line
 from evalkit.models.split import SplitModel
 
 
@@ -49,17 +49,11 @@ def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None
 
 def build(config: ModelConfig) -> tuple[nn.Module, str]:
     """The module with its weights, on the CPU, and where those come from."""
-    factory = find(config.factory, "model.factory")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        try:
-            module = factory(**config.args)
-        except (TypeError, ValueError) as reason:
-            raise UserError(f"model.factory={config.factory} cannot be called with model.args={config.args}: {reason}") from reason
-    if not isinstance(module, nn.Module):
-        raise UserError(f"model.factory={config.factory} returned {type(module).__name__}, not a torch.nn.Module")
+    module = _construct(config, config.seed)
     if config.weights is None:
-        return module, f"random (seed {config.seed})"
+        again = _construct(config, config.seed + 1)  # a factory may load weights of its own, and they are not random
+        fixed = hash_weights(again.state_dict()) == hash_weights(module.state_dict())
+        return module, f"set by {config.factory}" if fixed else f"random (seed {config.seed})"
     state = _state_dict(config)
     try:
         module.load_state_dict(state)
@@ -67,6 +61,20 @@ def build(config: ModelConfig) -> tuple[nn.Module, str]:
         lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
         raise UserError(f"model.weights={config.weights} does not fit {config.factory}: {' '.join(lines[1:3])[:300]}") from reason
     return module, config.weights
+
+
+def _construct(config: ModelConfig, seed: int) -> nn.Module:
+    factory = find(config.factory, "model.factory")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            module = factory(**config.args)
+        except Exception as reason:  # whatever somebody's constructor raises
+            said = f"{type(reason).__name__}: {first_line(reason)}"
+            raise UserError(f"model.factory={config.factory} cannot be called with model.args={config.args}: {said}") from reason
+    if not isinstance(module, nn.Module):
+        raise UserError(f"model.factory={config.factory} returned {type(module).__name__}, not a torch.nn.Module")
+    return module
 
 
 def find(dotted: str, key: str) -> Callable[..., Any]:
@@ -153,12 +161,17 @@ def input_size(config: ModelConfig) -> tuple[int, int]:
 def _check(net: SplitModel, config: ModelConfig, size: tuple[int, int], device: torch.device) -> int:
     """Run one random image; returns the number of outputs."""
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    for name, part in net.module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
+            raise UserError(f"{config.factory}: '{name}' has no running statistics, so its output depends on what else is in the batch")
     try:
         outputs: int = net(image).shape[1]
-    except (RuntimeError, TypeError, ValueError, IndexError) as reason:
-        note = (str(reason) or type(reason).__name__).splitlines()[0]
+    except UserError:
+        raise
+    except Exception as reason:  # whatever somebody's forward raises
         raise UserError(
-            f"{config.factory} cannot process a {size[0]}x{size[1]} image: {note}; check model.resize and model.crop"
+            f"{config.factory} cannot process a {size[0]}x{size[1]} image: {type(reason).__name__}: {first_line(reason)}; "
+            "check model.resize and model.crop"
         ) from reason
     if outputs < 2:
         raise UserError(f"{config.factory} has {outputs} output; a softmax needs two classes or more")
