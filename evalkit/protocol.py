@@ -72,7 +72,7 @@ class Ranking:
 
     def count(self, percent: float) -> int:
         """k, the number of pixels in the top `percent`."""
-        return round(percent / 100 * self.maps.shape[1] * self.maps.shape[2])
+        return round(percent / 100 * self.maps[0].numel())
 
 
 def soft_mask(maps: Tensor) -> Tensor:
