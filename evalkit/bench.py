@@ -80,7 +80,7 @@ def bench_ablation(
     if peer:
         figures |= _against_peer(config, module, net, images[:1], repeats)
     if json_file is not None:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+        json_file.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
     return figures
 
 
@@ -105,8 +105,13 @@ def _against_peer(config: ModelConfig, module: nn.Module, net: SplitModel, image
         "peer_repeats": 1,
         "ablation_seconds_one_image": statistics.median(ours),
         "ratio_pytorch_grad_cam": peer_seconds / statistics.median(ours),
-        "correlation_pytorch_grad_cam": float(np.corrcoef(theirs.ravel(), heat.numpy().ravel())[0, 1]),
+        "correlation_pytorch_grad_cam": _correlation(theirs.ravel(), heat.numpy().ravel()),
     }
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    """None where a map is constant, as an all-zero one of random weights is: JSON has no NaN."""
+    return float(np.corrcoef(first, second)[0, 1]) if np.ptp(first) > 0 and np.ptp(second) > 0 else None
 
 
 def _take_turns(contestants: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, list[float]]:

@@ -2,7 +2,10 @@
 
 import json
 
-from evalkit.bench import bench_ablation
+import numpy as np
+import pytest
+
+from evalkit.bench import _correlation, bench_ablation
 
 
 def test_flat_keys(tmp_path):
@@ -14,3 +17,9 @@ def test_flat_keys(tmp_path):
     assert figures["tier"] == 2 and figures["repeats"] == 2
     assert figures["correlation_pytorch_grad_cam"] > 0.999
     assert figures["flop_ratio_forward"] > 1
+
+
+def test_maps_that_are_constant_have_no_correlation():
+    rising = np.arange(9.0)
+    assert _correlation(rising, 2 * rising) == pytest.approx(1)
+    assert _correlation(rising, np.zeros(9)) is None
