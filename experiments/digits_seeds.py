@@ -1,4 +1,4 @@
-"""Evaluate the embedded networks of every training seed under the demo's protocol (about a minute a network).
+"""Evaluate the embedded networks of every training seed under the demo's protocol (about a quarter of a minute a network).
 
     python experiments/train_digits.py --out digits
     python experiments/digits_seeds.py digits --out digits_runs --csv results/digits_seeds.csv

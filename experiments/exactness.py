@@ -1,6 +1,6 @@
 """How far are the exact drops from a loop over the whole network, and from captum?
 
-    python experiments/exactness.py --csv results/exactness.csv      (about 20 minutes on two CPU cores)
+    python experiments/exactness.py --csv results/exactness.csv      (about 15 minutes on two CPU cores)
 
 Random weights, with BatchNorm statistics and affine parameters randomised: the default ones make g(0) = 0 and would
 hide a forgotten bracket. For each network and layer: the tier chosen, and the largest deviation over the sampled

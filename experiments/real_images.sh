@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Four networks with real weights on genuine ImageNet val images: top-1, the six metrics, speed.
 #
-#   experiments/real_images.sh DATA OUT        (about 15 minutes on two CPU cores)
+#   experiments/real_images.sh DATA OUT        (about 12 minutes on two CPU cores)
 #
 # DATA holds imagenette224/images and imagenet_val_acuity/images (class folders named by wnid), and weights/ with
 # archs.py and <network>_*.safetensors. Whole images are resized to the input size by Pillow (bilinear), without crop.
