@@ -27,6 +27,11 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
+def _as_name(value: Any) -> Any:
+    """Hydra reads out=2026 and out=nan as numbers."""
+    return str(value) if isinstance(value, int | float) else value
+
+
 Percent = Annotated[float, Field(ge=0, le=100)]
 Positive = Annotated[int, Field(gt=0, strict=True)]
 Once = AfterValidator(lambda values: list(dict.fromkeys(values)))
@@ -77,7 +82,7 @@ class RunConfig(_Config):
     sample: Positive | None
     limit: Positive | None
     seed: Annotated[int, Field(ge=0)]
-    out: Path
+    out: Annotated[Path, BeforeValidator(_as_name)]
     batch_size: Positive
     shard_size: Positive
     device: Literal["auto", "cpu", "cuda"]

@@ -52,3 +52,8 @@ def test_values_that_do_not_fit(override, says):
     with pytest.raises(UserError) as mistake:
         compose_jobs([override])
     assert says in str(mistake.value) and "\n" not in str(mistake.value)
+
+
+@pytest.mark.parametrize("name", ["2026", "nan", "1e3x"])
+def test_folders_whose_names_look_like_numbers(name):
+    assert compose_jobs([f"out={name}"])[0].config.out == Path(name)
