@@ -276,9 +276,9 @@ def _delta(g: fx.GraphModule, activations: Tensor, context: Context) -> Tensor:
 def _agrees(net: SplitModel, tier: Tier, activations: Tensor, context: Context) -> bool:
     """Compare a few random channels of one image, one with finite scores where there is one, with the plain head."""
     with torch.no_grad():
-        at = int(net.head(activations, context).isfinite().all(1).int().argmax())
-        one, ctx = activations[at : at + 1], tuple(c[at : at + 1] for c in context)
-        logits = net.head(one, ctx)
+        logits = net.head(activations, context)
+        at = int(logits.isfinite().all(1).int().argmax())
+        one, ctx, logits = activations[at : at + 1], tuple(c[at : at + 1] for c in context), logits[at : at + 1]
         target = logits.argmax(1)
         score = logits[0, target]
         drops = tier.drops(one, ctx, target, score)[0]

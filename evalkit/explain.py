@@ -70,7 +70,8 @@ def _free(out: Path, stem: str, written: list[Path]) -> Path:
 def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str, Tensor]) -> Figure:
     """One row a method: the photograph, the heat map over it, and for each protocol point what it keeps, with its scores."""
     settings = config.protocol
-    points = protocol.points(list(settings.select), settings.top_percent, list(settings.fill))
+    points = protocol.points(settings.select, settings.top_percent, settings.fill)
+    fillers = protocol.fillings(probe.images, points, model.net.mean)
     photo = _picture(probe.images)
     index = int(probe.targets[0])
     name = model.classes.name(index)
@@ -88,7 +89,7 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
         ranking = protocol.Ranking(heat)
         for ax, point in zip(row[2:], points, strict=True):
             mask, _ = protocol.kept(point, ranking)
-            perturbed = protocol.perturb(probe.images, mask, protocol.filling(probe.images, point.fill, model.net.mean))
+            perturbed = protocol.perturb(probe.images, mask, fillers[point.fill])
             after = confidence_and_logit(model.net(perturbed), probe.targets)
             scores = f"confidence {confidence[0]:.3f} → {after[0][0]:.3f}\nscore (logit) {logit[0]:.2f} → {after[1][0]:.2f}"
             ax.imshow(_picture(perturbed))

@@ -12,8 +12,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from evalkit.summary import PAPER_METRICS, Run, lower_is_better, win_matrix
-from evalkit.tables import LABELS, at_point, describe_point, main_points, title, whom_win_beats
+from evalkit.summary import PAPER_METRICS, Run, at_point, better, win_matrix
+from evalkit.tables import LABELS, describe_point, main_points, title, whom_win_beats
 
 FORMATS = ("png", "pdf")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -37,6 +37,7 @@ def write_figures(runs: Sequence[Run], summary: pd.DataFrame, out: Path) -> None
 
 def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
     """The six metrics of the paper against the kept percentage, with 95 % intervals."""
+    select = str(part["select"].iloc[0])
     figure, axes = plt.subplots(2, 3, figsize=(10.5, 6), sharex=True, layout="constrained")
     colours = dict(zip(run.methods, sns.color_palette("colorblind", len(run.methods)), strict=True))
     for row, score in zip(axes, ("confidence", "activation"), strict=True):
@@ -45,19 +46,14 @@ def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
                 line = part[(part.method == method) & (part.metric == metric) & (part.score == score)].sort_values("top_percent")
                 ax.plot(line.top_percent, line.value, marker=marker, markersize=4, color=colours[method], label=method)
                 ax.fill_between(line.top_percent, line.low, line.high, color=colours[method], alpha=0.2, linewidth=0)
-            ax.set_title(f"{LABELS[metric]}, {score} ({better(metric, part)} is better)", fontsize=9)
-    verb = {"keep_top": "kept", "remove_top": "removed"}[str(part["select"].iloc[0])]
+            ax.set_title(f"{LABELS[metric]}, {score} ({better(metric, select)} is better)", fontsize=9)
+    verb = {"keep_top": "kept", "remove_top": "removed"}[select]
     for ax in axes[1]:
         ax.set_xlabel(f"top x % of pixels {verb}")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), title=whom_win_beats(run))
     figure.suptitle(title(run))
     return figure
-
-
-def better(metric: str, part: pd.DataFrame) -> str:
-    """The direction of a metric under the protocol of these rows."""
-    return "lower" if lower_is_better(metric, str(part["select"].iloc[0])) else "higher"
 
 
 def drop_per_method(run: Run, mine: pd.DataFrame) -> Figure:
@@ -94,7 +90,7 @@ def drop_per_method(run: Run, mine: pd.DataFrame) -> Figure:
                 )
             ax.set_yticks(list(positions), run.methods)
             ax.set_title(f"{score}; {describe_point(point)}", fontsize=9)
-            ax.set_xlabel(f"average drop % ({'lower' if lower_is_better('average_drop', point[0]) else 'higher'} is better)")
+            ax.set_xlabel(f"average drop % ({better('average_drop', point[0])} is better)")
             ax.set_xlim(left=0)
     axes[0, 0].invert_yaxis()
     handles, labels = axes[0, 0].get_legend_handles_labels()

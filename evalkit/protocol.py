@@ -4,6 +4,7 @@ Published "average drop" code differs silently in what is kept, how much of it, 
 of these is a named coordinate of a protocol point.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,7 +32,7 @@ class Point:
     fill: str
 
 
-def points(select: list[str], top_percent: list[float], fill: list[str]) -> list[Point]:
+def points(select: Sequence[str], top_percent: Sequence[float], fill: Sequence[str]) -> list[Point]:
     """All combinations; "soft" has no threshold, so it appears once per fill."""
     return [Point(s, x, f) for s in select for x in ([None] if s == "soft" else top_percent) for f in fill]
 
@@ -94,6 +95,11 @@ def filling(images: Tensor, fill: str, mean: Tensor) -> Tensor:
     if fill == "blur":
         return gaussian_blur(images, [BLUR_KERNEL, BLUR_KERNEL], [BLUR_SIGMA, BLUR_SIGMA])
     return mean.to(images) if fill == "mean" else torch.zeros_like(images[:1, :, :1, :1])
+
+
+def fillings(images: Tensor, points: Iterable[Point], mean: Tensor) -> dict[str, Tensor]:
+    """`filling` by name, each that occurs in `points` once."""
+    return {fill: filling(images, fill, mean) for fill in {point.fill for point in points}}
 
 
 def perturb(images: Tensor, kept: Tensor, filler: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def evaluate(session: Session, batch: Batch, records: ShardRecords) -> None:
         return
     records.skipped += len(batch.readable) - len(kept)
     records.begin(kept, [names[p] for p in kept], [labels[p] for p in kept], probe)
-    fillers = {fill: protocol.filling(probe.images, fill, net.mean) for fill in {point.fill for point in session.points}}
+    fillers = protocol.fillings(probe.images, session.points, net.mean)
     for name, method in session.methods.items():
         started = time.perf_counter()
         low = apply_method(name, method, probe)

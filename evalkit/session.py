@@ -59,7 +59,7 @@ def open_session(config: RunConfig) -> Session:
         raise UserError(f"target={config.target} is no output of {config.model.name}, which has {model.classes.outputs}")
     _check_labels(config, source, positions, model.classes)
     settings = config.protocol
-    points = protocol.points(list(settings.select), settings.top_percent, list(settings.fill))
+    points = protocol.points(settings.select, settings.top_percent, settings.fill)
     return Session(config, model, source, positions, methods, points, device, size)
 
 

@@ -142,8 +142,9 @@ class RunFolder:
     def _maps_file(self, shard: int) -> Path:
         return self.path / "maps" / f"shard-{shard:05d}.parquet"
 
-    def _done(self) -> list[Path]:
-        return [file for file in sorted((self.path / "rows").glob("shard-*.parquet")) if _said(file) is not None]
+    def _done(self) -> dict[Path, dict[str, Any]]:
+        """Files of the finished shards in order, each with what it says of itself."""
+        return {file: said for file in sorted((self.path / "rows").glob("shard-*.parquet")) if (said := _said(file)) is not None}
 
     def write_shard(self, shard: int, rows: pa.Table, maps: pa.Table, metadata: Mapping[str, Any]) -> None:
         """Publish one shard: its maps first, its rows last, each whole or not at all."""
@@ -158,7 +159,7 @@ class RunFolder:
 
     def shard_metadata(self) -> list[dict[str, Any]]:
         """What each finished shard says of itself: seconds per method, code and library versions, device."""
-        return [said for file in self._done() if (said := _said(file)) is not None]
+        return list(self._done().values())
 
 
 def _said(rows_file: Path) -> dict[str, Any] | None:

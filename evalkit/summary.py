@@ -143,13 +143,16 @@ def _join(group: list[Run]) -> list[Run]:
     return [Run(first.path, provenance, pd.concat([run.rows for run in group]), [*first.shards, *others])]
 
 
+def at_point(table: pd.DataFrame, point: Point) -> pd.DataFrame:
+    """What rows, summaries or comparisons hold of one protocol point."""
+    select, top, fill = point
+    at_top = table.top_percent.isna() if pd.isna(top) else table.top_percent == top
+    return table[(table["select"] == select) & (table["fill"] == fill) & at_top]
+
+
 def scores_of(run: Run, point: Point, score: str) -> tuple[np.ndarray, np.ndarray]:
     """Y and O of all methods at one protocol point, (M,n) each, over the same images in the same order."""
-    select, top, fill = point
-    rows = run.scored
-    here = rows[
-        (rows["select"] == select) & (rows["fill"] == fill) & (rows.top_percent.isna() if pd.isna(top) else rows.top_percent == top)
-    ]
+    here = at_point(run.scored, point)
     column = SCORES[score]
     full = here.pivot(index="method", columns="index", values=f"{column}_full").reindex(run.methods)
     masked = here.pivot(index="method", columns="index", values=f"{column}_masked").reindex(run.methods)
@@ -159,6 +162,17 @@ def scores_of(run: Run, point: Point, score: str) -> tuple[np.ndarray, np.ndarra
 def lower_is_better(metric: str, select: str) -> bool:
     """Keeping what matters should cost little; removing it (`remove_top`) should cost much: then all directions turn."""
     return (metric in DROPS) != (select == "remove_top" and metric in (*DROPS, "increase"))
+
+
+def better(metric: str, select: str) -> str:
+    """`lower_is_better` in a word."""
+    return "lower" if lower_is_better(metric, select) else "higher"
+
+
+def _losses(point: Point, full: np.ndarray, masked: np.ndarray) -> np.ndarray:
+    """What a good method makes small and `win` compares: the clipped drop, negated where the best method costs most."""
+    drops = metrics.clipped_drop(full, masked)
+    return drops if lower_is_better("average_drop", point[0]) else -drops
 
 
 def rival(methods: Sequence[str], method: str) -> str | None:
@@ -190,7 +204,7 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
         return pd.DataFrame()
     methods = run.methods
     drops = metrics.clipped_drop(full, masked)
-    losses = -drops if point[0] == "remove_top" else drops  # what a good method makes small
+    losses = _losses(point, full, masked)
     relative = metrics.relative_drop(full, masked)
     against = [rival(methods, method) for method in methods]
     columns: dict[str, np.ndarray | tuple[np.ndarray, np.ndarray]] = {
@@ -227,20 +241,18 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
 
 def compare(run: Run) -> pd.DataFrame:
     """Every pair of methods: difference of means (paired bootstrap), McNemar for increase, sign test for win."""
-    tables = [_compare_point(run, point, score) for point, score in itertools.product(run.points, SCORES)]
-    return pd.concat(tables, ignore_index=True) if tables and len(run.methods) > 1 else pd.DataFrame()
+    if len(run.methods) < 2 or not run.points:
+        return pd.DataFrame()
+    return pd.concat([_compare_point(run, point, score) for point, score in itertools.product(run.points, SCORES)], ignore_index=True)
 
 
 def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
     full, masked = scores_of(run, point, score)
     pairs = list(itertools.combinations(range(len(run.methods)), 2))
-    if not pairs:
-        return pd.DataFrame()
     first, second = np.array(pairs).T
-    sign = -1 if point[0] == "remove_top" else 1
     drops = metrics.relative_drop(full, masked)
     up = metrics.increased(full, masked)
-    losses = sign * metrics.clipped_drop(full, masked)
+    losses = _losses(point, full, masked)
     won, lost = metrics.wins(losses[first], losses[second]), metrics.wins(losses[second], losses[first])
     found = stats.bootstrap({"average_drop": drops[first] - drops[second], "increase": up[first] - up[second], "win": won - lost})
     tests: dict[str, tuple[str, Any]] = {
@@ -273,8 +285,8 @@ def win_matrix(run: Run, point: Point, score: str) -> pd.DataFrame:
 
     Under `remove_top` a strictly larger one.
     """
-    drops = metrics.clipped_drop(*scores_of(run, point, score)) * (-1 if point[0] == "remove_top" else 1)
-    shares = np.array([[metrics.wins(a, b).mean() for b in drops] for a in drops])
+    losses = _losses(point, *scores_of(run, point, score))
+    shares = np.array([[metrics.wins(a, b).mean() for b in losses] for a in losses])
     np.fill_diagonal(shares, np.nan)
     return pd.DataFrame(shares, index=run.methods, columns=run.methods)
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evalkit.store import writable_folder
-from evalkit.summary import CONTROLS, PAPER_METRICS, Point, Run, compare, lower_is_better, summarise, win_matrix
+from evalkit.summary import CONTROLS, PAPER_METRICS, Point, Run, at_point, better, compare, lower_is_better, summarise, win_matrix
 
 LABELS = {
     "average_drop": "Average drop %",
@@ -106,7 +106,7 @@ def cells(summary: pd.DataFrame, run: Run, point: Point) -> list[list[str]]:
         rows = here[(here.metric == metric) & (here.score == score)].set_index("method")
         if rows.empty:
             continue
-        label = f"{LABELS[metric]}, {score} ({'lower' if lower_is_better(metric, point[0]) else 'higher'} is better)"
+        label = f"{LABELS[metric]}, {score} ({better(metric, point[0])} is better)"
         values = [interval(rows.loc[m, "value"], rows.loc[m, "low"], rows.loc[m, "high"]) for m in methods]
         published = [f"{rows.loc[m, 'reference']:.2f}" if pd.notna(rows.loc[m, "reference"]) else "" for m in cited]
         table.append([label, *values, *published])
@@ -140,13 +140,6 @@ def main_points(run: Run) -> list[Point]:
     """The points whose tables people see at once: those nearest to the paper's 20 %, and the soft ones."""
     nearest = min((abs(p[1] - 20) for p in run.points if not pd.isna(p[1])), default=0)
     return [p for p in run.points if pd.isna(p[1]) or abs(p[1] - 20) == nearest]
-
-
-def at_point(table: pd.DataFrame, point: Point) -> pd.DataFrame:
-    """The rows of a summary, or of comparisons, at one protocol point."""
-    select, top, fill = point
-    at_top = table.top_percent.isna() if pd.isna(top) else table.top_percent == top
-    return table[(table["select"] == select) & (table["fill"] == fill) & at_top]
 
 
 def print_tables(console: Console, runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFrame) -> None:

@@ -53,7 +53,7 @@ def hugging_face(
             raise UserError(f"no column '{column}' in {path}{did_you_mean(column, features)}")
     if image is None:
         raise UserError(f"no image column in {path}: set data.image_column to one of {', '.join(features)}")
-    if isinstance(features.get(image), ClassLabel) or (isinstance(features.get(image), Value) and features[image].dtype not in _ENCODED):
+    if isinstance(features[image], ClassLabel) or (isinstance(features[image], Value) and features[image].dtype not in _ENCODED):
         raise UserError(f"column '{image}' of {path} holds no pictures (data.image_column); its columns are {', '.join(features)}")
     data = data.cast_column(image, ImageFeature(decode=False))
     kind = StreamedDataset if streaming else MapDataset
