@@ -57,6 +57,8 @@ class ModelConfig(_Config):
     mean: tuple[float, float, float]
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     classes: str | tuple[str, ...] | None
+    class_map: str | None
+    output: Literal["softmax", "sigmoid"]
     expected_top1: float | None
     expected_top1_source: str | None
     paper_table: Literal["table1", "table2"] | None
