@@ -21,3 +21,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f"; did you mean '{near[0]}'?"
     listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"; known: {listed}" if names else ""
+
+
+def one_of(value: str, known: Iterable[str], name: str) -> str:
+    """The value itself. Raises UserError where it is no known one."""
+    if value not in known:
+        raise UserError(f"{name}={value} is no choice{did_you_mean(str(value), known)}")
+    return value

@@ -79,8 +79,8 @@ def source_hash(function: Any) -> str | None:
 def code_version() -> str:
     """Hash over the modules that decide numbers: everything left of the rows."""
     root = Path(__file__).parent
-    files = [root / name for name in ("ablation.py", "probe.py", "protocol.py", "records.py", "runner.py", "session.py")]
-    files += sorted(path for folder in ("data", "models", "methods") for path in (root / folder).glob("*.py"))
+    files = [root / name for name in ("probe.py", "protocol.py", "records.py", "runner.py", "session.py")]
+    files += sorted(path for folder in ("ablation", "data", "models", "methods") for path in (root / folder).glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

@@ -1,9 +1,27 @@
-"""CAM methods: functions from a Probe to maps (N,h,w), at the resolution of the activations.
+"""CAM methods: functions from a Probe to maps (N,h,w), most of them at the resolution of the activations.
 
 A method of your own needs one such function anywhere on the Python path and one yaml (or one override) naming it.
 """
 
-from evalkit.methods.controls import centre, constant, random
-from evalkit.methods.weighted import ablation_cam, cam, grad_cam, grad_cam_pp
+from evalkit.methods.controls import centre, constant, edges, fake_cam, random
+from evalkit.methods.local import hires_cam, layer_cam, spatial_ablation
+from evalkit.methods.weighted import ablated_input_cam, ablation_cam, cam, eigen_cam, grad_cam, grad_cam_pp, score_cam, xgrad_cam
 
-__all__ = ["ablation_cam", "cam", "centre", "constant", "grad_cam", "grad_cam_pp", "random"]
+__all__ = [
+    "ablated_input_cam",
+    "ablation_cam",
+    "cam",
+    "centre",
+    "constant",
+    "edges",
+    "eigen_cam",
+    "fake_cam",
+    "grad_cam",
+    "grad_cam_pp",
+    "hires_cam",
+    "layer_cam",
+    "random",
+    "score_cam",
+    "spatial_ablation",
+    "xgrad_cam",
+]
