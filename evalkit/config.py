@@ -32,6 +32,7 @@ def _as_name(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
+ClassChoice = Annotated[int, Field(ge=0, strict=True)] | str
 Percent = Annotated[float, Field(ge=0, le=100)]
 Positive = Annotated[int, Field(gt=0, strict=True)]
 Once = AfterValidator(lambda values: list(dict.fromkeys(values)))
@@ -79,7 +80,7 @@ class RunConfig(_Config):
     data: dict[str, Any]
     method: dict[str, dict[str, Any]] = Field(default_factory=dict)
     protocol: ProtocolConfig
-    target: Literal["predicted", "label"] | Annotated[int, Field(ge=0, strict=True)]
+    target: ClassChoice | Annotated[list[ClassChoice], Field(min_length=1)]
     images: Literal["all", "correct"]
     sample: Positive | None
     limit: Positive | None

@@ -20,9 +20,9 @@ def identify(session: Session) -> Identity:
     """What changes numbers."""
     config, model = session.config, session.model
     settings = config.model.model_dump(
-        mode="json", exclude={"expected_top1", "expected_top1_source", "paper_table", "seed", "weights", "classes"}
+        mode="json", exclude={"expected_top1", "expected_top1_source", "paper_table", "seed", "weights", "classes", "class_map"}
     )
-    names = hashlib.sha256(repr(list(model.classes.keys or [])).encode()).hexdigest()[:16]
+    names = hashlib.sha256(repr((list(model.classes.keys or []), sorted(model.classes.map.items()))).encode()).hexdigest()[:16]
     code = {f"method.{name}": source_hash(method.func) for name, method in session.methods.items() if isinstance(method, partial)}
     code["model.factory"] = source_hash(find(config.model.factory, "model.factory"))
     facts = {

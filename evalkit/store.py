@@ -29,6 +29,7 @@ ROWS = pa.schema(
         ("label", pa.int32()),
         ("predicted", pa.int32()),
         ("target", pa.int32()),
+        ("target_name", pa.string()),
         ("method", pa.string()),
         ("select", pa.string()),
         ("top_percent", pa.float64()),
@@ -47,12 +48,16 @@ ROWS = pa.schema(
 """Raw scores only; every metric is derived afterwards. Null where an image could not be read. `status` is ok,
 degenerate (constant map, included in every metric), nonfinite or error (both excluded, for all methods alike)."""
 
+MEASURES = ("complexity", "coherency", "region_fraction", "pointing", "energy_inside", "energy_others", "best_iou")
+"""What is measured of a map itself: see `evalkit.measures`."""
+
 MAPS = pa.schema(
     [
         ("index", pa.int64()),
         ("image_id", pa.string()),
         ("label", pa.int32()),
         ("target", pa.int32()),
+        ("target_name", pa.string()),
         ("method", pa.string()),
         ("status", pa.string()),
         ("height", pa.int32()),
@@ -60,10 +65,12 @@ MAPS = pa.schema(
         ("minimum", pa.float32()),
         ("maximum", pa.float32()),
         ("zero_fraction", pa.float32()),
+        *((name, pa.float64()) for name in MEASURES),
         ("map", pa.list_(pa.float32())),
     ]
 )
-"""`map` is the raw map at the activations' resolution, row by row; null unless `maps=store`. float16 would change masks."""
+"""One row per image x target x method. Measures are null where they are not defined, not asked for, or no boxes are known.
+`map` is the raw map at the activations' resolution, row by row; null unless `maps=store`. float16 would change masks."""
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def bad_shape(probe):
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
-        (["target=7"], "target=7 is no output of"),
+        (["target=7"], "target=7 is no output: the model has 5"),
         (["+method.mine._target_=test_runner.absent"], "has no 'absent'"),
         (["+method.mine._target_=test_runner.bad_shape"], r"method mine must return maps \(4, h, w\)"),
         (["model.layer=featurs"], "did you mean 'features'"),

@@ -88,9 +88,9 @@ class Digits:
         """A name that says where the image comes from."""
         return f"{self.split}/{self.seed}/{position:05d}"
 
-    def class_key(self, position: int) -> str:
+    def class_keys(self, position: int) -> tuple[str]:
         """The digit's name, "0" to "9"."""
-        return CLASSES[self.targets[position % len(self.ink)]]
+        return (CLASSES[self.targets[position % len(self.ink)]],)
 
     def load(self, position: int) -> Image.Image:
         """The canvas at `position`, RGB, 64x64; the same for every call, worker and process."""

@@ -39,25 +39,25 @@ def imagenet(root: str, labels: str | None = None, devkit: str | None = None) ->
     paths = find_images(folder)
     parents = {path.split("/")[-2] for path in paths if "/" in path}
     if paths and all(is_wnid(parent) for parent in parents) and all("/" in path for path in paths):
-        return Files(folder, paths, [path.split("/")[-2] for path in paths])
+        return Files(folder, paths, [(path.split("/")[-2],) for path in paths])
     if parents or not paths:
         raise UserError(
             f"{folder} is not ImageNet val: expected class folders such as n01440764, ILSVRC2012_val_*.JPEG, or ILSVRC2012_img_val.tar"
         )
     known = _flat_labels(folder, labels, devkit)
-    return Files(folder, paths, [known.get(path) for path in paths])
+    return Files(folder, paths, [known.get(path, ()) for path in paths])
 
 
 class TarFile:
     """Images inside an uncompressed tar, read at their offsets."""
 
-    def __init__(self, tar: Path, keys: dict[str, ClassKey]) -> None:
+    def __init__(self, tar: Path, keys: dict[str, tuple[ClassKey, ...]]) -> None:
         with tarfile.open(tar) as archive:
             members = sorted((m.name, m.offset_data, m.size) for m in archive if m.isfile())
         if not members:
             raise UserError(f"no images in {tar}")
         self.tar, self.members = tar, members
-        self.keys = [keys.get(name) for name, _, _ in members]
+        self.keys = [keys.get(name, ()) for name, _, _ in members]
 
     def __len__(self) -> int:
         return len(self.members)
@@ -66,7 +66,7 @@ class TarFile:
         """The member's name."""
         return self.members[position][0]
 
-    def class_key(self, position: int) -> ClassKey:
+    def class_keys(self, position: int) -> tuple[ClassKey, ...]:
         """The wnid given by the labels."""
         return self.keys[position]
 
@@ -88,7 +88,7 @@ def wnids() -> list[str]:
     return (resources.files("evalkit.data") / "imagenet_wnids.txt").read_text().split()
 
 
-def _flat_labels(folder: Path, labels: str | None, devkit: str | None) -> dict[str, ClassKey]:
+def _flat_labels(folder: Path, labels: str | None, devkit: str | None) -> dict[str, tuple[ClassKey, ...]]:
     """File name -> wnid."""
     listed = (
         Path(labels)
@@ -96,7 +96,7 @@ def _flat_labels(folder: Path, labels: str | None, devkit: str | None) -> dict[s
         else next((p for p in (folder / KAGGLE_LABELS, folder.parent / KAGGLE_LABELS) if p.is_file()), None)
     )
     if listed is not None:
-        return dict(zip(*read_labels(listed), strict=True))
+        return read_labels(listed)
     places = (
         [Path(devkit)] if devkit is not None else [base / (DEVKIT + end) for base in (folder, folder.parent) for end in ("", ".tar.gz")]
     )
@@ -109,7 +109,7 @@ def _flat_labels(folder: Path, labels: str | None, devkit: str | None) -> dict[s
     return _read_devkit(kit)
 
 
-def _read_devkit(kit: Path) -> dict[str, ClassKey]:
+def _read_devkit(kit: Path) -> dict[str, tuple[ClassKey, ...]]:
     """Join the ground truth (one ILSVRC2012_ID a line) with meta.mat (ILSVRC2012_ID -> WNID)."""
 
     def read(name: str) -> bytes:
@@ -128,4 +128,4 @@ def _read_devkit(kit: Path) -> dict[str, ClassKey]:
     synsets = loadmat(io.BytesIO(read("meta.mat")), squeeze_me=True)["synsets"]
     wnid = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
     truth = [int(line) for line in read(GROUND_TRUTH).split()]
-    return {f"ILSVRC2012_val_{number:08d}.JPEG": wnid[identity] for number, identity in enumerate(truth, 1)}
+    return {f"ILSVRC2012_val_{number:08d}.JPEG": (wnid[identity],) for number, identity in enumerate(truth, 1)}

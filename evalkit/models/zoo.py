@@ -44,7 +44,7 @@ def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None
     net = SplitModel(module, config.layer, mean=config.mean, std=config.std)
     outputs = _check(net, config, size or input_size(config), device)
     preprocess = Preprocess(config.resize, config.crop, config.interpolation)
-    return LoadedModel(net, preprocess, load_classes(config.classes, outputs), weights, hash_weights(module.state_dict()))
+    return LoadedModel(net, preprocess, load_classes(config.classes, outputs, config.class_map), weights, hash_weights(module.state_dict()))
 
 
 def build(config: ModelConfig) -> tuple[nn.Module, str]:
@@ -173,6 +173,6 @@ def _check(net: SplitModel, config: ModelConfig, size: tuple[int, int], device: 
             f"{config.factory} cannot process a {size[0]}x{size[1]} image: {type(reason).__name__}: {first_line(reason)}; "
             "check model.resize and model.crop"
         ) from reason
-    if outputs < 2:
-        raise UserError(f"{config.factory} has {outputs} output; a softmax needs two classes or more")
+    if outputs < 2 and config.output == "softmax":
+        raise UserError(f"{config.factory} has {outputs} output; a softmax needs two classes or more (model.output=sigmoid needs one)")
     return outputs
