@@ -49,13 +49,14 @@ class Ranking:
     maps: Tensor
 
     @cached_property
-    def _sorted(self) -> tuple[Tensor, Tensor]:
+    def sorted(self) -> tuple[Tensor, Tensor]:
+        """Values, falling, and the pixel indices that hold them, both (N,H*W)."""
         values, order = self.maps.flatten(1).sort(dim=1, descending=True, stable=True)
         return values, order
 
     def top(self, percent: float) -> Tensor:
         """Boolean mask (N,H,W) of exactly k = round(percent / 100 * H * W) pixels."""
-        order = self._sorted[1]
+        order = self.sorted[1]
         mask = torch.zeros_like(order, dtype=torch.bool)
         mask.scatter_(1, order[:, : self.count(percent)], True)
         return mask.view(self.maps.shape)
@@ -65,7 +66,7 @@ class Ranking:
 
         Where it is below 1e-5, float rounding (another batch size, another machine) may swap two pixels.
         """
-        values, k = self._sorted[0], self.count(percent)
+        values, k = self.sorted[0], self.count(percent)
         largest = values.abs().amax(1)
         if not 0 < k < values.shape[1]:
             return torch.full_like(largest, torch.inf)
