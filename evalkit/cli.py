@@ -109,7 +109,7 @@ def tables(
     figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,
 ) -> None:
     """Print Tables 1 and 2 from runs; write markdown, CSV, LaTeX and figures."""
-    from evalkit.summary import load_runs
+    from evalkit.runs import load_runs
     from evalkit.tables import print_tables, write_all
 
     if figures:

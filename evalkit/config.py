@@ -92,6 +92,7 @@ class RunConfig(_Config):
     precision: Literal["fp32", "tf32", "bf16"]
     workers: Annotated[int, Field(ge=0)]
     maps: Literal["store", "none"]
+    measures: Annotated[list[Literal["coherency"]], BeforeValidator(_as_list), Once]
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":

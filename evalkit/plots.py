@@ -12,7 +12,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from evalkit.summary import PAPER_METRICS, Run, at_point, better, win_matrix
+from evalkit.runs import Run, at_point
+from evalkit.summary import PAPER_METRICS, better, win_matrix
 from evalkit.tables import LABELS, describe_point, main_points, title, whom_win_beats
 
 FORMATS = ("png", "pdf")

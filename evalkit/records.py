@@ -117,7 +117,7 @@ class ShardRecords:
 
     def metadata(self) -> dict[str, Any]:
         """For the shard's file."""
-        return {"maps_stored": self.store_maps, "seconds_per_method": self.seconds, "skipped_not_correct": self.skipped}
+        return {"maps_stored": self.store_maps, "seconds_per_method": self.seconds, "left_out": self.skipped}
 
     def _status(self, scores: Tensor) -> list[str]:
         finite = (self._map.finite & scores.isfinite().all(1) & self._full_finite).cpu().numpy()

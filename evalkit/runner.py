@@ -80,7 +80,7 @@ def evaluate(session: Session, batch: Batch, records: ShardRecords) -> None:
         records.seconds[name] = records.seconds.get(name, 0.0) + time.perf_counter() - started
         maps = protocol.upsample(low, (images.shape[2], images.shape[3]))
         ranking = protocol.Ranking(maps)
-        records.map(name, low, maps, measures.of(name, ranking))
+        records.map(name, low, maps, measures.of(name, method, ranking))
         for point in session.points:
             mask, gap = protocol.kept(point, ranking)
             masked = net(protocol.perturb(probe.images, mask, fillers[point.fill]))

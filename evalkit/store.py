@@ -162,7 +162,13 @@ class RunFolder:
 
     def rows(self) -> pd.DataFrame:
         """All rows of the shards that are done, by index."""
-        return pa.concat_tables([ROWS.empty_table(), *map(_read_rows, self._done())]).to_pandas()
+        return pa.concat_tables([ROWS.empty_table(), *(_read(file, ROWS) for file in self._done())]).to_pandas()
+
+    def maps(self) -> pd.DataFrame:
+        """What was measured of each map of the shards that are done, without the maps themselves."""
+        names = [name for name in MAPS.names if name != "map"]
+        files = [self._maps_file(int(file.stem.rpartition("-")[2])) for file in self._done()]
+        return pa.concat_tables([MAPS.empty_table().select(names), *(_read(file, MAPS, names) for file in files)]).to_pandas()
 
     def shard_metadata(self) -> list[dict[str, Any]]:
         """What each finished shard says of itself: seconds per method, code and library versions, device."""
@@ -179,9 +185,9 @@ def _said(rows_file: Path) -> dict[str, Any] | None:
     return said
 
 
-def _read_rows(file: Path) -> pa.Table:
+def _read(file: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
     try:
-        return pq.read_table(file, schema=ROWS)
+        return pq.read_table(file, schema=schema, columns=columns)
     except (OSError, pa.ArrowException) as reason:
         raise UserError(f"{file} is damaged ({first_line(reason)}); delete it and run the same command again") from reason
 

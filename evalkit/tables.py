@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from evalkit.runs import CONTROLS, Point, Run, at_point
 from evalkit.store import writable_folder
-from evalkit.summary import CONTROLS, PAPER_METRICS, Point, Run, at_point, better, compare, lower_is_better, summarise, win_matrix
+from evalkit.summary import PAPER_METRICS, better, compare, lower_is_better, summarise, win_matrix
 
 LABELS = {
     "average_drop": "Average drop %",
@@ -61,7 +62,7 @@ def caption(run: Run) -> list[str]:
             else f"Only the first {run.provenance['images']} images (limit={identity['limit']})."
         )
     if identity["images"] == "correct":
-        lines.append(f"Only correctly classified images; {counts['skipped_not_correct']} others left out.")
+        lines.append(f"Only correctly classified images; {counts['left_out']} others left out.")
     if run.provenance["missing_shards"]:
         lines.append(f"INCOMPLETE: {run.provenance['missing_shards']} shards are missing.")
     lines.append(f"Excluded: {counts['unreadable']} unreadable, {counts['nonfinite']} with non-finite maps or scores.")

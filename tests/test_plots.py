@@ -6,7 +6,8 @@ import pytest
 from test_summary import FULL, MASKED, make_run
 
 from evalkit import plots
-from evalkit.summary import load_runs, summarise
+from evalkit.runs import load_runs
+from evalkit.summary import summarise
 
 
 @pytest.fixture

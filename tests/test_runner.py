@@ -134,7 +134,7 @@ def test_targets_and_correct_images(folder, tmp_path):
     right = predicted[predicted.predicted == predicted.label]
     assert set(correct["index"]) == set(right["index"])
     shards = RunFolder(tmp_path / "correct").shard_metadata()
-    assert sum(s["skipped_not_correct"] for s in shards) == 12 - right["index"].nunique()
+    assert sum(s["left_out"] for s in shards) == 12 - right["index"].nunique()
 
 
 def test_stored_maps_are_the_methods_own(folder, tmp_path):

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pytest
 
 from evalkit.errors import UserError
+from evalkit.runs import load_runs
 from evalkit.store import MAPS, ROWS, Identity, RunFolder
-from evalkit.summary import compare, load_runs, published, summarise, win_matrix
+from evalkit.summary import compare, published, summarise, win_matrix
 from evalkit.tables import caption, cells, latex, markdown, write_all
 
 METHODS = ("ablation_cam", "grad_cam", "centre")
@@ -51,7 +52,7 @@ def make_run(
                 "prob_masked": scores[i] / 10, "logit_full": y, "logit_masked": scores[i], "status": (status or {}).get((i, method), "ok"),
                 "error": None,
             })  # fmt: skip
-    metadata = {"code": "c", "seconds": 2.0, "skipped_not_correct": 0, "seconds_per_method": {}}
+    metadata = {"code": "c", "seconds": 2.0, "left_out": 0, "seconds_per_method": {}}
     folder.write_shard(0, pa.Table.from_pylist(rows, schema=ROWS), MAPS.empty_table(), metadata)
     return load_runs([path])[0]
 
@@ -172,7 +173,7 @@ def test_a_run_named_twice_is_one_run(tmp_path, monkeypatch):
 
 def test_nothing_was_right(tmp_path):
     run = make_run(tmp_path / "run", FULL, MASKED)
-    nothing = replace(run, rows=run.rows[:0], shards=[{**run.shards[0], "skipped_not_correct": 4}])
+    nothing = replace(run, rows=run.rows[:0], shards=[{**run.shards[0], "left_out": 4}])
     with pytest.raises(UserError, match="4 left out by images=correct"):
         summarise(nothing)
 

@@ -104,7 +104,7 @@ class Digits:
     def boxes(self, position: int) -> list[Box]:
         """The digit's box, named: an image has one."""
         x1, y1, x2, y2 = self.box(position)
-        return [Box(self.class_key(position), x1, y1, x2, y2, SIZE, SIZE)]
+        return [Box(self.class_keys(position)[0], x1, y1, x2, y2, SIZE, SIZE)]
 
     def _compose(self, position: int) -> tuple[Image.Image, tuple[int, int, int, int]]:
         rng = np.random.default_rng([self.seed, self.split == "val", position])

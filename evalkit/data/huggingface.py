@@ -1,7 +1,7 @@
 """Any image data set that the Hugging Face `datasets` library can read, from the hub or from disk, streamed or not."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from evalkit.data.boxes import Box
 from evalkit.data.decode import UnreadableImage, decode
 from evalkit.data.sources import ClassKey, ListedClass
 from evalkit.errors import UserError, did_you_mean
@@ -75,6 +76,10 @@ class _Columns:
         values = value if isinstance(value, list) else [value]
         known = dict.fromkeys(v for v in values if v is not None and v != -1)
         return tuple(v if self.names is None else ListedClass(str(self.names[v]), int(v)) for v in known)
+
+    def boxes(self, position: int) -> Sequence[Box]:  # noqa: ARG002 - data sets of the hub share no form of boxes
+        """None: use an image folder with a list of boxes for localisation."""
+        return ()
 
     def _decode(self, picture: dict[str, Any]) -> Image.Image:
         if picture.get("bytes") is None and picture.get("path") is None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from evalkit.data.boxes import Box, boxes_of, read_boxes
 from evalkit.data.decode import decode
 from evalkit.errors import UserError
 
@@ -54,6 +56,10 @@ class Source(Protocol):
         """The image's classes: one, several where the data set has several labels an image, none where unknown."""
         ...
 
+    def boxes(self, position: int) -> Sequence[Box]:
+        """Where the image's objects are; none where the data set does not tell."""
+        ...
+
     def load(self, position: int) -> Image.Image:
         """The image, RGB. Raises UnreadableImage."""
         ...
@@ -62,13 +68,14 @@ class Source(Protocol):
 class Files:
     """Images in files below a root."""
 
-    def __init__(self, root: Path, paths: Sequence[str], keys: Sequence[tuple[ClassKey, ...]]) -> None:
+    def __init__(self, root: Path, paths: Sequence[str], keys: Sequence[tuple[ClassKey, ...]], boxes: Path | None = None) -> None:
         if not paths:
             raise UserError(f"no images in {root}: expected files ending in {', '.join(IMG_EXTENSIONS)}")
         order = sorted(range(len(paths)), key=lambda i: paths[i])
         self.root = root
         self.paths = [paths[i] for i in order]
         self.keys = [keys[i] for i in order]
+        self.known_boxes = {} if boxes is None else read_boxes(boxes)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -81,34 +88,40 @@ class Files:
         """The classes given by the labels file, or by the folder's name."""
         return self.keys[position]
 
+    def boxes(self, position: int) -> Sequence[Box]:
+        """The boxes that the list of boxes gives."""
+        return boxes_of(self.known_boxes, self.paths[position])
+
     def load(self, position: int) -> Image.Image:
         """The decoded file. Raises UnreadableImage."""
         return decode(self.root / self.paths[position])
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash over paths, sizes and labels; contents are not read, since that would cost a pass over the data."""
-        return hash_entries((path, _size(self.root / path), key) for path, key in zip(self.paths, self.keys, strict=True))
+        """Hash over paths, sizes, labels and boxes; contents are not read, since that would cost a pass over the data."""
+        files = ((path, _size(self.root / path), key) for path, key in zip(self.paths, self.keys, strict=True))
+        return hash_entries(chain(files, sorted(self.known_boxes.items())))
 
 
-def image_folder(root: str, labels: str | None = None) -> Files:
+def image_folder(root: str, labels: str | None = None, boxes: str | None = None) -> Files:
     """Class folders, or files listed in `labels` (default `<root>/labels.csv` where there is one).
 
     The list has columns `file`, and `wnid`, `class` or `label`, and/or `index` (the model's output); a file with several
     rows has several labels. Files are relative to the root, or to its subfolder `images`. Without a list, the first
-    folder of a path is its class.
+    folder of a path is its class. `boxes` is what `read_boxes` reads, default `<root>/boxes.csv` where there is one.
 
     Raises UserError: no such folder, no images, a list that does not fit.
     """
     folder = existing_folder(root)
     listed = Path(labels) if labels is not None else folder / "labels.csv"
+    boxed = Path(boxes) if boxes is not None else next((file for file in [folder / "boxes.csv"] if file.is_file()), None)
     if labels is None and not listed.is_file():
         paths = find_images(folder)
-        return Files(folder, paths, [(path.split("/")[0],) if "/" in path else () for path in paths])
-    return labelled_files(folder, listed)
+        return Files(folder, paths, [(path.split("/")[0],) if "/" in path else () for path in paths], boxed)
+    return labelled_files(folder, listed, boxed)
 
 
-def labelled_files(folder: Path, listed: Path) -> Files:
+def labelled_files(folder: Path, listed: Path, boxes: Path | None) -> Files:
     """The files of a labels list, in the order of their paths. Raises UserError where the list does not fit."""
     known = read_labels(listed)
     paths = list(known)
@@ -119,7 +132,7 @@ def labelled_files(folder: Path, listed: Path) -> Files:
         raise UserError(f"{listed} names '{outside}', which lies outside {folder}")
     if not any((folder / path).exists() for path in paths):
         raise UserError(f"none of the {len(paths)} files listed in {listed} is in {folder}: its paths must be relative to that folder")
-    return Files(folder, paths, list(known.values()))
+    return Files(folder, paths, list(known.values()), boxes)
 
 
 def read_labels(listed: Path) -> dict[str, tuple[ClassKey, ...]]:
