@@ -65,12 +65,40 @@ class ModelConfig(_Config):
     paper_table: Literal["table1", "table2"] | None
 
 
-class ProtocolConfig(_Config):
-    """conf/protocol: each combination is one protocol point."""
+Select = Literal["keep_top", "remove_top", "soft"]
+Fill = Literal["black", "mean", "blur"]
 
-    select: Annotated[list[Literal["keep_top", "remove_top", "soft"]], BeforeValidator(_as_list), Once, Field(min_length=1)]
-    top_percent: Annotated[list[Percent], BeforeValidator(_as_list), Once, Field(min_length=1)]
-    fill: Annotated[list[Literal["black", "mean", "blur"]], BeforeValidator(_as_list), Once, Field(min_length=1)]
+
+class PointConfig(_Config):
+    """One protocol point."""
+
+    select: Select
+    top_percent: Percent | None = None
+    fill: Fill
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PointConfig":
+        if (self.top_percent is None) != (self.select == "soft"):
+            raise ValueError(f"a point that selects {self.select} {'takes no' if self.select == 'soft' else 'needs a'} top_percent")
+        return self
+
+
+class ProtocolConfig(_Config):
+    """conf/protocol: each combination of the first three is one protocol point, or `points` names them one by one."""
+
+    select: Annotated[list[Select], BeforeValidator(_as_list), Once]
+    top_percent: Annotated[list[Percent], BeforeValidator(_as_list), Once]
+    fill: Annotated[list[Fill], BeforeValidator(_as_list), Once]
+    points: Annotated[list[PointConfig], Once]
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "ProtocolConfig":
+        combined = [name for name in ("select", "top_percent", "fill") if getattr(self, name)]
+        if self.points and combined:
+            raise ValueError(f"protocol.points already names every point; leave {', '.join(combined)} out, or set points=[]")
+        if not self.points and len(combined) < 3:
+            raise ValueError("a protocol needs select, top_percent and fill, or points")
+        return self
 
 
 class RunConfig(_Config):

@@ -69,8 +69,7 @@ def _free(out: Path, stem: str, written: list[Path]) -> Path:
 
 def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str, Tensor]) -> Figure:
     """One row a method: the photograph, the heat map over it, and for each protocol point what it keeps, with its scores."""
-    settings = config.protocol
-    points = protocol.points(settings.select, settings.top_percent, settings.fill)
+    points = protocol.points(config.protocol)
     fillers = protocol.fillings(probe.images, points, model.net.mean)
     photo = _picture(probe.images)
     index = int(probe.targets[0])

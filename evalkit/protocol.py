@@ -4,7 +4,7 @@ Published "average drop" code differs silently in what is kept, how much of it, 
 of these is a named coordinate of a protocol point.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
+
+from evalkit.config import ProtocolConfig
 
 BLUR_KERNEL, BLUR_SIGMA = 11, 5.0
 """The blur of RISE's insertion metric (Petsiuk et al., BMVC 2018)."""
@@ -32,8 +34,11 @@ class Point:
     fill: str
 
 
-def points(select: Sequence[str], top_percent: Sequence[float], fill: Sequence[str]) -> list[Point]:
-    """All combinations; "soft" has no threshold, so it appears once per fill."""
+def points(settings: ProtocolConfig) -> list[Point]:
+    """The points that are named one by one, else all combinations; "soft" has no threshold, so it appears once per fill."""
+    if settings.points:
+        return [Point(point.select, point.top_percent, point.fill) for point in settings.points]
+    select, top_percent, fill = settings.select, settings.top_percent, settings.fill
     return [Point(s, x, f) for s in select for x in ([None] if s == "soft" else top_percent) for f in fill]
 
 

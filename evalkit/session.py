@@ -59,8 +59,7 @@ def open_session(config: RunConfig) -> Session:
         model.net.autocast = torch.bfloat16
     targets = resolve(config.target, model.classes)
     _check_labels(config, source, positions, model.classes)
-    settings = config.protocol
-    points = protocol.points(settings.select, settings.top_percent, settings.fill)
+    points = protocol.points(config.protocol)
     return Session(config, model, source, positions, methods, points, device, targets, size)
 
 

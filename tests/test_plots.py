@@ -1,5 +1,7 @@
 """Figures show the numbers of the summary, and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +17,7 @@ def sweep(tmp_path):
     """One run with the thresholds 10 and 40, made of two that differ in nothing else."""
     run = make_run(tmp_path / "run", FULL, MASKED, top=10.0)
     other = make_run(tmp_path / "other", FULL, {m: s - 0.5 for m, s in MASKED.items()}, top=40.0)
-    return type(run)(run.path, run.provenance, pd.concat([run.rows, other.rows]), run.shards)
+    return replace(run, rows=pd.concat([run.rows, other.rows]))
 
 
 def test_threshold_curves_are_the_summary(sweep):
