@@ -1,7 +1,7 @@
 """Does an explanation change when the network forgets? Cascading randomisation (Adebayo et al., NeurIPS 2018).
 
     python experiments/sanity_checks.py results/sanity                        (digits_fc: half a minute on two CPU cores)
-    python experiments/sanity_checks.py results/sanity --every 15 model=mobilenet_v2 data=imagenet data.root=... limit=16
+    python experiments/sanity_checks.py results/sanity --every 17 model=mobilenet_v2 data=imagenet data.root=... sample=16
 
 The weights are randomised layer by layer from the output to the input (see `evalkit.sanity`), and each method explains
 again the class that the trained network predicted. `sanity.csv` holds how alike the maps are to those of the trained
@@ -147,7 +147,7 @@ def curves(table: pd.DataFrame, methods: Mapping[str, Method], title: str) -> Fi
     """Rank correlation with the trained network's map against the stage, for each method."""
     chosen = table[table.measure == "spearman"]
     layers = list(dict.fromkeys(chosen.layer))
-    figure, ax = plt.subplots(figsize=(3 + 0.75 * len(layers), 5), layout="constrained")
+    figure, ax = plt.subplots(figsize=(3 + 0.75 * len(layers), 5.6), layout="constrained")
     palette = sns.color_palette("colorblind", len(methods))
     for i, (name, function) in enumerate(methods.items()):
         line = chosen[chosen.method == name]
@@ -168,7 +168,7 @@ def curves(table: pd.DataFrame, methods: Mapping[str, Method], title: str) -> Fi
     ax.axhline(0, color="0.4", linewidth=0.8)
     ax.set_xticks(range(len(layers)), layers, rotation=35, ha="right")
     ax.set_xlabel("random from the output down to this layer")
-    ax.set_ylabel("rank correlation with the trained network's map\n(Spearman; mean and 95 % interval over images)")
+    ax.set_ylabel("Spearman correlation with the trained map\n(mean and 95 % interval over images)")
     ax.set_ylim(min(-0.15, chosen.low.min() - 0.05), 1.08)
     notes = ["dashed: controls, which know nothing of the network", "dotted: maps of other images, what any two maps have in common"]
     notes.append("small dots: single draws of the random weights")
