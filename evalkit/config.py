@@ -283,4 +283,5 @@ def _sentence(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"] if not re.match(r"(literal|tuple|list)\[|constrained-|(int|str|float)$", str(part)))
     same = [e for e in error.errors() if e["loc"][0] == first["loc"][0]] if first["loc"] else [first]
     wanted = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ").removeprefix("Input ").strip() for e in same))
-    return f"{key}={first['input']!s} {wanted}" if key else wanted
+    given = "" if isinstance(first["input"], dict) else f"={first['input']!s}"
+    return f"{key}{given} {wanted}" if key else wanted
