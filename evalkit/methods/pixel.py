@@ -1,0 +1,122 @@
+"""Maps at the image's own resolution (N,H,W), computed by captum.
+
+All explain the logit of the target class, with gradients taken at the normalised image. The whole network runs, in the
+model's own dtype also where the trunk is asked to run in bfloat16.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from captum.attr import GuidedBackprop, IntegratedGradients, Occlusion, Saliency
+from torch import Tensor
+
+from evalkit.errors import UserError
+from evalkit.models.rectifiers import rectified
+from evalkit.models.zoo import find
+from evalkit.probe import Probe
+from evalkit.protocol import filling, upsample
+
+
+def gradient(probe: Probe) -> Tensor:
+    """Gradient saliency (Simonyan et al., 2014, section 3.1): max over colours of |dy/dx| (N,H,W)."""
+    return Saliency(_network(probe)).attribute(normalised(probe).requires_grad_(), target=probe.targets).amax(1)
+
+
+def guided_backprop(probe: Probe) -> Tensor:
+    """Guided backpropagation (Springenberg et al., 2015, section 3.4), max over colours of its absolute value (N,H,W).
+
+    At each ReLU only positive gradients pass, beside the rule that the input was positive; a ReLU6 counts as a ReLU,
+    every other activation (hard-swish, GELU) passes its ordinary gradient. Raises UserError for a network that has
+    no ReLU or that torch.fx cannot trace.
+    """
+    images = normalised(probe)
+    method = GuidedBackprop(rectified(probe.net, images[:1]))
+    with warnings.catch_warnings():  # it announces its hooks on every call
+        warnings.filterwarnings("ignore", message="Setting backward hooks")
+        return method.attribute(images.requires_grad_(), target=probe.targets).abs().amax(1)
+
+
+def guided(probe: Probe, method: str = "evalkit.methods.grad_cam", **parameters: Any) -> Tensor:
+    """Any map method made fine-grained: its map, upsampled, times guided backpropagation, pointwise (N,H,W).
+
+    `method` is the dotted path of a function from a probe to maps (N,h,w), `parameters` are its own.
+    """
+    height, width = probe.images.shape[2:]
+    return upsample(find(method, "method")(probe, **parameters), (height, width)) * guided_backprop(probe)
+
+
+def guided_grad_cam(probe: Probe) -> Tensor:
+    """Guided Grad-CAM (Selvaraju et al., ICCV 2017, section 3.2): Grad-CAM times guided backpropagation (N,H,W)."""
+    return guided(probe, "evalkit.methods.grad_cam")
+
+
+def guided_ablation_cam(probe: Probe) -> Tensor:
+    """Guided Ablation-CAM (Desai and Ramaswamy, WACV 2020, section 4): Ablation-CAM times guided backpropagation (N,H,W)."""
+    return guided(probe, "evalkit.methods.ablation_cam")
+
+
+def integrated_gradients(probe: Probe, steps: int = 50, baseline: str = "black", batch_size: int = 32) -> Tensor:
+    """Integrated gradients (Sundararajan et al., ICML 2017, eq. 1), summed over colours (N,H,W); signed.
+
+    The straight path from the baseline image is sampled at `steps` Gauss-Legendre points, `batch_size` images (or the
+    probe's N, if that is more) in memory at once. `baseline` is a fill of the protocol: "black" (0 before
+    normalisation, the paper's), "mean" or "blur". A map sums to y(image) - y(baseline), up to the integration's error.
+    """
+    images = normalised(probe)
+    attributed = IntegratedGradients(_network(probe)).attribute(
+        images,
+        baselines=_fill(probe, baseline),
+        target=probe.targets,
+        n_steps=_whole(steps, "steps"),
+        internal_batch_size=max(_whole(batch_size, "batch_size"), len(images)),
+    )
+    return attributed.detach().sum(1)
+
+
+def occlusion(probe: Probe, window: int = 32, stride: int = 16, fill: str = "black", batch_size: int = 64) -> Tensor:
+    """Muted pixels (Zeiler and Fergus, ECCV 2014, section 4.2): how far the class score falls under an occluder (N,H,W).
+
+    A square of `window` pixels moves in steps of `stride`; a pixel's value is the mean of y - y' over the squares that
+    cover it. `fill` is what they hold: "black", "mean" (Zeiler and Fergus' grey) or "blur". About `batch_size` images
+    (or N) are in memory at once. Raises UserError for a window larger than the image or a stride that leaves gaps.
+    """
+    images = normalised(probe)
+    n, _, height, width = images.shape
+    if not 0 < _whole(stride, "stride") <= _whole(window, "window") <= min(height, width):
+        raise UserError(f"occlusion needs stride <= window <= {min(height, width)}, the image's side; not stride={stride}, window={window}")
+    return (
+        Occlusion(_network(probe))
+        .attribute(
+            images,
+            sliding_window_shapes=(3, window, window),
+            strides=(3, stride, stride),
+            baselines=_fill(probe, fill),
+            target=probe.targets,
+            perturbations_per_eval=max(1, _whole(batch_size, "batch_size") // n),
+        )[:, 0]  # the square covers all colours, so they share one value
+        .to(images.dtype)
+    )
+
+
+def normalised(probe: Probe, images: Tensor | None = None) -> Tensor:
+    """What the network sees: the probe's images (N,3,H,W), or others in [0,1], after normalisation; a new tensor."""
+    return (((probe.images if images is None else images) - probe.net.mean) / probe.net.std).detach()
+
+
+def _network(probe: Probe) -> Callable[[Tensor], Tensor]:
+    """The network on a clone, because a first operation in place would overwrite captum's input."""
+    return lambda images: probe.net.module(images.clone())
+
+
+def _fill(probe: Probe, fill: str) -> Tensor:
+    """The baseline image (N,3,H,W) of one of the protocol's fills, normalised."""
+    if fill not in ("black", "mean", "blur"):
+        raise UserError(f"'{fill}' is no fill; use black, mean or blur")
+    return normalised(probe, filling(probe.images, fill, probe.net.mean)).expand_as(probe.images)
+
+
+def _whole(value: int, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{name}={value} must be a whole number, 1 or more")
+    return value

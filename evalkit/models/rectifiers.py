@@ -1,0 +1,93 @@
+"""A copy of a network in which every rectifier is a module of its own.
+
+Guided backpropagation changes how a ReLU passes gradients back, and captum's implementation sees modules only: each
+called once, not in place, and reading a tensor that nobody else reads, for its hooks sit on that tensor.
+"""
+
+import weakref
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from evalkit.errors import UserError, first_line
+from evalkit.models.graph import Traced, descendants, trace
+from evalkit.models.split import SplitModel
+
+_FUNCTIONS: set[object] = {F.relu, F.relu_, torch.relu, torch.relu_, F.relu6}
+_METHODS = {"relu", "relu_"}
+_IN_PLACE: set[object] = {F.relu_, torch.relu_, "relu_"}
+
+_copies: weakref.WeakKeyDictionary[SplitModel, fx.GraphModule] = weakref.WeakKeyDictionary()
+
+
+def rectified(net: SplitModel, example: Tensor) -> fx.GraphModule:
+    """`net.module` as a graph that shares its weights, with one `nn.ReLU` for each ReLU, made once per model.
+
+    A ReLU6 is such a ReLU with a ceiling of 6 behind it. `example` (1,3,H,W), normalised, is what both are compared on.
+    Raises UserError where the network cannot be traced, has no rectifier, or cannot be rewritten.
+    """
+    if net not in _copies:
+        traced = traced_or_refused(net.module)
+        copy = fx.GraphModule(traced.module, traced.graph)
+        own_rectifiers(copy, type(net.module).__name__)
+        with torch.no_grad():
+            theirs, ours = net.module(example.clone()), copy(example)
+        if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.nan_to_num().abs().max()), equal_nan=True):
+            raise UserError(f"giving each ReLU of {type(net.module).__name__} a module of its own changes its output: avoid in-place ReLUs")
+        _copies[net] = copy
+    return _copies[net]
+
+
+def traced_or_refused(module: nn.Module) -> Traced:
+    """`trace`, with a UserError where torch.fx cannot follow the network."""
+    try:
+        return trace(module)
+    except Exception as reason:  # torch.fx documents no closed set of errors
+        name = type(module).__name__
+        raise UserError(f"{name} must be rewritten for this method, and torch.fx cannot trace it ({first_line(reason)})") from reason
+
+
+def own_rectifiers(network: fx.GraphModule, name: str) -> None:
+    """Rewrite a traced network, called `name` in errors. Raises UserError where nothing in it rectifies."""
+    graph = network.graph
+    image = next(node for node in graph.nodes if node.op == "placeholder")
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    behind = descendants(image)  # what does not depend on the image receives no gradient, and its tensors take no hooks
+    found = [node for node in graph.nodes if node in behind and _ceiling(network, node) is not None]
+    if not found:
+        raise UserError(f"{name} has no ReLU or ReLU6, without which guided backpropagation is the plain gradient: use the method gradient")
+    for count, node in enumerate(found):
+        source = node.all_input_nodes[0]
+        with graph.inserting_before(node):
+            new = _insert(network, f"rectifier_{count}", source, _ceiling(network, node))
+        if _in_place(network, node):  # then whoever reads the source afterwards reads what the ReLU left there
+            source.replace_all_uses_with(new, delete_user_cb=lambda user, after=order[node]: order.get(user, -1) > after)
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+    with graph.inserting_after(image):
+        own = graph.call_method("clone", (image,))
+    image.replace_all_uses_with(own, delete_user_cb=lambda user: user is not own)  # a first operation in place must not write into it
+    network.recompile()
+
+
+def _insert(network: fx.GraphModule, name: str, source: fx.Node, ceiling: float | None) -> fx.Node:
+    """clone, ReLU, ceiling. The clone is the tensor of the hooks: `source` may have other readers, whose gradients are not rectified."""
+    network.add_submodule(name, nn.ReLU())
+    relu = network.graph.call_module(name, (network.graph.call_method("clone", (source,)),))
+    return relu if ceiling in (None, torch.inf) else network.graph.call_function(torch.clamp, (relu,), {"max": ceiling})
+
+
+def _ceiling(network: fx.GraphModule, node: fx.Node) -> float | None:
+    """The largest value that a rectifier lets through, infinity for a ReLU; None for what is no rectifier."""
+    if node.op == "call_module":
+        return {nn.ReLU: torch.inf, nn.ReLU6: 6.0}.get(type(network.get_submodule(str(node.target))))
+    if (node.op == "call_function" and node.target in _FUNCTIONS) or (node.op == "call_method" and node.target in _METHODS):
+        return 6.0 if node.target is F.relu6 else torch.inf
+    return None
+
+
+def _in_place(network: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(network.get_submodule(str(node.target)), "inplace", False))
+    return node.target in _IN_PLACE or bool(node.kwargs.get("inplace", node.args[1] if len(node.args) > 1 else False))
