@@ -105,8 +105,8 @@ def load_classes(given: str | Sequence[str] | None, outputs: int, class_map: str
     if len(keys) != outputs:
         raise UserError(f"model.classes gives {where}, but the model has {outputs} outputs")
     if names is None and set(keys) <= set(wnids()):
-        known = dict(zip(wnids(), ResNet50_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
-        names = [known[key] for key in keys]
+        spelled = dict(zip(wnids(), ResNet50_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
+        names = [spelled[key] for key in keys]
     return Classes(outputs, keys, names, known)
 
 
