@@ -56,7 +56,7 @@ def test_run_then_tables_then_nothing_left_to_do(folder, tmp_path):
         (["run", "protocol.top_percnt=20"], "no key 'protocol.top_percnt' in the configuration; did you mean 'protocol.top_percent'?"),
         (["run", "protocol.top_percent=120"], "protocol.top_percent.0=120 should be less than or equal to 100"),
         (["run", "protocol.select=keep"], "should be 'keep_top', 'remove_top' or 'soft'"),
-        (["run", "target=all"], "target=all should be 'predicted' or 'label'"),
+        (["run", "target=all"], "target=all: the model has no such class"),
         (["run", "model=vgg16", "data=imagenet"], "data.root is not set: add data.root=..."),
         (["run", "model=vgg16", "model.weights=null", "data=imagenet", "data.root=/nowhere"], "no folder /nowhere: set data.root"),
         (["run", "sample=3", "limit=3"], "exclude each other"),

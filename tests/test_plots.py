@@ -49,7 +49,7 @@ def test_many_points_stand_side_by_side(sweep):
     nine = [sweep.rows[sweep.rows.top_percent == 10].assign(select=s, fill=f) for s in ("keep_top", "remove_top", "x") for f in "abc"]
     nine = [rows.assign(select="keep_top") if rows["select"].iloc[0] == "x" else rows for rows in nine]
     rows = pd.concat(nine).drop_duplicates(["index", "method", "select", "fill"])
-    run = type(sweep)(sweep.path, sweep.provenance, rows, sweep.shards)
+    run = replace(sweep, rows=rows)
     figure = plots.drop_per_method(run, summarise(run))
     width, height = figure.get_size_inches()
     assert height < 1.5 * width
