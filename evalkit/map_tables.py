@@ -5,6 +5,7 @@ import math
 import pandas as pd
 from scipy.stats import kendalltau
 
+from evalkit.map_summary import LOWER_IS_BETTER
 from evalkit.runs import Run, at_point
 from evalkit.summary import better, lower_is_better
 from evalkit.tables import describe_point, interval
@@ -33,14 +34,14 @@ def measure_cells(measures: pd.DataFrame, run: Run) -> list[list[str]]:
         return []
     here = measures[measures.run == str(run.path)]
     keys = list(here[["metric", "select", "fill", "score"]].drop_duplicates().itertuples(index=False, name=None))
-    table = [["method", *(_measure_label(here, *key) for key in keys)]]
+    table = [["method", *(_measure_label(*key) for key in keys)]]
     for method in run.methods:
         mine = here[here.method == method].reset_index(drop=True)
         table.append([method, *(_measured(row, mine.n.max()) for row in mine.itertuples())])
     return table if len(table[0]) > 1 else []
 
 
-def _measure_label(here: pd.DataFrame, metric: str, select: str | None, fill: str | None, score: str | None) -> str:
+def _measure_label(metric: str, select: str | None, fill: str | None, score: str | None) -> str:
     if metric == "area":
         name = {"keep_top": "Insertion AUC", "remove_top": "Deletion AUC"}[str(select)]
         label = f"{name}, {score}, {fill} fill"
@@ -48,11 +49,8 @@ def _measure_label(here: pd.DataFrame, metric: str, select: str | None, fill: st
         label = MEASURE_LABELS[metric]
     if metric == "region_fraction":
         return label
-    return f"{label} ({'lower' if here[(here.metric == metric) & _same(here, select)].lower_is_better.iloc[0] else 'higher'} is better)"
-
-
-def _same(here: pd.DataFrame, select: str | None) -> pd.Series:
-    return here["select"].isna() if select is None else here["select"] == select
+    lower = metric in LOWER_IS_BETTER or select == "remove_top"
+    return f"{label} ({'lower' if lower else 'higher'} is better)"
 
 
 def _measured(row: object, most: int) -> str:
