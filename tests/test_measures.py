@@ -20,9 +20,9 @@ from evalkit.runs import load_runs
 def boxed(folder, tmp_path):
     """Every picture of 20x16 has a box of its own class, x 5..15, y 4..12, and one of class b on the right border."""
     lines = ["file,w,h,class,x1,y1,x2,y2"]
-    lines += [
-        f"{name}/{i}.png,20,16,{c},{x1},4,{x2},12" for name in "abc" for i in range(4) for c, x1, x2 in ((name, 5, 15), ("b", 15, 20))
-    ]
+    for name in "abc":
+        for i in range(4):
+            lines += [f"{name}/{i}.png,20,16,{name},5,4,15,12", f"{name}/{i}.png,20,16,b,15,4,20,12"]
     (tmp_path / "boxes.csv").write_text("\n".join(lines) + "\n")
     return [*tiny_overrides(folder, tmp_path / "run"), f"data.boxes={tmp_path / 'boxes.csv'}", "target=label"]
 

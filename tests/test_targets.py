@@ -70,9 +70,7 @@ def test_a_class_map_names_several_outputs_and_the_best_is_explained(folder, tmp
     assert sum(s["left_out"] for s in done.shard_metadata()) == 4  # c is not in the map
 
 
-@pytest.mark.parametrize(
-    ("line", "says"), [("class,index\na,5", "line 2: expected"), ("name,index\na,1", "line 2: expected"), (None, "no file")]
-)
+@pytest.mark.parametrize(("line", "says"), [("class,index\na,5", "line 2: exp"), ("name,index\na,1", "line 2: exp"), (None, "no file")])
 def test_bad_class_maps(folder, tmp_path, line, says):
     mapped = tmp_path / "map.csv"
     if line:
