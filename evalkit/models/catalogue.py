@@ -16,6 +16,7 @@ from torchvision.models import list_models as torchvision_names
 from evalkit.errors import UserError, did_you_mean
 
 TIMM = "timm/"
+TIMM_FACTORY = "timm.create_model"
 
 _TORCHVISION_ARGS: dict[str, dict[str, Any]] = {
     # The published weights hold the auxiliary heads, and were trained on another normalisation.
@@ -54,6 +55,8 @@ def _from_torchvision(model: str, chosen: str) -> dict[str, Any]:
     if chosen and chosen not in known.__members__:
         raise UserError(f"torchvision has no weights '{chosen}' for {model}{did_you_mean(chosen, known.__members__)}")
     weights = known[chosen] if chosen else known.DEFAULT
+    if not weights.meta.get("categories"):
+        raise UserError(f"model={model}.{weights.name} has no classifier, only features: it has no class scores to explain")
     transforms = weights.transforms()
     resize, crop = transforms.resize_size[0], transforms.crop_size[0]
     return {
@@ -87,9 +90,10 @@ def _from_timm(name: str) -> dict[str, Any]:
     resize = math.floor(crop / data["crop_pct"])
     return {
         "name": f"timm-{name}",
-        "factory": "timm.create_model",
-        "args": {"model_name": f"{settings.architecture}.{settings.tag}"},
-        "weights": settings.tag if settings.has_weights else "???",  # without published ones, somebody has to say which
+        "factory": TIMM_FACTORY,
+        "args": {"model_name": f"{settings.architecture}.{settings.tag}" if settings.tag else settings.architecture},
+        # Where timm publishes none under a name, somebody has to say which.
+        "weights": settings.tag if settings.tag and settings.has_weights else "???",
         **_preprocessing(
             [resize, resize] if data["crop_mode"] == "squash" else resize, crop, data["interpolation"], data["mean"], data["std"]
         ),

@@ -73,11 +73,29 @@ def trace(module: nn.Module) -> Traced:
     for node in graph.nodes:  # functional calls, such as DenseNet's F.relu, go by their node's name
         if node.op in ("call_function", "call_method"):
             layers.setdefault(node.name, node)
+    _bypass_identities(module, graph, layers)
     return Traced(module, graph, layers, frozenset(name for name, calls in tracer.calls.items() if len(calls) > 1))
 
 
+def _bypass_identities(module: nn.Module, graph: fx.Graph, layers: dict[str, fx.Node]) -> None:
+    """Take out every `nn.Identity` that is the only reader of a value; its names become names of that value.
+
+    Libraries leave them where an option is off, behind the last layer too, where they would hide that it is the last.
+    Where something else reads the value, the Identity is a branch of its own.
+    """
+    for node in list(graph.nodes):
+        if node.op != "call_module" or type(module.get_submodule(str(node.target))) is not nn.Identity:
+            continue
+        (source,) = node.all_input_nodes
+        if source.op == "placeholder" or len(source.users) > 1:
+            continue
+        node.replace_all_uses_with(source)
+        graph.erase_node(node)
+        layers.update({name: source for name, named in layers.items() if named is node})
+
+
 def propagate(module: nn.Module, graph: fx.Graph, *inputs: Tensor) -> None:
-    """Run the graph and write every node's shape into it (`tensor_meta`). What an operation raises passes through."""
+    """Run the graph and write every node's shape into it (`tensor_meta`). Raises RuntimeError with what an operation raised."""
     with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # ShapeProp prints a traceback before it raises
         ShapeProp(fx.GraphModule(module, graph)).propagate(*inputs)
 

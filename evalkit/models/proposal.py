@@ -15,7 +15,7 @@ _POOLS = (pooling._MaxPoolNd, pooling._AvgPoolNd, pooling._LPPoolNd, pooling._Ad
 
 
 class NoLayer(UserError):
-    """A network whose head reads no maps."""
+    """There is nothing to propose."""
 
 
 def propose(module: nn.Module, images: Tensor) -> str:
@@ -27,18 +27,18 @@ def propose(module: nn.Module, images: Tensor) -> str:
 
     Args:
         module: in eval mode, on any device; on the meta device nothing is computed.
-        images: (2,3,H,W) on that device; only their size matters.
+        images: (N,3,H,W) on that device; only their size matters.
 
     Raises:
-        NoLayer: there is no such output, as in a transformer, whose head reads tokens.
-        UserError: the module cannot be traced, or cannot process such images.
+        NoLayer: there is no such output, as in a transformer, whose head reads tokens, or the module cannot be traced.
+        RuntimeError: it cannot process such images, or not on this device.
     """
     name = type(module).__name__
     try:
         traced = graph.trace(module)
-        graph.propagate(module, traced.graph, images)
     except Exception as reason:  # torch.fx documents no closed set of errors
-        raise UserError(f"torch.fx cannot follow {name} ({first_line(reason)}), so name its layer yourself: model.layer=...") from reason
+        raise NoLayer(f"torch.fx cannot trace {name} ({first_line(reason)}), so no layer can be proposed: set model.layer=...") from reason
+    graph.propagate(module, traced.graph, images)
     names = _names(traced)
     for node in reversed(traced.graph.nodes):
         if node not in names or not _is_map(shape(node), images.shape) or _is_pooling(module, node) or _is_passed_on(module, node):
@@ -50,8 +50,8 @@ def propose(module: nn.Module, images: Tensor) -> str:
             break
         return min((names[same] for same in _same(module, node) if same in names), key=lambda found: found.count("."))
     raise NoLayer(
-        f"{name} has no convolutional maps (images, channels, height, width) in front of its head, as transformers have none: "
-        "its head reads tokens or channels last; if there is a layer to explain, name it with model.layer=..."
+        f"{name} has no convolutional maps (images, channels, height, width) in front of its head, as transformers have none, "
+        "but tokens or channels last; a layer that can be explained nevertheless needs its name: model.layer=..."
     )
 
 
@@ -79,12 +79,14 @@ def _same(module: nn.Module, node: fx.Node) -> Iterator[fx.Node]:
 
 def _is_map(found: torch.Size, images: torch.Size) -> bool:
     """Whether this is (N,K,h,w) with more than one position. Channels last, (N,h,w,K), has not the image's proportions."""
-    return len(found) == 4 and found[2:].numel() > 1 and abs(found[2] - found[3] * images[2] / images[3]) <= 1
+    return len(found) == 4 and found[2] * found[3] > 1 and abs(found[2] - found[3] * images[2] / images[3]) <= 1
 
 
 def _is_sequence(found: torch.Size, images: torch.Size) -> bool:
     """Whether this holds several positions in another layout than that of maps."""
-    return len(found) == 3 or (len(found) == 4 and found[1:3].numel() > 1 and found[2:].numel() > 1 and not _is_map(found, images))
+    if len(found) == 4:
+        return found[1] * found[2] > 1 and found[2] * found[3] > 1 and not _is_map(found, images)
+    return len(found) == 3
 
 
 def _is_pooling(module: nn.Module, node: fx.Node) -> bool:

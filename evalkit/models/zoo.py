@@ -20,12 +20,9 @@ from evalkit.config import ModelConfig
 from evalkit.data.decode import Preprocess
 from evalkit.data.labels import Classes, load_classes
 from evalkit.errors import UserError, did_you_mean, first_line
-from evalkit.models.catalogue import import_timm
+from evalkit.models.catalogue import TIMM_FACTORY, import_timm
 from evalkit.models.proposal import NoLayer, propose
 from evalkit.models.split import SplitModel
-
-
-TIMM_FACTORY = "timm.create_model"
 
 
 @dataclass(frozen=True)
@@ -69,16 +66,21 @@ def build(config: ModelConfig) -> tuple[nn.Module, str]:
 
 
 def proposed_layer(config: ModelConfig) -> str:
-    """The layer for `layer: auto` (see `propose`); names of layers depend on no weights."""
+    """The layer for `layer: auto` (see `propose`); it depends on no weights. Raises UserError where there is none to propose."""
     size = input_size(config)
     try:
-        with torch.device("meta"):  # a constructor that looks at its numbers cannot run there
+        with torch.device("meta"):  # nothing is computed there; a constructor that looks at its own numbers fails
             module = _construct(config, config.seed)
-        return propose(module.eval(), torch.empty(2, 3, *size, device="meta"))
+        return propose(module.eval(), torch.empty(1, 3, *size, device="meta"))
     except NoLayer:
         raise
     except (UserError, RuntimeError):
-        return propose(_construct(config, config.seed).eval(), torch.rand(2, 3, *size))
+        module = _construct(config, config.seed).eval()
+    try:
+        return propose(module, torch.rand(1, 3, *size))
+    except RuntimeError as reason:
+        said = f"{config.factory} cannot process a {size[0]}x{size[1]} image ({first_line(reason)})"
+        raise NoLayer(f"{said}, so no layer can be proposed: check model.resize and model.crop, or set model.layer=...") from reason
 
 
 def _construct(config: ModelConfig, seed: int) -> nn.Module:
