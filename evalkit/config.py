@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal, overload
 
 import yaml
 from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
@@ -52,6 +53,7 @@ class ModelConfig(_Config):
     weights: str | None
     seed: int
     layer: str
+    """`auto` until the configuration is composed: then the name of the layer that was proposed."""
     resize: Positive | tuple[Positive, Positive] | None
     crop: Positive | None
     interpolation: Literal["bilinear", "bicubic"]
@@ -212,6 +214,11 @@ def _job(overrides: list[str], folder: list[str], extra: list[str]) -> Job:
         raise UserError(f"the configuration cannot be resolved: {first_line(reason)}") from reason
     except ValidationError as reason:
         raise UserError(_sentence(reason)) from reason
+    if config.model.layer == "auto":
+        from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which a layer with a name does not need
+
+        composed.model.layer = zoo.proposed_layer(config.model)
+        config = config.model_copy(update={"model": config.model.model_copy(update={"layer": composed.model.layer})})
     if folder:
         name = ",".join(folder).replace("/", "_")
         config = config.model_copy(update={"out": config.out / name})
@@ -224,8 +231,13 @@ def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:
     try:
         with initialize_config_module("evalkit.conf", version_base="1.3"):
             return compose("config", overrides=overrides, return_hydra_config=with_hydra)
+    except MissingConfigException as reason:  # a network of a library that an experiment names
+        group, _, name = str(reason.missing_cfg_file).partition("/")
+        if group != "model" or not _offer(name):
+            raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
     except (HydraException, OmegaConfBaseException, ConfigCompositionException) as reason:
         raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
+    return _compose(overrides, with_hydra)
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -254,7 +266,29 @@ def _check_names(parsed: list[Override], conf: Path | None) -> None:
             for value in values:
                 for name in value if isinstance(value, list) else [value]:
                     if isinstance(name, str) and name not in known and not name.startswith("["):
-                        raise UserError(f"no {override.key_or_group} '{name}'{did_you_mean(name, known)}")
+                        _refuse_unless_library(override.key_or_group, name, known)
+
+
+def _refuse_unless_library(group: str, name: str, known: list[str]) -> None:
+    """A model may have no file of ours, but be a network of torchvision or timm."""
+    if group == "model":
+        from evalkit.models import catalogue  # noqa: PLC0415 - imports torch, for which a mistake in another name need not wait
+
+        if _offer(name):
+            return
+        known = [*known, *catalogue.names()]
+    raise UserError(f"no {group} '{name}'{did_you_mean(name, known)}")
+
+
+def _offer(name: str) -> bool:
+    """Whether a library has a network of this name; Hydra then finds its settings as if they were a file of conf/model."""
+    from evalkit.models import catalogue  # noqa: PLC0415
+
+    entry = catalogue.entry(name)
+    if entry is not None:
+        folder, _, file = f"model/{name}".rpartition("/")
+        ConfigStore.instance().store(group=folder, name=file, node=entry, package="model")
+    return entry is not None
 
 
 def _check_keys(parsed: list[Override], extra: list[str]) -> None:

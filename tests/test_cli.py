@@ -65,7 +65,7 @@ def test_run_then_tables_then_nothing_left_to_do(folder, tmp_path):
         (["run", "model.interpolation=nearest"], "model.interpolation=nearest should be 'bilinear' or 'bicubic'"),
         (["run", "model.std=[1,0,1]"], "model.std.1=0 should be greater than 0"),
         (["run", "limit"], "'limit' is not an override of the form key=value"),
-        (["run", "model.layer=features.31"], "layer 'features.31' is not in DigitsFC; did you mean 'features.3'?"),
+        (["run", "model.layer=features.31"], "layer 'features.31' is not in DigitsFC; did you mean 'features.13'?"),
         (["run", "method=[cam]"], "cam needs global average pooling"),
         (["tables", "/nowhere"], "is not a run folder"),
         (["list", "modles"], "cannot list 'modles'; did you mean 'models'?"),
