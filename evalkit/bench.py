@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from evalkit import SplitModel
-from evalkit.ablation import BYTE_BUDGET
+from evalkit.ablation.tiers import BYTE_BUDGET
 from evalkit.config import ModelConfig, compose_jobs
 from evalkit.errors import UserError
 from evalkit.methods import ablation_cam

@@ -109,8 +109,8 @@ def tables(
     figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,
 ) -> None:
     """Print Tables 1 and 2 from runs; write markdown, CSV, LaTeX and figures."""
-    from evalkit.summary import load_runs
-    from evalkit.tables import print_tables, write_all
+    from evalkit.render import print_tables, write_all
+    from evalkit.runs import load_runs
 
     if figures:
         from evalkit.plots import write_figures
@@ -119,7 +119,7 @@ def tables(
     summary, comparisons = write_all(loaded, folder, write_figures if figures else None)
     print_tables(Console(), loaded, summary, comparisons)
     Console(stderr=True, highlight=False, soft_wrap=True).print(
-        escape(f"written: {folder}/tables.md, tables.tex, summary.csv, comparisons.csv" + (", figures/" if figures else ""))
+        escape(f"written: {folder}/tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv" + (", figures/" if figures else ""))
     )
 
 

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal, overload
 
 import yaml
 from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
@@ -32,6 +33,7 @@ def _as_name(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
+ClassChoice = Annotated[int, Field(ge=0, strict=True)] | str
 Percent = Annotated[float, Field(ge=0, le=100)]
 Positive = Annotated[int, Field(gt=0, strict=True)]
 Once = AfterValidator(lambda values: list(dict.fromkeys(values)))
@@ -51,6 +53,7 @@ class ModelConfig(_Config):
     weights: str | None
     seed: int
     layer: str
+    """`auto` until the configuration is composed: then the name of the layer that was proposed."""
     resize: Positive | tuple[Positive, Positive] | None
     crop: Positive | None
     interpolation: Literal["bilinear", "bicubic"]
@@ -64,12 +67,40 @@ class ModelConfig(_Config):
     paper_table: Literal["table1", "table2"] | None
 
 
-class ProtocolConfig(_Config):
-    """conf/protocol: each combination is one protocol point."""
+Select = Literal["keep_top", "remove_top", "soft"]
+Fill = Literal["black", "mean", "blur"]
 
-    select: Annotated[list[Literal["keep_top", "remove_top", "soft"]], BeforeValidator(_as_list), Once, Field(min_length=1)]
-    top_percent: Annotated[list[Percent], BeforeValidator(_as_list), Once, Field(min_length=1)]
-    fill: Annotated[list[Literal["black", "mean", "blur"]], BeforeValidator(_as_list), Once, Field(min_length=1)]
+
+class PointConfig(_Config):
+    """One protocol point."""
+
+    select: Select
+    top_percent: Percent | None = None
+    fill: Fill
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PointConfig":
+        if (self.top_percent is None) != (self.select == "soft"):
+            raise ValueError(f"a point that selects {self.select} {'takes no' if self.select == 'soft' else 'needs a'} top_percent")
+        return self
+
+
+class ProtocolConfig(_Config):
+    """conf/protocol: each combination of the first three is one protocol point, or `points` names them one by one."""
+
+    select: Annotated[list[Select], BeforeValidator(_as_list), Once]
+    top_percent: Annotated[list[Percent], BeforeValidator(_as_list), Once]
+    fill: Annotated[list[Fill], BeforeValidator(_as_list), Once]
+    points: Annotated[list[PointConfig], Once]
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "ProtocolConfig":
+        combined = [name for name in ("select", "top_percent", "fill") if getattr(self, name)]
+        if self.points and combined:
+            raise ValueError(f"protocol.points already names every point; leave {', '.join(combined)} out, or set points=[]")
+        if not self.points and len(combined) < 3:
+            raise ValueError("a protocol needs select, top_percent and fill, or points")
+        return self
 
 
 class RunConfig(_Config):
@@ -79,7 +110,7 @@ class RunConfig(_Config):
     data: dict[str, Any]
     method: dict[str, dict[str, Any]] = Field(default_factory=dict)
     protocol: ProtocolConfig
-    target: Literal["predicted", "label"] | Annotated[int, Field(ge=0, strict=True)]
+    target: ClassChoice | Annotated[list[ClassChoice], Field(min_length=1)]
     images: Literal["all", "correct"]
     sample: Positive | None
     limit: Positive | None
@@ -91,6 +122,7 @@ class RunConfig(_Config):
     precision: Literal["fp32", "tf32", "bf16"]
     workers: Annotated[int, Field(ge=0)]
     maps: Literal["store", "none"]
+    measures: Annotated[list[Literal["coherency"]], BeforeValidator(_as_list), Once]
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
@@ -182,6 +214,11 @@ def _job(overrides: list[str], folder: list[str], extra: list[str]) -> Job:
         raise UserError(f"the configuration cannot be resolved: {first_line(reason)}") from reason
     except ValidationError as reason:
         raise UserError(_sentence(reason)) from reason
+    if config.model.layer == "auto":
+        from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which a layer with a name does not need
+
+        composed.model.layer = zoo.proposed_layer(config.model)
+        config = config.model_copy(update={"model": config.model.model_copy(update={"layer": composed.model.layer})})
     if folder:
         name = ",".join(folder).replace("/", "_")
         config = config.model_copy(update={"out": config.out / name})
@@ -194,8 +231,13 @@ def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:
     try:
         with initialize_config_module("evalkit.conf", version_base="1.3"):
             return compose("config", overrides=overrides, return_hydra_config=with_hydra)
+    except MissingConfigException as reason:  # a network of a library that an experiment names
+        group, _, name = str(reason.missing_cfg_file).partition("/")
+        if group != "model" or not _offer(name):
+            raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
     except (HydraException, OmegaConfBaseException, ConfigCompositionException) as reason:
         raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
+    return _compose(overrides, with_hydra)
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -224,7 +266,29 @@ def _check_names(parsed: list[Override], conf: Path | None) -> None:
             for value in values:
                 for name in value if isinstance(value, list) else [value]:
                     if isinstance(name, str) and name not in known and not name.startswith("["):
-                        raise UserError(f"no {override.key_or_group} '{name}'{did_you_mean(name, known)}")
+                        _refuse_unless_library(override.key_or_group, name, known)
+
+
+def _refuse_unless_library(group: str, name: str, known: list[str]) -> None:
+    """A model may have no file of ours, but be a network of torchvision or timm."""
+    if group == "model":
+        from evalkit.models import catalogue  # noqa: PLC0415 - imports torch, for which a mistake in another name need not wait
+
+        if _offer(name):
+            return
+        known = [*known, *catalogue.names()]
+    raise UserError(f"no {group} '{name}'{did_you_mean(name, known)}")
+
+
+def _offer(name: str) -> bool:
+    """Whether a library has a network of this name; Hydra then finds its settings as if they were a file of conf/model."""
+    from evalkit.models import catalogue  # noqa: PLC0415
+
+    entry = catalogue.entry(name)
+    if entry is not None:
+        folder, _, file = f"model/{name}".rpartition("/")
+        ConfigStore.instance().store(group=folder, name=file, node=entry, package="model")
+    return entry is not None
 
 
 def _check_keys(parsed: list[Override], extra: list[str]) -> None:
@@ -253,4 +317,5 @@ def _sentence(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"] if not re.match(r"(literal|tuple|list)\[|constrained-|(int|str|float)$", str(part)))
     same = [e for e in error.errors() if e["loc"][0] == first["loc"][0]] if first["loc"] else [first]
     wanted = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ").removeprefix("Input ").strip() for e in same))
-    return f"{key}={first['input']!s} {wanted}" if key else wanted
+    given = "" if isinstance(first["input"], dict) else f"={first['input']!s}"
+    return f"{key}{given} {wanted}" if key else wanted

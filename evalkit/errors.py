@@ -16,8 +16,16 @@ def first_line(reason: BaseException) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest known name, else the known names themselves (at most twelve)."""
     names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.6)
+    near = [other for other in near if sorted(other) == sorted(name)] or near  # characters swapped: 'vgg61' is no 'vgg19'
     if near:
         return f"; did you mean '{near[0]}'?"
     listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"; known: {listed}" if names else ""
+
+
+def one_of(value: str, known: Iterable[str], name: str) -> str:
+    """The value itself. Raises UserError where it is no known one."""
+    if value not in known:
+        raise UserError(f"{name}={value} is no choice{did_you_mean(str(value), known)}")
+    return value

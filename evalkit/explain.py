@@ -7,7 +7,6 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -19,7 +18,7 @@ from evalkit.errors import UserError
 from evalkit.models import zoo
 from evalkit.probe import Probe
 from evalkit.records import confidence_and_logit
-from evalkit.session import apply_method, load_methods, pick_device, set_precision
+from evalkit.session import apply_method, load_methods, pick_device, resolve, set_precision
 from evalkit.store import writable_folder
 
 OVERLAY = 0.55
@@ -27,12 +26,12 @@ OVERLAY = 0.55
 
 
 def explain_images(config: RunConfig, files: list[Path], out: Path) -> list[Path]:
-    """Write `<out>/<name>.png` for each file; returns the paths.
+    """Write `<out>/<name>.png` for each file and class that is explained; returns the paths.
 
     Raises UserError: a file cannot be read (before anything is computed), or target=label, which a photograph has not.
     """
     if config.target == "label":
-        raise UserError("explain knows no labels: use target=predicted or target=<class index>")
+        raise UserError("explain knows no labels: use target=predicted, or a class by index or name")
     pictures = []
     for file in files:
         try:
@@ -45,19 +44,20 @@ def explain_images(config: RunConfig, files: list[Path], out: Path) -> list[Path
     width, height = pictures[0].size
     as_they_are = config.model.resize is None and config.model.crop is None
     model = zoo.load(config.model, device, (height, width) if as_they_are else None)
+    chosen = resolve(config.target, model.classes)
     writable_folder(out, "--out")
     written: list[Path] = []
     for file, picture in zip(files, pictures, strict=True):
         image = model.preprocess(picture)[None].to(device).to(model.net.dtype) / 255
-        target = torch.tensor([config.target]) if isinstance(config.target, int) else None
-        probe = Probe(model.net, image, target)
-        size = (image.shape[2], image.shape[3])
-        maps = {name: protocol.upsample(apply_method(name, method, probe), size) for name, method in methods.items()}
-        path = _free(out, file.stem, written)
-        figure = draw(config, model, probe, maps)
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
-        written.append(path)
+        for target in chosen if isinstance(chosen, list) else [None]:
+            probe = Probe(model.net, image, None if target is None else [target])
+            size = (image.shape[2], image.shape[3])
+            maps = {name: protocol.upsample(apply_method(name, method, probe), size) for name, method in methods.items()}
+            path = _free(out, file.stem, written)
+            figure = draw(config, model, probe, maps)
+            figure.savefig(path, dpi=120)
+            plt.close(figure)
+            written.append(path)
     return written
 
 
@@ -69,13 +69,12 @@ def _free(out: Path, stem: str, written: list[Path]) -> Path:
 
 def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str, Tensor]) -> Figure:
     """One row a method: the photograph, the heat map over it, and for each protocol point what it keeps, with its scores."""
-    settings = config.protocol
-    points = protocol.points(settings.select, settings.top_percent, settings.fill)
+    points = protocol.points(config.protocol)
     fillers = protocol.fillings(probe.images, points, model.net.mean)
     photo = _picture(probe.images)
     index = int(probe.targets[0])
     name = model.classes.name(index)
-    confidence, logit = confidence_and_logit(probe.logits, probe.targets)
+    confidence, logit = confidence_and_logit(probe.logits, probe.targets, config.model.output)
     columns = 2 + len(points)
     figure, axes = plt.subplots(len(maps), columns, figsize=(3.5 * columns, 3.5 * len(maps) + 0.9), squeeze=False, layout="constrained")
     for row, (method, heat) in zip(axes, maps.items(), strict=True):
@@ -90,7 +89,7 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
         for ax, point in zip(row[2:], points, strict=True):
             mask, _ = protocol.kept(point, ranking)
             perturbed = protocol.perturb(probe.images, mask, fillers[point.fill])
-            after = confidence_and_logit(model.net(perturbed), probe.targets)
+            after = confidence_and_logit(model.net(perturbed), probe.targets, config.model.output)
             scores = f"confidence {confidence[0]:.3f} → {after[0][0]:.3f}\nscore (logit) {logit[0]:.2f} → {after[1][0]:.2f}"
             ax.imshow(_picture(perturbed))
             ax.set_title(f"{_in_words(point)}\n{scores}", fontsize=10)

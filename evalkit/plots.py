@@ -12,7 +12,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from evalkit.summary import PAPER_METRICS, Run, at_point, better, win_matrix
+from evalkit.runs import CONTROLS, Run, at_point
+from evalkit.summary import PAPER_METRICS, better, win_matrix
 from evalkit.tables import LABELS, describe_point, main_points, title, whom_win_beats
 
 FORMATS = ("png", "pdf")
@@ -44,14 +45,15 @@ def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
         for ax, metric in zip(row, PAPER_METRICS, strict=True):
             for method, marker in zip(run.methods, MARKERS * len(run.methods), strict=False):
                 line = part[(part.method == method) & (part.metric == metric) & (part.score == score)].sort_values("top_percent")
-                ax.plot(line.top_percent, line.value, marker=marker, markersize=4, color=colours[method], label=method)
+                style = "--" if method in CONTROLS else "-"
+                ax.plot(line.top_percent, line.value, style, marker=marker, markersize=4, color=colours[method], label=method)
                 ax.fill_between(line.top_percent, line.low, line.high, color=colours[method], alpha=0.2, linewidth=0)
             ax.set_title(f"{LABELS[metric]}, {score} ({better(metric, select)} is better)", fontsize=9)
     verb = {"keep_top": "kept", "remove_top": "removed"}[select]
     for ax in axes[1]:
         ax.set_xlabel(f"top x % of pixels {verb}")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), title=whom_win_beats(run))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), title=whom_win_beats(run))
     figure.suptitle(title(run))
     return figure
 

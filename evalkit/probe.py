@@ -122,7 +122,34 @@ class Probe:
     def drops(self) -> Tensor:
         """y - y^k for each ablated channel k (N,K)."""
         with torch.no_grad():
-            return self.tier.drops(self.activations, self.context, self.targets, self.scores)
+            return self.tier.drops(self.activations, self.context, self.logits, self.targets)[:, :, 0]
+
+    @shared
+    def softmax_drops(self) -> Tensor:
+        """By how much the target's softmax confidence falls for each ablated channel (N,K), in float64."""
+        drops = []
+        with torch.no_grad():
+            for i in range(len(self.images)):  # one image at a time, since all classes are needed
+                here, c = slice(i, i + 1), self.targets[i]
+                context = tuple(tensor[here] for tensor in self.context)
+                by_class = self.tier.drops(self.activations[here], context, self.logits[here], None)[0].double()
+                logits = self.logits[i].double()
+                drops.append(logits.softmax(0)[c] - (logits - by_class).softmax(1)[:, c])
+        return torch.stack(drops)
+
+    def scored(self, score: str) -> tuple[Tensor, Tensor]:
+        """y (N,) and y - y^k (N,K) with y the target's logit ("score"), or in float64 its "softmax" or "sigmoid"."""
+        if score == "score":
+            return self.scores, self.drops
+        if score == "softmax":
+            return self.logits.double().softmax(1).gather(1, self.targets[:, None])[:, 0], self.softmax_drops
+        y, drops = self.scores.double(), self.drops.double()
+        return y.sigmoid(), y.sigmoid()[:, None] - (y[:, None] - drops).sigmoid()
+
+    def region_drops(self, regions: Tensor) -> Tensor:
+        """y - y^v where all channels are zero inside region v: masks (V,h,w) of the activations' cells -> (N,V)."""
+        with torch.no_grad():
+            return self.tier.region_drops(self.activations, self.context, self.logits, self.targets, regions)
 
     @shared
     def class_weights(self) -> Tensor:

@@ -4,7 +4,7 @@ Published "average drop" code differs silently in what is kept, how much of it, 
 of these is a named coordinate of a protocol point.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
+
+from evalkit.config import ProtocolConfig
 
 BLUR_KERNEL, BLUR_SIGMA = 11, 5.0
 """The blur of RISE's insertion metric (Petsiuk et al., BMVC 2018)."""
@@ -32,8 +34,11 @@ class Point:
     fill: str
 
 
-def points(select: Sequence[str], top_percent: Sequence[float], fill: Sequence[str]) -> list[Point]:
-    """All combinations; "soft" has no threshold, so it appears once per fill."""
+def points(settings: ProtocolConfig) -> list[Point]:
+    """The points that are named one by one, else all combinations; "soft" has no threshold, so it appears once per fill."""
+    if settings.points:
+        return [Point(point.select, point.top_percent, point.fill) for point in settings.points]
+    select, top_percent, fill = settings.select, settings.top_percent, settings.fill
     return [Point(s, x, f) for s in select for x in ([None] if s == "soft" else top_percent) for f in fill]
 
 
@@ -49,13 +54,14 @@ class Ranking:
     maps: Tensor
 
     @cached_property
-    def _sorted(self) -> tuple[Tensor, Tensor]:
+    def sorted(self) -> tuple[Tensor, Tensor]:
+        """Values, falling, and the pixel indices that hold them, both (N,H*W)."""
         values, order = self.maps.flatten(1).sort(dim=1, descending=True, stable=True)
         return values, order
 
     def top(self, percent: float) -> Tensor:
         """Boolean mask (N,H,W) of exactly k = round(percent / 100 * H * W) pixels."""
-        order = self._sorted[1]
+        order = self.sorted[1]
         mask = torch.zeros_like(order, dtype=torch.bool)
         mask.scatter_(1, order[:, : self.count(percent)], True)
         return mask.view(self.maps.shape)
@@ -65,7 +71,7 @@ class Ranking:
 
         Where it is below 1e-5, float rounding (another batch size, another machine) may swap two pixels.
         """
-        values, k = self._sorted[0], self.count(percent)
+        values, k = self.sorted[0], self.count(percent)
         largest = values.abs().amax(1)
         if not 0 < k < values.shape[1]:
             return torch.full_like(largest, torch.inf)

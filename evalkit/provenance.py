@@ -20,9 +20,9 @@ def identify(session: Session) -> Identity:
     """What changes numbers."""
     config, model = session.config, session.model
     settings = config.model.model_dump(
-        mode="json", exclude={"expected_top1", "expected_top1_source", "paper_table", "seed", "weights", "classes"}
+        mode="json", exclude={"expected_top1", "expected_top1_source", "paper_table", "seed", "weights", "classes", "class_map"}
     )
-    names = hashlib.sha256(repr(list(model.classes.keys or [])).encode()).hexdigest()[:16]
+    names = hashlib.sha256(repr((list(model.classes.keys or []), sorted(model.classes.map.items()))).encode()).hexdigest()[:16]
     code = {f"method.{name}": source_hash(method.func) for name, method in session.methods.items() if isinstance(method, partial)}
     code["model.factory"] = source_hash(find(config.model.factory, "model.factory"))
     facts = {
@@ -31,7 +31,7 @@ def identify(session: Session) -> Identity:
         "method": config.method,
         "code": {name: digest for name, digest in code.items() if digest is not None},
         "protocol": config.protocol.model_dump(mode="json"),
-        **config.model_dump(mode="json", include={"target", "images", "sample", "limit", "precision"}),
+        **config.model_dump(mode="json", include={"target", "images", "sample", "limit", "precision", "measures"}),
         "seed": config.seed if config.sample is not None else None,
     }
     return Identity(facts)
@@ -79,8 +79,9 @@ def source_hash(function: Any) -> str | None:
 def code_version() -> str:
     """Hash over the modules that decide numbers: everything left of the rows."""
     root = Path(__file__).parent
-    files = [root / name for name in ("ablation.py", "probe.py", "protocol.py", "records.py", "runner.py", "session.py")]
-    files += sorted(path for folder in ("data", "models", "methods") for path in (root / folder).glob("*.py"))
+    names = ("complexity", "localisation", "measures", "probe", "protocol", "records", "runner", "session", "targets")
+    files = [root / f"{name}.py" for name in names]
+    files += sorted(path for folder in ("ablation", "data", "models", "methods") for path in (root / folder).glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

@@ -3,7 +3,7 @@
 import inspect
 import logging
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from evalkit import protocol
 from evalkit.config import ModelConfig, RunConfig
 from evalkit.data.decode import Preprocess, UnreadableImage
 from evalkit.data.labels import Classes
-from evalkit.data.sources import ClassKey, Source, choose
+from evalkit.data.sources import Source, choose
 from evalkit.errors import UserError, first_line
 from evalkit.models import zoo
 from evalkit.probe import Probe
@@ -38,6 +38,8 @@ class Session:
     methods: Mapping[str, Method]
     points: list[protocol.Point]
     device: torch.device
+    targets: str | list[int]
+    """"predicted", "label", or the classes that are explained of every image."""
     size: tuple[int, int]
     """Height and width of every image after preprocessing; one that differs becomes an error row, whatever its batch."""
 
@@ -55,12 +57,10 @@ def open_session(config: RunConfig) -> Session:
     model = zoo.load(config.model, device, size)
     if config.precision == "bf16":
         model.net.autocast = torch.bfloat16
-    if isinstance(config.target, int) and config.target >= model.classes.outputs:
-        raise UserError(f"target={config.target} is no output of {config.model.name}, which has {model.classes.outputs}")
+    targets = resolve(config.target, model.classes)
     _check_labels(config, source, positions, model.classes)
-    settings = config.protocol
-    points = protocol.points(settings.select, settings.top_percent, settings.fill)
-    return Session(config, model, source, positions, methods, points, device, size)
+    points = protocol.points(config.protocol)
+    return Session(config, model, source, positions, methods, points, device, targets, size)
 
 
 def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
@@ -107,6 +107,14 @@ def load_source(settings: Mapping[str, Any]) -> Source:
     return source
 
 
+def resolve(target: str | int | Sequence[str | int], classes: Classes) -> str | list[int]:
+    """`predicted`, `label`, or class indices and names -> indices. Raises UserError for a class that the model lacks."""
+    if target in ("predicted", "label"):
+        return str(target)
+    given = [target] if isinstance(target, str | int) else target
+    return list(dict.fromkeys(classes.output(one) for one in given))
+
+
 def pick_device(name: str) -> torch.device:
     """auto: this worker's own GPU where there is one. Raises UserError for cuda without a GPU."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
@@ -141,10 +149,11 @@ def _check_labels(config: RunConfig, source: Source, positions: list[int], class
     """Refuse labels that fit no output while every image can still be saved."""
     if getattr(source, "streamed", False):
         return
-    labels = [classes.index(source.class_key(position)) for position in positions]
-    if all(label is None for label in labels):
-        key: ClassKey = source.class_key(positions[0])
-        note = f"none of the {len(positions)} images has a label among the classes of {config.model.name} (the first is called '{key}')"
+    keys = [source.class_keys(position) for position in positions]
+    outputs = [classes.outputs_of(key) for of_image in keys for key in of_image]  # all of them: a label that is no output is refused
+    if not any(outputs):
+        called = f"the first is called '{keys[0][0]}'" if keys[0] else "the first has none"
+        note = f"none of the {len(positions)} images has a label among the classes of {config.model.name} ({called})"
         if config.target == "label" or config.images == "correct":
             raise UserError(f"{note}; name them alike (model.classes=FILE, one wnid or name a line), or use target=predicted")
         log.warning("%s: top-1 cannot be told", note)

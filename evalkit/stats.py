@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +32,19 @@ class Bootstrapped(Intervals):
     resampled: Array
 
 
-def bootstrap(columns: Mapping[str, Array | tuple[Array, Array]]) -> dict[str, Bootstrapped]:
+def bootstrap(columns: Mapping[str, Array | tuple[Array, Array]], images: NDArray[Any] | None = None) -> dict[str, Bootstrapped]:
     """Percentile bootstrap over images of several quantities at once, by name, each for m methods or pairs of them.
 
     An array (m,n) stands for the mean over its defined entries (nan marks undefined ones), a pair of arrays for the
     ratio of their sums. The same resamples serve everything, and the seed is fixed: the same rows print the same
     table. A resample enters through how often it drew each image, which makes all of it two matrix products.
+
+    `images` (n,) says which image an entry belongs to, where an image has several: they are drawn together.
     """
     pairs = {name: found if isinstance(found, tuple) else _as_ratio(found) for name, found in columns.items()}
     above, below = (np.concatenate([pair[side] for pair in pairs.values()]) for side in (0, 1))
+    if images is not None:
+        above, below = (_by_image(side, images) for side in (above, below))
     n = above.shape[1]
 
     def ratios(counts: Array) -> Array:
@@ -77,8 +82,22 @@ def _as_ratio(values: Array) -> tuple[Array, Array]:
     return np.where(defined, values, 0), defined.astype(float)
 
 
-def medians(columns: Array) -> Intervals:
-    """Medians of m quantities (m,n) with exact intervals: order statistics whose ranks follow the binomial."""
+def _by_image(values: Array, images: NDArray[Any]) -> Array:
+    """Columns of (m,n) that belong to one image, summed."""
+    kinds, of = np.unique(images, return_inverse=True)
+    if len(kinds) == len(images):
+        return values
+    return np.stack([np.bincount(of, row, minlength=len(kinds)) for row in values])
+
+
+def medians(columns: Array, images: NDArray[Any] | None = None) -> Intervals:
+    """Medians of m quantities (m,n) with exact intervals: order statistics whose ranks follow the binomial.
+
+    These need independent entries: where `images` (n,) repeats, there is no interval.
+    """
+    if images is not None and len(np.unique(images)) < len(images):
+        none = np.full(len(columns), np.nan)
+        return Intervals(np.median(columns, axis=1), none, none)
     intervals = [stats.quantile_test(column, p=0.5).confidence_interval(LEVEL) for column in columns]
     low, high = np.array(intervals, dtype=float).T
     return Intervals(np.median(columns, axis=1), low, high)

@@ -29,6 +29,7 @@ ROWS = pa.schema(
         ("label", pa.int32()),
         ("predicted", pa.int32()),
         ("target", pa.int32()),
+        ("target_name", pa.string()),
         ("method", pa.string()),
         ("select", pa.string()),
         ("top_percent", pa.float64()),
@@ -47,12 +48,16 @@ ROWS = pa.schema(
 """Raw scores only; every metric is derived afterwards. Null where an image could not be read. `status` is ok,
 degenerate (constant map, included in every metric), nonfinite or error (both excluded, for all methods alike)."""
 
+MEASURES = ("complexity", "coherency", "region_fraction", "pointing", "energy_inside", "energy_others", "best_iou")
+"""What is measured of a map itself: see `evalkit.measures`."""
+
 MAPS = pa.schema(
     [
         ("index", pa.int64()),
         ("image_id", pa.string()),
         ("label", pa.int32()),
         ("target", pa.int32()),
+        ("target_name", pa.string()),
         ("method", pa.string()),
         ("status", pa.string()),
         ("height", pa.int32()),
@@ -60,10 +65,12 @@ MAPS = pa.schema(
         ("minimum", pa.float32()),
         ("maximum", pa.float32()),
         ("zero_fraction", pa.float32()),
+        *((name, pa.float64()) for name in MEASURES),
         ("map", pa.list_(pa.float32())),
     ]
 )
-"""`map` is the raw map at the activations' resolution, row by row; null unless `maps=store`. float16 would change masks."""
+"""One row per image x target x method. Measures are null where they are not defined, not asked for, or no boxes are known.
+`map` is the raw map at the activations' resolution, row by row; null unless `maps=store`. float16 would change masks."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,13 @@ class RunFolder:
 
     def rows(self) -> pd.DataFrame:
         """All rows of the shards that are done, by index."""
-        return pa.concat_tables([ROWS.empty_table(), *map(_read_rows, self._done())]).to_pandas()
+        return pa.concat_tables([ROWS.empty_table(), *(_read(file, ROWS) for file in self._done())]).to_pandas()
+
+    def maps(self) -> pd.DataFrame:
+        """What was measured of each map of the shards that are done, without the maps themselves."""
+        names = [name for name in MAPS.names if name != "map"]
+        files = [self._maps_file(int(file.stem.rpartition("-")[2])) for file in self._done()]
+        return pa.concat_tables([MAPS.empty_table().select(names), *(_read(file, MAPS, names) for file in files)]).to_pandas()
 
     def shard_metadata(self) -> list[dict[str, Any]]:
         """What each finished shard says of itself: seconds per method, code and library versions, device."""
@@ -172,9 +185,9 @@ def _said(rows_file: Path) -> dict[str, Any] | None:
     return said
 
 
-def _read_rows(file: Path) -> pa.Table:
+def _read(file: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
     try:
-        return pq.read_table(file, schema=ROWS)
+        return pq.read_table(file, schema=schema, columns=columns)
     except (OSError, pa.ArrowException) as reason:
         raise UserError(f"{file} is damaged ({first_line(reason)}); delete it and run the same command again") from reason
 

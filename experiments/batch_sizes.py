@@ -17,7 +17,8 @@ import typer
 
 from evalkit import protocol, runner
 from evalkit.config import RunConfig, compose_jobs
-from evalkit.summary import PAPER_METRICS, load_runs, summarise
+from evalkit.runs import load_runs
+from evalkit.summary import PAPER_METRICS, summarise
 
 SIZES = (1, 7, 64)
 

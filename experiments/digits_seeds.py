@@ -15,7 +15,8 @@ import typer
 
 from evalkit import runner
 from evalkit.config import compose_jobs
-from evalkit.summary import PAPER_METRICS, load_runs, summarise
+from evalkit.runs import load_runs
+from evalkit.summary import PAPER_METRICS, summarise
 
 
 def main(

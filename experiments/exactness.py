@@ -55,13 +55,18 @@ def randomised(case: Case, dtype: torch.dtype, seed: int = 0) -> nn.Module:
     """The network with random weights and random BatchNorm statistics, in eval mode."""
     torch.manual_seed(seed)
     module = getattr(torchvision.models, case.model)(weights=None, **case.args).eval()
+    randomise_norms(module)
+    return module.to(dtype)
+
+
+def randomise_norms(module: nn.Module) -> None:
+    """Random statistics and affine parameters for every BatchNorm."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             nn.init.normal_(part.running_mean, 0, 0.1)
             nn.init.uniform_(part.running_var, 0.5, 1.5)
             nn.init.uniform_(part.weight, 0.5, 1.5)
             nn.init.normal_(part.bias, 0, 0.3)
-    return module.to(dtype)
 
 
 def brute_force_drops(module: nn.Module, layer: str, normalised: Tensor, targets: Tensor, channels: Sequence[int]) -> Tensor:

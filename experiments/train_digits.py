@@ -29,7 +29,7 @@ BATCH = 64
 def as_tensors(source: Digits) -> tuple[Tensor, Tensor]:
     """All images of a source, normalised as the model configs say (mean = std = 0.5), and their labels."""
     images = np.stack([np.asarray(source.load(i)) for i in range(len(source))])
-    labels = torch.tensor([int(source.class_key(i)) for i in range(len(source))])
+    labels = torch.tensor([int(source.class_keys(i)[0]) for i in range(len(source))])
     return torch.from_numpy(images).permute(0, 3, 1, 2).div(127.5).sub(1), labels
 
 

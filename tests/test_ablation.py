@@ -147,10 +147,42 @@ def test_unusual_heads(factory, tier, batch):
     assert torch.allclose(probe.drops, expected, rtol=0, atol=1e-10)
 
 
+def brute_force_regions(probe: Probe, regions: Tensor) -> Tensor:
+    """One image, one region, one pass of the head at a time."""
+    drops = torch.empty(len(probe.images), len(regions), dtype=probe.activations.dtype)
+    for i, c in enumerate(probe.targets):
+        for v, region in enumerate(regions):
+            ablated = probe.activations[i : i + 1].clone()
+            ablated[:, :, region] = 0
+            context = tuple(t[i : i + 1] for t in probe.context)
+            drops[i, v] = probe.scores[i] - probe.net.head(ablated, context)[0, c]
+    return drops
+
+
+@pytest.mark.parametrize("factory", [ConvHead, SharedHead, BypassedHead, StatementInPlace, Untraceable, TinyFC, TinyGAP])
+@pytest.mark.parametrize(("batch", "budget"), [(1, 2**28), (3, 1)])
+def test_all_classes_and_regions(factory, batch, budget, monkeypatch):
+    """Drops in every logit, and drops by ablated regions, against a loop over the head."""
+    monkeypatch.setattr(ablation.tiers, "BYTE_BUDGET", budget)
+    net = SplitModel(factory().double().eval(), "features", mean=HALF, std=HALF)
+    probe = Probe(net, torch.rand(batch, 3, 16, 16, dtype=torch.float64), targets=torch.randint(0, 5, (batch,)))
+    regions = torch.rand(7, *probe.activations.shape[2:]) < 0.3
+    assert torch.allclose(probe.region_drops(regions), brute_force_regions(probe, regions), rtol=0, atol=1e-10)
+    softmax, drops = probe.scored("softmax")
+    sigmoid, sigmoid_drops = probe.scored("sigmoid")
+    for i, c in enumerate(probe.targets):
+        for k in range(probe.activations.shape[1]):
+            ablated = probe.activations[i : i + 1].clone()
+            ablated[:, k] = 0
+            logits = net.head(ablated, tuple(t[i : i + 1] for t in probe.context))[0].detach()
+            assert float(softmax[i] - logits.softmax(0)[c]) == pytest.approx(float(drops[i, k]), abs=1e-10)
+            assert float(sigmoid[i] - logits[c].sigmoid()) == pytest.approx(float(sigmoid_drops[i, k]), abs=1e-10)
+
+
 @pytest.mark.parametrize("factory", [ConvHead, SharedHead, BypassedHead, TinyFC, TinyGAP])
 @pytest.mark.parametrize("budget", [1, 2**28])
 def test_channels_last_changes_nothing(factory, budget, monkeypatch):
-    monkeypatch.setattr(ablation, "BYTE_BUDGET", budget)
+    monkeypatch.setattr(ablation.tiers, "BYTE_BUDGET", budget)
     module = factory().double().eval()
     images = torch.rand(3, 3, 16, 16, dtype=torch.float64)
     plain = Probe(SplitModel(module, "features", mean=HALF, std=HALF), images).drops
@@ -199,7 +231,7 @@ def test_a_network_of_nan_ends_in_nan_not_in_an_error():
 def test_chunks_follow_the_byte_budget_and_change_nothing(tiny_fc, monkeypatch):
     images = torch.rand(2, 3, 16, 16)
     whole = Probe(tiny_fc, images).drops
-    monkeypatch.setattr(ablation, "BYTE_BUDGET", 1)
+    monkeypatch.setattr(ablation.tiers, "BYTE_BUDGET", 1)
     assert torch.allclose(Probe(tiny_fc, images).drops, whole, atol=1e-6)
 
 

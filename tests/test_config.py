@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.config import choices, compose_jobs
+from evalkit.config import choices, compose_jobs, read_choice
 from evalkit.errors import UserError
 
 
@@ -18,10 +18,12 @@ def test_defaults_and_lists():
 
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_experiment_composes(name):
-    jobs = compose_jobs([f"experiment={name}", *([] if name in ("demo", "threshold_sweep") else ["data.root=/data"])])
+    jobs = compose_jobs(
+        [f"experiment={name}", *(["data.root=/data"] if "/data: imagenet" in read_choice("experiment", name, as_text=True) else [])]
+    )
     assert len(jobs) == (2 if name == "demo" else 1)
-    expected = {"table1": "vgg16", "table2": "inception_v3", "demo": "digits_fc", "published_soft": "vgg16", "threshold_sweep": "digits_fc"}
-    assert jobs[0].config.model.name == expected[name]
+    expected = {"table1": "vgg16", "table2": "inception_v3", "published_soft": "vgg16"}
+    assert jobs[0].config.model.name == expected.get(name, "digits_fc")
 
 
 def test_the_command_line_wins_over_an_experiment():

@@ -34,7 +34,7 @@ def saved(tmp_path):
 def test_random_access_and_streams_agree(saved, streaming, kind):
     source = hugging_face(str(saved / kind), streaming=streaming)
     positions = choose(source, limit=7, sample=None, seed=0)
-    assert [source.class_key(i) for i in positions] == [ListedClass(("cat", "dog")[i], i) for i in (0, 1, 0, 1, 0, 1, 1)]
+    assert [source.class_keys(i) for i in positions] == [(ListedClass(("cat", "dog")[i], i),) for i in (0, 1, 0, 1, 0, 1, 1)]
     assert [source.load(i).size for i in (0, 1, 5, 2)] == [(20, 10), (20, 11), (20, 15), (20, 12)]  # no EXIF rotation
     with pytest.raises(UnreadableImage):
         source.load(3)

@@ -40,7 +40,7 @@ EXPECTED = [WNIDS[t - 1] for t in TRUTH]
 
 
 def keys(source) -> list:
-    return [str(source.class_key(i)) for i in range(len(source))]
+    return [str(*source.class_keys(i)) for i in range(len(source))]
 
 
 def test_flat_folder_with_devkit_folder_archive_or_list(flat, devkit, tmp_path):

@@ -8,6 +8,11 @@ from evalkit import listing
 from evalkit.config import choices
 
 
+def marked(table) -> list[str]:
+    """Names of the layers that carry a tier."""
+    return [name for name, mark in zip(table.columns[0].cells, table.columns[4].cells, strict=True) if "tier" in mark]
+
+
 def text(table) -> str:
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(table)
@@ -33,3 +38,24 @@ def test_layers_are_those_that_can_be_explained():
 
 def test_layers_of_a_model_whose_layer_is_still_to_be_chosen():
     assert "layer4" in text(listing.layers("custom", ["model.factory=torchvision.models.resnet18"], None))
+
+
+def test_any_network_of_torchvision_has_its_proposed_layer_marked():
+    assert marked(listing.layers("densenet169", ["model.resize=[64,64]", "model.crop=null"], None)) == ["relu"]
+    small = ["model.resize=[64,64]", "model.crop=null"]
+    assert marked(listing.layers("shufflenet_v2_x0_5", small, None)) == ["conv5"]
+    assert marked(listing.layers("shufflenet_v2_x0_5", [*small, "model.layer=stage4"], None)) == ["stage4"]
+    assert "model=timm/resnet10t" in text(listing.models(None))
+
+
+def test_layers_of_what_torch_fx_cannot_trace_are_its_modules():
+    table = listing.layers("custom", ["model.factory=conftest.Untraceable", "model.resize=[16,16]"], None)
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert [row[:4] for row in rows][-1] == ("features", "8", "8 x 8", "?") and marked(table) == []
+    assert "cannot trace Untraceable" in table.caption
+    assert marked(listing.layers("custom", ["model.factory=conftest.Untraceable", "model.resize=[16,16]", "model.layer=features"], None))
+
+
+def test_a_transformer_is_listed_with_the_reason_why_nothing_is_proposed():
+    table = listing.layers("vit_b_32", [], None)
+    assert list(table.columns[0].cells) == ["conv_proj"] and "no convolutional maps" in table.caption

@@ -1,5 +1,6 @@
 """Each weighted map against an implementation of its own or another library."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import HALF, REAL, TinyFC, TinyGAP, needs_real
@@ -85,6 +86,79 @@ def test_scores_that_are_not_positive(bias):
     raw = torch.einsum("nk,nkhw->nhw", probe.drops, probe.activations).clamp(min=0)
     scale = 1 if bias == 0 else probe.scores.abs()[:, None, None]
     assert torch.allclose(methods.ablation_cam(probe) * scale, raw)
+
+
+@pytest.mark.parametrize("factory", [TinyFC, TinyGAP])
+@pytest.mark.parametrize(("normalise", "drop"), [("norm", "score"), ("score", "softmax"), ("norm", "softmax"), ("score", "sigmoid")])
+def test_ablation_variants_equal_their_equations(factory, normalise, drop):
+    """Desai and Ramaswamy 2020, eq. 2 and section 4 and 5."""
+    net = SplitModel(factory().double().eval(), "features", mean=HALF, std=HALF)
+    probe = Probe(net, torch.rand(2, 3, 16, 16, dtype=torch.float64), targets=[1, 4])
+    read = {"score": lambda z: z, "softmax": lambda z: z.softmax(0), "sigmoid": lambda z: z.sigmoid()}[drop]
+    found = methods.ablation_cam(probe, normalise=normalise, drop=drop)
+    for i, c in enumerate((1, 4)):
+        a = probe.activations[i]
+        y = read(net.head(a[None])[0])[c]
+        total = torch.zeros_like(a[0])
+        for k in range(len(a)):
+            ablated = a.clone()
+            ablated[k] = 0
+            size = y.abs() if normalise == "score" else (a[k] ** 2).sum().sqrt().clamp(min=1e-300)
+            total += (y - read(net.head(ablated[None])[0])[c]) / size * a[k]
+        assert torch.allclose(found[i], total.clamp(min=0), atol=1e-10)
+
+
+def test_ablation_variants_have_names(tiny_fc):
+    with pytest.raises(UserError, match="drop=softmx is no choice; did you mean 'softmax'"):
+        methods.ablation_cam(Probe(tiny_fc, torch.rand(1, 3, 16, 16)), drop="softmx")
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_xgrad_cam_equals_its_equation(tiny_fc, batch):
+    probe = Probe(tiny_fc, torch.rand(batch, 3, 16, 16))
+    a, g = probe.activations.double(), probe.gradients.double()
+    maps = torch.zeros_like(a[:, 0])
+    for n in range(batch):
+        for k in range(a.shape[1]):
+            if a[n, k].sum() != 0:
+                maps[n] += sum(g[n, k, i, j] * a[n, k, i, j] for i in range(8) for j in range(8)) / a[n, k].sum() * a[n, k]
+    assert torch.allclose(methods.xgrad_cam(probe).double(), maps.clamp(min=0), atol=1e-5)
+
+
+def test_eigen_cam_is_the_first_singular_vector_in_numpy(tiny_gap):
+    probe = Probe(tiny_gap, torch.rand(3, 3, 16, 16))
+    for found, a in zip(methods.eigen_cam(probe), probe.activations.double().numpy(), strict=True):
+        u, s, _ = np.linalg.svd(a.reshape(len(a), -1).T)
+        projected = (u[:, 0] * s[0]).reshape(found.shape)
+        assert np.allclose(found, projected if projected.sum() > 0 else -projected, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_score_cam_equals_a_loop_over_channels(batch_size):
+    module = TinyFC().eval()
+    module.features[0].bias.data[:2] = -100  # two dead channels
+    net = SplitModel(module, "features", mean=HALF, std=HALF)
+    probe = Probe(net, torch.rand(2, 3, 16, 16), targets=[3, 0])
+    found = methods.score_cam(probe, batch_size=batch_size)
+    for i, c in enumerate((3, 0)):
+        x = (probe.images[i : i + 1] - 0.5) / 0.5
+        scores = []
+        for channel in probe.activations[i]:
+            mask = torch.nn.functional.interpolate(channel[None, None], size=(16, 16), mode="bilinear")
+            mask = (mask - mask.min()) / (mask.max() - mask.min()) if mask.max() > mask.min() else torch.zeros_like(mask)
+            scores.append(module(x * mask)[0, c].detach())
+        expected = torch.einsum("k,khw->hw", torch.stack(scores).softmax(0), probe.activations[i]).clamp(min=0)
+        assert torch.allclose(found[i], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("fill", ["black", "mean"])
+def test_ablated_input_cam_equals_its_formula(tiny_fc, fill):
+    probe = Probe(tiny_fc, torch.rand(2, 3, 16, 16))
+    blank = torch.full((1, 3, 16, 16), -1.0 if fill == "black" else 0.0)
+    nothing = tiny_fc.module.features(blank)[0].detach()
+    for found, a in zip(methods.ablated_input_cam(probe, fill=fill), probe.activations, strict=True):
+        expected = sum((1 - nothing[k].mean() / a[k].mean()) * a[k] for k in range(len(a)) if a[k].mean() > 0)
+        assert torch.allclose(found, expected.clamp(min=0), atol=1e-5)
 
 
 @needs_real

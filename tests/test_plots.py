@@ -1,12 +1,15 @@
 """Figures show the numbers of the summary, and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from test_summary import FULL, MASKED, make_run
 
 from evalkit import plots
-from evalkit.summary import load_runs, summarise
+from evalkit.runs import load_runs
+from evalkit.summary import summarise
 
 
 @pytest.fixture
@@ -14,7 +17,7 @@ def sweep(tmp_path):
     """One run with the thresholds 10 and 40, made of two that differ in nothing else."""
     run = make_run(tmp_path / "run", FULL, MASKED, top=10.0)
     other = make_run(tmp_path / "other", FULL, {m: s - 0.5 for m, s in MASKED.items()}, top=40.0)
-    return type(run)(run.path, run.provenance, pd.concat([run.rows, other.rows]), run.shards)
+    return replace(run, rows=pd.concat([run.rows, other.rows]))
 
 
 def test_threshold_curves_are_the_summary(sweep):
@@ -46,7 +49,7 @@ def test_many_points_stand_side_by_side(sweep):
     nine = [sweep.rows[sweep.rows.top_percent == 10].assign(select=s, fill=f) for s in ("keep_top", "remove_top", "x") for f in "abc"]
     nine = [rows.assign(select="keep_top") if rows["select"].iloc[0] == "x" else rows for rows in nine]
     rows = pd.concat(nine).drop_duplicates(["index", "method", "select", "fill"])
-    run = type(sweep)(sweep.path, sweep.provenance, rows, sweep.shards)
+    run = replace(sweep, rows=rows)
     figure = plots.drop_per_method(run, summarise(run))
     width, height = figure.get_size_inches()
     assert height < 1.5 * width

@@ -134,7 +134,7 @@ def test_targets_and_correct_images(folder, tmp_path):
     right = predicted[predicted.predicted == predicted.label]
     assert set(correct["index"]) == set(right["index"])
     shards = RunFolder(tmp_path / "correct").shard_metadata()
-    assert sum(s["skipped_not_correct"] for s in shards) == 12 - right["index"].nunique()
+    assert sum(s["left_out"] for s in shards) == 12 - right["index"].nunique()
 
 
 def test_stored_maps_are_the_methods_own(folder, tmp_path):
@@ -166,7 +166,7 @@ def bad_shape(probe):
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
-        (["target=7"], "target=7 is no output of"),
+        (["target=7"], "target=7 is no output: the model has 5"),
         (["+method.mine._target_=test_runner.absent"], "has no 'absent'"),
         (["+method.mine._target_=test_runner.bad_shape"], r"method mine must return maps \(4, h, w\)"),
         (["model.layer=featurs"], "did you mean 'features'"),

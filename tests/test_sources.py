@@ -17,7 +17,7 @@ def write_labels(path: Path, header: str, *lines: str) -> Path:
 def test_class_folders_are_ordered_by_path(folder):
     source = image_folder(str(folder))
     assert [source.image_id(i) for i in range(3)] == ["a/0.png", "a/1.png", "a/2.png"]
-    assert [source.class_key(i) for i in (0, 4, 8)] == ["a", "b", "c"]
+    assert [source.class_keys(i) for i in (0, 4, 8)] == [("a",), ("b",), ("c",)]
     assert source.load(0).size == (20, 16)
 
 
@@ -25,7 +25,7 @@ def test_labels_file_decides_not_the_folder(folder, tmp_path):
     listed = write_labels(tmp_path / "labels.csv", "file,wnid,index", "b/1.png,zebra,7", "a/0.png,lion,3")
     source = image_folder(str(folder), str(listed))
     assert [source.image_id(i) for i in range(2)] == ["a/0.png", "b/1.png"]
-    assert source.class_key(0) == ListedClass("lion", 3)
+    assert source.class_keys(0) == (ListedClass("lion", 3),)
 
 
 def test_labels_csv_beside_an_images_folder_is_found(folder, tmp_path):
@@ -34,7 +34,7 @@ def test_labels_csv_beside_an_images_folder_is_found(folder, tmp_path):
     folder.rename(root / "images")
     write_labels(root / "labels.csv", "file,index", "c/3.png,2", "a/1.png,0")
     source = image_folder(str(root))
-    assert [source.class_key(i) for i in range(2)] == [0, 2]
+    assert [source.class_keys(i) for i in range(2)] == [(0,), (2,)]
     assert source.load(1).size == (20, 16)
 
 
@@ -69,7 +69,7 @@ def test_bad_lists(folder, tmp_path, header, line, says):
 def test_a_row_without_a_name_keeps_its_index(folder, tmp_path):
     listed = write_labels(tmp_path / "l.csv", "file,class,index", "a/0.png,,2", "a/1.png,lion,1", "a/2.png,,")
     source = image_folder(str(folder), str(listed))
-    assert [source.class_key(i) for i in range(3)] == [2, ListedClass("lion", 1), None]
+    assert [source.class_keys(i) for i in range(3)] == [(2,), (ListedClass("lion", 1),), ()]
 
 
 def test_a_link_to_nowhere_is_an_image_that_cannot_be_read(folder):
@@ -95,8 +95,8 @@ class Counted:
     def __len__(self):
         return len(self.keys)
 
-    def class_key(self, position):
-        return self.keys[position]
+    def class_keys(self, position):
+        return (self.keys[position],)
 
 
 def test_samples_are_stratified_seeded_and_nested():

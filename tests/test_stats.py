@@ -79,3 +79,27 @@ def test_sign_and_mcnemar_are_binomial():
     assert stats.sign_test(0, 0) == 1
     first, second = np.array([1, 1, 1, 0, 0, 1], bool), np.array([1, 0, 0, 0, 1, 0], bool)
     assert stats.mcnemar(first, second) == pytest.approx(2 * binom.cdf(1, 4, 0.5))
+
+
+def test_entries_of_one_image_are_drawn_together():
+    """As many entries as images, doubled: the same estimate, and the interval of the images, not of the entries."""
+    values = np.random.default_rng().normal(size=(2, 300))
+    twice, images = np.repeat(values, 2, axis=1), np.repeat(np.arange(300), 2)
+    clustered = stats.bootstrap({"mean": twice}, images)["mean"]
+    alone = stats.bootstrap({"mean": values})["mean"]
+    assert clustered.value == pytest.approx(alone.value) and clustered.low == pytest.approx(alone.low)
+    independent = stats.bootstrap({"mean": twice})["mean"]
+    assert (clustered.high - clustered.low > 1.2 * (independent.high - independent.low)).all()
+    assert np.isnan(stats.medians(twice, images).low).all() and not np.isnan(stats.medians(values, np.arange(300)).low).any()
+
+
+def test_images_may_have_any_order_and_number_of_entries():
+    rng = np.random.default_rng()
+    images = rng.integers(0, 40, 150)
+    values = rng.normal(size=(1, 150))
+    found = stats.bootstrap({"mean": values}, images)["mean"]
+    assert found.value == pytest.approx(values.mean(axis=1))
+    rows = [values[0, images == i] for i in np.unique(images)]
+    draws = np.random.default_rng(0)
+    means = [np.concatenate([rows[i] for i in draws.integers(0, len(rows), len(rows))]).mean() for _ in range(4000)]
+    assert found.low[0] == pytest.approx(np.quantile(means, 0.025), abs=0.05)

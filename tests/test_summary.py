@@ -10,9 +10,12 @@ import pyarrow as pa
 import pytest
 
 from evalkit.errors import UserError
+from evalkit.map_summary import summarise_maps
+from evalkit.render import latex, markdown, write_all
+from evalkit.runs import load_runs
 from evalkit.store import MAPS, ROWS, Identity, RunFolder
-from evalkit.summary import compare, load_runs, published, summarise, win_matrix
-from evalkit.tables import caption, cells, latex, markdown, write_all
+from evalkit.summary import compare, published, summarise, win_matrix
+from evalkit.tables import caption, cells
 
 METHODS = ("ablation_cam", "grad_cam", "centre")
 
@@ -51,7 +54,7 @@ def make_run(
                 "prob_masked": scores[i] / 10, "logit_full": y, "logit_masked": scores[i], "status": (status or {}).get((i, method), "ok"),
                 "error": None,
             })  # fmt: skip
-    metadata = {"code": "c", "seconds": 2.0, "skipped_not_correct": 0, "seconds_per_method": {}}
+    metadata = {"code": "c", "seconds": 2.0, "left_out": 0, "seconds_per_method": {}}
     folder.write_shard(0, pa.Table.from_pylist(rows, schema=ROWS), MAPS.empty_table(), metadata)
     return load_runs([path])[0]
 
@@ -122,7 +125,7 @@ def test_removing_turns_every_direction(tmp_path):
     summary = summarise(run)
     assert value(summary, "win", "grad_cam") == 50 and value(summary, "win", "ablation_cam") == 25
     assert value(summary, "best_of_all", "centre") == 100
-    text = markdown([run], summary, compare(run))
+    text = markdown([run], summary, compare(run), summarise_maps(run))
     assert "Average drop %, activation (higher is better)" in text and "Increase %, activation (lower is better)" in text
     assert "Win %, activation (higher is better)" in text
 
@@ -144,7 +147,7 @@ def test_nothing_left_to_score(tmp_path):
 
 def test_one_image_and_one_method(tmp_path):
     run = make_run(tmp_path / "run", FULL[:1], {"grad_cam": np.array([3.0])})
-    assert "25.00 [no interval: too few images]" in markdown([run], summarise(run), compare(run))
+    assert "25.00 [no interval: too few images]" in markdown([run], summarise(run), compare(run), summarise_maps(run))
 
 
 def test_runs_that_differ_in_their_methods_become_one_paired_table(tmp_path):
@@ -172,7 +175,7 @@ def test_a_run_named_twice_is_one_run(tmp_path, monkeypatch):
 
 def test_nothing_was_right(tmp_path):
     run = make_run(tmp_path / "run", FULL, MASKED)
-    nothing = replace(run, rows=run.rows[:0], shards=[{**run.shards[0], "skipped_not_correct": 4}])
+    nothing = replace(run, rows=run.rows[:0], shards=[{**run.shards[0], "left_out": 4}])
     with pytest.raises(UserError, match="4 left out by images=correct"):
         summarise(nothing)
 
@@ -184,5 +187,5 @@ def test_files(tmp_path):
     tex = latex([run], summary)
     assert r"a\_b" in tex and r"c\&" in tex and r"\toprule" in tex
     header, *lines = cells(summary, run, run.points[0])
-    assert header[1:4] == list(METHODS) and header[4].endswith("(published)") and len(lines) == 9
+    assert header[1:4] == list(METHODS) and header[4].endswith("(published)") and len(lines) == 12
     assert json.loads((tmp_path / "run" / "provenance.json").read_text())["images"] == 4

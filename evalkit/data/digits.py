@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from sklearn.datasets import load_digits
 
+from evalkit.data.boxes import Box
 from evalkit.errors import UserError
 
 SIZE = 64
@@ -88,9 +89,9 @@ class Digits:
         """A name that says where the image comes from."""
         return f"{self.split}/{self.seed}/{position:05d}"
 
-    def class_key(self, position: int) -> str:
+    def class_keys(self, position: int) -> tuple[str]:
         """The digit's name, "0" to "9"."""
-        return CLASSES[self.targets[position % len(self.ink)]]
+        return (CLASSES[self.targets[position % len(self.ink)]],)
 
     def load(self, position: int) -> Image.Image:
         """The canvas at `position`, RGB, 64x64; the same for every call, worker and process."""
@@ -99,6 +100,11 @@ class Digits:
     def box(self, position: int) -> tuple[int, int, int, int]:
         """The digit's box (x1, y1, x2, y2) in pixels."""
         return self._compose(position)[1]
+
+    def boxes(self, position: int) -> list[Box]:
+        """The digit's box, named: an image has one."""
+        x1, y1, x2, y2 = self.box(position)
+        return [Box(self.class_keys(position)[0], x1, y1, x2, y2, SIZE, SIZE)]
 
     def _compose(self, position: int) -> tuple[Image.Image, tuple[int, int, int, int]]:
         rng = np.random.default_rng([self.seed, self.split == "val", position])

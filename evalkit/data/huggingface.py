@@ -1,7 +1,7 @@
 """Any image data set that the Hugging Face `datasets` library can read, from the hub or from disk, streamed or not."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from evalkit.data.boxes import Box
 from evalkit.data.decode import UnreadableImage, decode
 from evalkit.data.sources import ClassKey, ListedClass
 from evalkit.errors import UserError, did_you_mean
@@ -47,7 +48,7 @@ def hugging_face(
         raise UserError(f"cannot open the data set '{path}', split '{split}': {' '.join(str(reason).split())}") from reason
     features = data.features or Features()
     image = image_column or next((key for key, kind in features.items() if isinstance(kind, ImageFeature)), None)
-    label = label_column or next((key for key, kind in features.items() if isinstance(kind, ClassLabel)), None)
+    label = label_column or next((key for key, kind in features.items() if isinstance(getattr(kind, "feature", kind), ClassLabel)), None)
     for column in (image, label):
         if column is not None and column not in features:
             raise UserError(f"no column '{column}' in {path}{did_you_mean(column, features)}")
@@ -64,16 +65,21 @@ class _Columns:
     def __init__(self, data: Any, path: str, image: str, label: str | None) -> None:
         self.data, self.path, self.image, self.label = data, path, image, label
         feature = data.features[label] if label else None
+        feature = getattr(feature, "feature", feature)  # of a list of labels
         self.names = feature.names if isinstance(feature, ClassLabel) else None
 
     def image_id(self, position: int) -> str:
         """The data set's name and the position, since such data sets have no file names."""
         return f"{Path(self.path).name}/{position:08d}"
 
-    def _key(self, value: Any) -> ClassKey:
-        if value is None or value == -1:
-            return None
-        return value if self.names is None else ListedClass(str(self.names[value]), int(value))
+    def _keys(self, value: Any) -> tuple[ClassKey, ...]:
+        values = value if isinstance(value, list) else [value]
+        known = dict.fromkeys(v for v in values if v is not None and v != -1)
+        return tuple(v if self.names is None else ListedClass(str(self.names[v]), int(v)) for v in known)
+
+    def boxes(self, position: int) -> Sequence[Box]:  # noqa: ARG002 - data sets of the hub share no form of boxes
+        """None: use an image folder with a list of boxes for localisation."""
+        return ()
 
     def _decode(self, picture: dict[str, Any]) -> Image.Image:
         if picture.get("bytes") is None and picture.get("path") is None:
@@ -93,9 +99,9 @@ class MapDataset(_Columns):
     def __len__(self) -> int:
         return len(self.data)
 
-    def class_key(self, position: int) -> ClassKey:
-        """The name of the ClassLabel, or the value of the label column."""
-        return None if self._labels is None else self._key(self._labels[position])
+    def class_keys(self, position: int) -> tuple[ClassKey, ...]:
+        """The names of the ClassLabel, one or a list, or the values of the label column."""
+        return () if self._labels is None else self._keys(self._labels[position])
 
     def load(self, position: int) -> Image.Image:
         """The decoded picture. Raises UnreadableImage."""
@@ -127,9 +133,9 @@ class StreamedDataset(_Columns):
             raise UserError(f"'{self.path}' does not say how many images it streams: set limit=N, or data.streaming=false")
         return self.count
 
-    def class_key(self, position: int) -> ClassKey:
-        """The name of the ClassLabel, or the value of the label column."""
-        return self._key(self._read(position)[self.label]) if self.label else None
+    def class_keys(self, position: int) -> tuple[ClassKey, ...]:
+        """The names of the ClassLabel, one or a list, or the values of the label column."""
+        return self._keys(self._read(position)[self.label]) if self.label else ()
 
     def load(self, position: int) -> Image.Image:
         """The decoded picture. Raises UnreadableImage."""

@@ -2,12 +2,15 @@
 
 import io
 import tarfile
+from collections.abc import Sequence
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
 from scipy.io import loadmat
 
+from evalkit.data.boxes import Box, boxes_of, read_boxes
 from evalkit.data.decode import decode
 from evalkit.data.sources import ClassKey, Files, existing_folder, find_images, hash_entries, is_wnid, labelled_files, read_labels
 from evalkit.errors import UserError
@@ -17,7 +20,7 @@ GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLE_LABELS = "LOC_val_solution.csv"
 
 
-def imagenet(root: str, labels: str | None = None, devkit: str | None = None) -> "Files | TarFile":
+def imagenet(root: str, labels: str | None = None, devkit: str | None = None, boxes: str | None = None) -> "Files | TarFile":
     """ImageNet val below `root`, in any of three layouts.
 
     - class folders `n01440764/*.JPEG` (also below `val/`);
@@ -25,39 +28,43 @@ def imagenet(root: str, labels: str | None = None, devkit: str | None = None) ->
       the development kit (`devkit`: its folder or .tar.gz; looked for beside the images where not given);
     - the original ILSVRC2012_img_val.tar, or a folder that holds it, with labels likewise; read without unpacking.
 
+    `boxes` is the folder of ImageNet's annotations (ILSVRC2012_val_*.xml), or a list as `read_boxes` reads it.
+
     Raises UserError: nothing of that kind is there, or labels cannot be found.
     """
     base = Path(root).expanduser()
+    boxed = None if boxes is None else Path(boxes).expanduser()
     tar = base if base.is_file() else base / "ILSVRC2012_img_val.tar"
     if tar.is_file():
-        return TarFile(tar, _flat_labels(tar.parent, labels, devkit))
+        return TarFile(tar, _flat_labels(tar.parent, labels, devkit), boxed)
     folder = existing_folder(root)
     if (folder / "val").is_dir():
         folder = folder / "val"
     if labels is not None:
-        return labelled_files(folder, Path(labels))
+        return labelled_files(folder, Path(labels), boxed)
     paths = find_images(folder)
     parents = {path.split("/")[-2] for path in paths if "/" in path}
     if paths and all(is_wnid(parent) for parent in parents) and all("/" in path for path in paths):
-        return Files(folder, paths, [path.split("/")[-2] for path in paths])
+        return Files(folder, paths, [(path.split("/")[-2],) for path in paths], boxed)
     if parents or not paths:
         raise UserError(
             f"{folder} is not ImageNet val: expected class folders such as n01440764, ILSVRC2012_val_*.JPEG, or ILSVRC2012_img_val.tar"
         )
     known = _flat_labels(folder, labels, devkit)
-    return Files(folder, paths, [known.get(path) for path in paths])
+    return Files(folder, paths, [known.get(path, ()) for path in paths], boxed)
 
 
 class TarFile:
     """Images inside an uncompressed tar, read at their offsets."""
 
-    def __init__(self, tar: Path, keys: dict[str, ClassKey]) -> None:
+    def __init__(self, tar: Path, keys: dict[str, tuple[ClassKey, ...]], boxes: Path | None = None) -> None:
         with tarfile.open(tar) as archive:
             members = sorted((m.name, m.offset_data, m.size) for m in archive if m.isfile())
         if not members:
             raise UserError(f"no images in {tar}")
         self.tar, self.members = tar, members
-        self.keys = [keys.get(name) for name, _, _ in members]
+        self.keys = [keys.get(name, ()) for name, _, _ in members]
+        self.known_boxes = {} if boxes is None else read_boxes(boxes)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -66,9 +73,13 @@ class TarFile:
         """The member's name."""
         return self.members[position][0]
 
-    def class_key(self, position: int) -> ClassKey:
+    def class_keys(self, position: int) -> tuple[ClassKey, ...]:
         """The wnid given by the labels."""
         return self.keys[position]
+
+    def boxes(self, position: int) -> Sequence[Box]:
+        """The boxes that the annotations give."""
+        return boxes_of(self.known_boxes, self.members[position][0])
 
     def load(self, position: int) -> Image.Image:
         """The decoded member. Raises UnreadableImage."""
@@ -79,8 +90,9 @@ class TarFile:
 
     @property
     def fingerprint(self) -> str:
-        """Hash over names, sizes and labels."""
-        return hash_entries((name, size, key) for (name, _, size), key in zip(self.members, self.keys, strict=True))
+        """Hash over names, sizes, labels and boxes."""
+        files = ((name, size, key) for (name, _, size), key in zip(self.members, self.keys, strict=True))
+        return hash_entries(chain(files, sorted(self.known_boxes.items())))
 
 
 def wnids() -> list[str]:
@@ -88,7 +100,7 @@ def wnids() -> list[str]:
     return (resources.files("evalkit.data") / "imagenet_wnids.txt").read_text().split()
 
 
-def _flat_labels(folder: Path, labels: str | None, devkit: str | None) -> dict[str, ClassKey]:
+def _flat_labels(folder: Path, labels: str | None, devkit: str | None) -> dict[str, tuple[ClassKey, ...]]:
     """File name -> wnid."""
     listed = (
         Path(labels)
@@ -96,7 +108,7 @@ def _flat_labels(folder: Path, labels: str | None, devkit: str | None) -> dict[s
         else next((p for p in (folder / KAGGLE_LABELS, folder.parent / KAGGLE_LABELS) if p.is_file()), None)
     )
     if listed is not None:
-        return dict(zip(*read_labels(listed), strict=True))
+        return read_labels(listed)
     places = (
         [Path(devkit)] if devkit is not None else [base / (DEVKIT + end) for base in (folder, folder.parent) for end in ("", ".tar.gz")]
     )
@@ -109,7 +121,7 @@ def _flat_labels(folder: Path, labels: str | None, devkit: str | None) -> dict[s
     return _read_devkit(kit)
 
 
-def _read_devkit(kit: Path) -> dict[str, ClassKey]:
+def _read_devkit(kit: Path) -> dict[str, tuple[ClassKey, ...]]:
     """Join the ground truth (one ILSVRC2012_ID a line) with meta.mat (ILSVRC2012_ID -> WNID)."""
 
     def read(name: str) -> bytes:
@@ -128,4 +140,4 @@ def _read_devkit(kit: Path) -> dict[str, ClassKey]:
     synsets = loadmat(io.BytesIO(read("meta.mat")), squeeze_me=True)["synsets"]
     wnid = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
     truth = [int(line) for line in read(GROUND_TRUTH).split()]
-    return {f"ILSVRC2012_val_{number:08d}.JPEG": wnid[identity] for number, identity in enumerate(truth, 1)}
+    return {f"ILSVRC2012_val_{number:08d}.JPEG": (wnid[identity],) for number, identity in enumerate(truth, 1)}

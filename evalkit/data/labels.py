@@ -1,7 +1,8 @@
 """From a class key (wnid, name or index) to the model's output index."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torchvision.models import ResNet50_Weights
 
 from evalkit.data.imagenet import wnids
 from evalkit.data.sources import ClassKey, ListedClass
-from evalkit.errors import UserError
+from evalkit.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,29 @@ class Classes:
     outputs: int
     keys: Sequence[str] | None = None
     names: Sequence[str] | None = None
+    map: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Outputs that a data set's names stand for, where the model does not know these names itself."""
 
-    def index(self, key: ClassKey) -> int | None:
+    def outputs_of(self, key: ClassKey) -> tuple[int, ...]:
+        """The outputs that a class stands for: none where the model has no such class. Raises UserError as `index`."""
+        if str(key) in self.map:
+            return self.map[str(key)]
+        index = self.index(key)
+        return () if index is None else (index,)
+
+    def output(self, given: int | str) -> int:
+        """The output of a class that somebody asks for by index or name, in any case. Raises UserError where there is none."""
+        if isinstance(given, int) or (given.isdecimal() and given not in self._by_name):
+            if not 0 <= int(given) < self.outputs:
+                raise UserError(f"target={given} is no output: the model has {self.outputs}, from 0 to {self.outputs - 1}")
+            return int(given)
+        spelled = {_short(name): index for name, index in reversed(self._by_name.items())}
+        if _short(given) not in spelled:
+            unnamed = "; its classes have no names: give an index, or model.classes=FILE" if not spelled else did_you_mean(given, spelled)
+            raise UserError(f"target={given}: the model has no such class{unnamed}")
+        return self._by_name.get(given, spelled[_short(given)])
+
+    def index(self, key: ClassKey | None) -> int | None:
         """The output of a class; None where the model has no such class, or the class is unknown.
 
         A model whose classes are unnamed takes a list's own index. Raises UserError where that is no output.
@@ -61,13 +83,15 @@ def _short(name: str) -> str:
     return name.split(",", maxsplit=1)[0].strip().lower()
 
 
-def load_classes(given: str | Sequence[str] | None, outputs: int) -> Classes:
+def load_classes(given: str | Sequence[str] | None, outputs: int, class_map: str | None = None) -> Classes:
     """`imagenet`, a file with one wnid or name a line in output order, or the names themselves.
 
+    `class_map` is a CSV with the columns `class`, a data set's name, and `index`, an output that it stands for.
     Raises UserError: no such file, or their number is not the model's number of outputs.
     """
+    known = {} if class_map is None else _read_map(Path(class_map), outputs)
     if given is None:
-        return Classes(outputs)
+        return Classes(outputs, map=known)
     if given == "imagenet":
         keys, names = wnids(), list(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
         where = "the 1000 ImageNet classes"
@@ -81,6 +105,19 @@ def load_classes(given: str | Sequence[str] | None, outputs: int) -> Classes:
     if len(keys) != outputs:
         raise UserError(f"model.classes gives {where}, but the model has {outputs} outputs")
     if names is None and set(keys) <= set(wnids()):
-        known = dict(zip(wnids(), ResNet50_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
-        names = [known[key] for key in keys]
-    return Classes(outputs, keys, names)
+        spelled = dict(zip(wnids(), ResNet50_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
+        names = [spelled[key] for key in keys]
+    return Classes(outputs, keys, names, known)
+
+
+def _read_map(file: Path, outputs: int) -> dict[str, tuple[int, ...]]:
+    if not file.is_file():
+        raise UserError(f"no file {file}: model.class_map takes a CSV with the columns class and index")
+    known: dict[str, tuple[int, ...]] = {}
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        for number, row in enumerate(csv.DictReader(lines), 2):
+            name, index = row.get("class"), row.get("index") or ""
+            if not name or not index.isdecimal() or int(index) >= outputs:
+                raise UserError(f"{file}, line {number}: expected the columns class and index, an output from 0 to {outputs - 1}")
+            known[name] = (*known.get(name, ()), int(index))
+    return known

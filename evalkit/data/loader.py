@@ -18,8 +18,8 @@ class Batch:
     shard: int
     last: bool
     """Whether the shard ends here."""
-    keys: dict[int, ClassKey]
-    """Class key of every position, readable or not."""
+    keys: dict[int, tuple[ClassKey, ...]]
+    """Class keys of every position, readable or not."""
     readable: list[int]
     images: Tensor | None
     errors: dict[int, str]
@@ -58,7 +58,7 @@ def batches(
         yield _collate(shard, last, positions, examples, size, pin)
 
 
-_Example = tuple[ClassKey, Tensor | str]
+_Example = tuple[tuple[ClassKey, ...], Tensor | str]
 
 
 class _Decoded(Dataset[_Example]):
@@ -70,11 +70,11 @@ class _Decoded(Dataset[_Example]):
             image: Tensor | str = self.preprocess(self.source.load(position))
         except UnreadableImage as reason:
             image = str(reason)
-        return self.source.class_key(position), image
+        return self.source.class_keys(position), image
 
 
 def _collate(shard: int, last: bool, positions: list[int], examples: list[_Example], size: tuple[int, int], pin: bool) -> Batch:
-    keys: dict[int, ClassKey] = {}
+    keys: dict[int, tuple[ClassKey, ...]] = {}
     images: dict[int, Tensor] = {}
     errors: dict[int, str] = {}
     for position, (key, image) in zip(positions, examples, strict=True):

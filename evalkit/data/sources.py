@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from evalkit.data.boxes import Box, boxes_of, read_boxes
 from evalkit.data.decode import decode
 from evalkit.errors import UserError
 
@@ -32,8 +34,8 @@ class ListedClass:
         return self.name
 
 
-ClassKey = str | int | ListedClass | None
-"""A class by wnid or name, by output index, by both, or unknown."""
+ClassKey = str | int | ListedClass
+"""A class by wnid or name, by output index, or by both."""
 
 
 class Source(Protocol):
@@ -50,8 +52,12 @@ class Source(Protocol):
         """A name that is unique in the set and the same on every machine."""
         ...
 
-    def class_key(self, position: int) -> ClassKey:
-        """The image's class."""
+    def class_keys(self, position: int) -> tuple[ClassKey, ...]:
+        """The image's classes: one, several where the data set has several labels an image, none where unknown."""
+        ...
+
+    def boxes(self, position: int) -> Sequence[Box]:
+        """Where the image's objects are; none where the data set does not tell."""
         ...
 
     def load(self, position: int) -> Image.Image:
@@ -62,13 +68,14 @@ class Source(Protocol):
 class Files:
     """Images in files below a root."""
 
-    def __init__(self, root: Path, paths: Sequence[str], keys: Sequence[ClassKey]) -> None:
+    def __init__(self, root: Path, paths: Sequence[str], keys: Sequence[tuple[ClassKey, ...]], boxes: Path | None = None) -> None:
         if not paths:
             raise UserError(f"no images in {root}: expected files ending in {', '.join(IMG_EXTENSIONS)}")
         order = sorted(range(len(paths)), key=lambda i: paths[i])
         self.root = root
         self.paths = [paths[i] for i in order]
         self.keys = [keys[i] for i in order]
+        self.known_boxes = {} if boxes is None else read_boxes(boxes)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -77,9 +84,13 @@ class Files:
         """The path below the root, with forward slashes."""
         return self.paths[position]
 
-    def class_key(self, position: int) -> ClassKey:
-        """The class given by the labels file, or by the folder's name."""
+    def class_keys(self, position: int) -> tuple[ClassKey, ...]:
+        """The classes given by the labels file, or by the folder's name."""
         return self.keys[position]
+
+    def boxes(self, position: int) -> Sequence[Box]:
+        """The boxes that the list of boxes gives."""
+        return boxes_of(self.known_boxes, self.paths[position])
 
     def load(self, position: int) -> Image.Image:
         """The decoded file. Raises UnreadableImage."""
@@ -87,29 +98,33 @@ class Files:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash over paths, sizes and labels; contents are not read, since that would cost a pass over the data."""
-        return hash_entries((path, _size(self.root / path), key) for path, key in zip(self.paths, self.keys, strict=True))
+        """Hash over paths, sizes, labels and boxes; contents are not read, since that would cost a pass over the data."""
+        files = ((path, _size(self.root / path), key) for path, key in zip(self.paths, self.keys, strict=True))
+        return hash_entries(chain(files, sorted(self.known_boxes.items())))
 
 
-def image_folder(root: str, labels: str | None = None) -> Files:
+def image_folder(root: str, labels: str | None = None, boxes: str | None = None) -> Files:
     """Class folders, or files listed in `labels` (default `<root>/labels.csv` where there is one).
 
-    The list has columns `file`, and `wnid`, `class` or `label`, and/or `index` (the model's output). Files are
-    relative to the root, or to its subfolder `images`. Without a list, the first folder of a path is its class.
+    The list has columns `file`, and `wnid`, `class` or `label`, and/or `index` (the model's output); a file with several
+    rows has several labels. Files are relative to the root, or to its subfolder `images`. Without a list, the first
+    folder of a path is its class. `boxes` is what `read_boxes` reads, default `<root>/boxes.csv` where there is one.
 
     Raises UserError: no such folder, no images, a list that does not fit.
     """
     folder = existing_folder(root)
     listed = Path(labels) if labels is not None else folder / "labels.csv"
+    boxed = Path(boxes) if boxes is not None else next((file for file in [folder / "boxes.csv"] if file.is_file()), None)
     if labels is None and not listed.is_file():
         paths = find_images(folder)
-        return Files(folder, paths, [path.split("/")[0] if "/" in path else None for path in paths])
-    return labelled_files(folder, listed)
+        return Files(folder, paths, [(path.split("/")[0],) if "/" in path else () for path in paths], boxed)
+    return labelled_files(folder, listed, boxed)
 
 
-def labelled_files(folder: Path, listed: Path) -> Files:
+def labelled_files(folder: Path, listed: Path, boxes: Path | None) -> Files:
     """The files of a labels list, in the order of their paths. Raises UserError where the list does not fit."""
-    paths, keys = read_labels(listed)
+    known = read_labels(listed)
+    paths = list(known)
     if (folder / "images").is_dir() and not (folder / paths[0]).exists():
         folder = folder / "images"
     outside = next((path for path in paths if not (folder / path).resolve().is_relative_to(folder.resolve())), None)
@@ -117,11 +132,11 @@ def labelled_files(folder: Path, listed: Path) -> Files:
         raise UserError(f"{listed} names '{outside}', which lies outside {folder}")
     if not any((folder / path).exists() for path in paths):
         raise UserError(f"none of the {len(paths)} files listed in {listed} is in {folder}: its paths must be relative to that folder")
-    return Files(folder, paths, keys)
+    return Files(folder, paths, list(known.values()), boxes)
 
 
-def read_labels(listed: Path) -> tuple[list[str], list[ClassKey]]:
-    """Paths and class keys of a labels list (CSV; also Kaggle's LOC_val_solution.csv)."""
+def read_labels(listed: Path) -> dict[str, tuple[ClassKey, ...]]:
+    """Path -> class keys of a labels list (CSV; also Kaggle's LOC_val_solution.csv)."""
     if not listed.is_file():
         raise UserError(f"no labels file {listed}")
     try:
@@ -133,19 +148,25 @@ def read_labels(listed: Path) -> tuple[list[str], list[ClassKey]]:
         raise UserError(f"{listed} lists no files")
     columns = {column for column in table[0] if column}
     if {"ImageId", "PredictionString"} <= columns:
-        return [f"{row['ImageId']}.JPEG" for row in table], [next(iter(row["PredictionString"].split()), None) for row in table]
+        return {f"{row['ImageId']}.JPEG": tuple(row["PredictionString"].split()[:1]) for row in table}
     named = next((column for column in ("wnid", "class", "label") if column in columns), None)
     if "file" not in columns or (named is None and "index" not in columns):
         raise UserError(
             f"{listed} needs a column 'file' and one of 'wnid', 'class', 'label' or 'index'; it has {', '.join(sorted(columns))}"
         )
     try:
-        return [row["file"] for row in table], [_listed(row, named) for row in table]
+        keys = [(row["file"], _listed(row, named)) for row in table]
     except ValueError as reason:
         raise UserError(f"{listed}: column 'index' must hold whole numbers ({reason})") from reason
+    known: dict[str, tuple[ClassKey, ...]] = {}
+    for path, key in keys:
+        before = known.setdefault(path, ())
+        if key is not None and key not in before:
+            known[path] = (*before, key)
+    return known
 
 
-def _listed(row: dict[str, str], named: str | None) -> ClassKey:
+def _listed(row: dict[str, str], named: str | None) -> ClassKey | None:
     index = int(row["index"]) if row.get("index") else None
     return ListedClass(row[named], index) if named and row[named] else index
 
@@ -181,9 +202,9 @@ def choose(source: Source, *, limit: int | None, sample: int | None, seed: int) 
     if sample is None or sample >= total:
         return list(range(total))
     rng = np.random.default_rng(seed)
-    members: dict[ClassKey, list[int]] = {}
+    members: dict[tuple[ClassKey, ...], list[int]] = {}
     for position in range(total):
-        members.setdefault(source.class_key(position), []).append(position)
+        members.setdefault(source.class_keys(position), []).append(position)
     turn = np.empty(total)
     for positions in members.values():
         # One image of a class falls into every 1/len of the unit interval; the lowest N turns are the sample.

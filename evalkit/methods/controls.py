@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d, pad
 
 from evalkit.probe import Probe
 
@@ -29,3 +30,22 @@ def centre(probe: Probe) -> Tensor:
     x = torch.linspace(-1, 1, width, dtype=probe.activations.dtype, device=probe.activations.device)
     distance = torch.sqrt(y[:, None] ** 2 + x[None, :] ** 2)
     return (1 - distance / distance.max().clamp(min=1)).expand(n, height, width)
+
+
+def edges(probe: Probe) -> Tensor:
+    """Sobel's gradient magnitude of the grey image (N,H,W): what an eye follows, whatever the network saw (Adebayo et al. 2018)."""
+    grey = probe.images.mean(1, keepdim=True)
+    sobel = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]).to(grey)
+    along_x_and_y = torch.stack([sobel, sobel.T])[:, None]
+    return conv2d(pad(grey, (1, 1, 1, 1), mode="replicate"), along_x_and_y).norm(dim=1)
+
+
+def fake_cam(probe: Probe) -> Tensor:
+    """Fake-CAM (Poppi et al., CVPR Workshops 2021, section 3): 1 everywhere but 0 in the top left pixel (N,H,W).
+
+    Multiplied with the image it removes one pixel, so its average drop under `soft` is nearly perfect. Where exactly the
+    top x % are kept it is a constant map and explains nothing.
+    """
+    maps = torch.ones_like(probe.images[:, 0])
+    maps[:, 0, 0] = 0
+    return maps

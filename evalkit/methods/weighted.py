@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
+from evalkit import protocol
+from evalkit.errors import one_of
 from evalkit.probe import Probe
 
 
@@ -37,15 +39,78 @@ def grad_cam_pp(probe: Probe) -> Tensor:
     return relu(_weighted_sum(weights, probe.activations))
 
 
-def ablation_cam(probe: Probe) -> Tensor:
+def xgrad_cam(probe: Probe) -> Tensor:
+    """XGrad-CAM (Fu et al., BMVC 2020, section 3): w_k = sum_ij g_kij A_kij / sum_ij A_kij; map = ReLU(sum_k w_k A_k) (N,h,w).
+
+    A channel whose activations sum to 0 gets the weight 0.
+    """
+    total = probe.activations.sum((2, 3))
+    weights = (probe.gradients * probe.activations).sum((2, 3)) / torch.where(total == 0, torch.inf, total)
+    return relu(_weighted_sum(weights, probe.activations))
+
+
+def ablation_cam(probe: Probe, normalise: str = "score", drop: str = "score") -> Tensor:
     """Ablation-CAM (Desai and Ramaswamy, WACV 2020, eq. 3 and 4): w_k = (y - y^k) / y, map = ReLU(sum_k w_k A_k).
 
-    Divided by |y|, because a negative y would turn every sign; where y = 0 the drops themselves are the weights.
-    Neither changes the ranking for y > 0. Returns (N,h,w), not negative.
+    `drop`: what y is, the class "score" (section 4), or the "softmax" confidence that the authors tried and found less
+    trustworthy, or its "sigmoid" (section 5). `normalise`: by y ("score", eq. 3) or by the L2 norm of A_k ("norm", eq. 2).
+
+    Divided by |y|, because a negative y would turn every sign; where the divisor is 0 the drops themselves are the
+    weights. Neither changes the ranking for y > 0. Returns (N,h,w), not negative.
     """
-    size = probe.scores.abs()
-    weights = probe.drops / torch.where(size > 0, size, 1)[:, None]
+    y, drops = probe.scored(one_of(drop, ("score", "softmax", "sigmoid"), "drop"))
+    by_norm = one_of(normalise, ("score", "norm"), "normalise") == "norm"
+    size = probe.activations.flatten(2).norm(dim=2) if by_norm else y.abs()[:, None]
+    weights = (drops / torch.where(size > 0, size, 1)).to(probe.activations.dtype)
     return relu(_weighted_sum(weights, probe.activations))
+
+
+def ablated_input_cam(probe: Probe, fill: str = "black") -> Tensor:
+    """Weights from what a channel does without an image (Pandit 2020, "A Different Approach", section 6).
+
+    That text gives the idea only: a channel that still fires on an all-zero image fires without having met a shape, and
+    gets its weight from that. Written as eq. 3 of Ablation-CAM, with the channel's mean |A_k| in place of the class score:
+    w_k = (m_k - m_k(nothing)) / m_k, the share of its activation that the image is answerable for; map = ReLU(sum_k w_k A_k)
+    (N,h,w). It knows no class: all classes of an image have one map. `fill` says what "all-zero" is: "black" (before
+    normalisation) or "mean" (zero after it).
+    """
+    nothing = protocol.filling(probe.images[:1], one_of(fill, ("black", "mean"), "fill"), probe.net.mean)
+    without = probe.net.trunk(nothing.expand_as(probe.images[:1]))[0].abs().mean((2, 3))
+    fires = probe.activations.abs().mean((2, 3))
+    weights = (fires - without) / torch.where(fires > 0, fires, 1)
+    return relu(_weighted_sum(weights, probe.activations))
+
+
+def score_cam(probe: Probe, batch_size: int = 32) -> Tensor:
+    """Score-CAM (Wang et al., CVPR Workshops 2020, definitions 2 and 3, algorithm 1): a forward pass for each channel.
+
+    H_k = A_k upsampled and min-max normalised; the image times H_k gives S_k, the class score; w = softmax of S over the
+    channels; map = ReLU(sum_k w_k A_k) (N,h,w). The product is taken after normalisation, as in the authors' code: what
+    H_k removes turns into the mean colour. Channels that are constant have H_k = 0 and share one pass.
+    """
+    maps = []
+    size = (probe.images.shape[2], probe.images.shape[3])
+    mean = probe.net.mean.to(probe.images)
+    for image, target, channels in zip(probe.images, probe.targets, probe.activations, strict=True):
+        masks = protocol.soft_mask(protocol.upsample(channels, size))
+        varies = masks.amax((1, 2)) > 0
+        shown = torch.cat([torch.zeros_like(masks[:1]), masks[varies]])
+        scores = torch.cat([probe.net(protocol.perturb(image[None], part, mean))[:, target] for part in shown.split(batch_size)])
+        by_channel = scores[:1].repeat(len(masks))
+        by_channel[varies] = scores[1:]
+        maps.append(relu(_weighted_sum(by_channel.softmax(0)[None], channels[None])))
+    return torch.cat(maps)
+
+
+def eigen_cam(probe: Probe) -> Tensor:
+    """Eigen-CAM (Muhammad and Yeasin, IJCNN 2020, section III): A as (hw,K) on its first right singular vector.
+
+    No centring, as in the paper. A singular vector has no sign of its own: it is chosen so that the map's sum is not
+    negative. Knows no class. Returns (N,h,w).
+    """
+    _, _, v = torch.linalg.svd(probe.activations.flatten(2).mT, full_matrices=False)
+    maps = _weighted_sum(v[:, 0], probe.activations)
+    return torch.where(maps.sum((1, 2), keepdim=True) < 0, -maps, maps)
 
 
 def _weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:

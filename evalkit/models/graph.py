@@ -1,11 +1,16 @@
 """Cutting a traced model: which graph node is a layer's output, and what lies before and after it (torch.fx)."""
 
+import contextlib
+import io
 import operator
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 
 from evalkit.errors import UserError, did_you_mean
 
@@ -14,14 +19,25 @@ class _LayerTracer(fx.Tracer):
     """Symbolic tracer that remembers the output node of every module call, containers included."""
 
     def __init__(self) -> None:
-        super().__init__()
+        modules, functions = _opaque()
+        super().__init__(autowrap_functions=functions)
+        self.opaque = modules
         self.calls: dict[str, list[fx.Node]] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, self.opaque) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         out = super().call_module(m, forward, args, kwargs)
         if isinstance(out, fx.Proxy):
             self.calls.setdefault(self.path_of_module(m), []).append(out.node)
         return out
+
+
+def _opaque() -> tuple[tuple[type[nn.Module], ...], tuple[Callable[..., Any], ...]]:
+    """Modules and functions that timm, where it is in use, declares impossible to trace: they stay whole."""
+    timm = sys.modules.get("timm.models")
+    return (tuple(timm.get_notrace_modules()), tuple(timm.get_notrace_functions())) if timm is not None else ((), ())
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,31 @@ def trace(module: nn.Module) -> Traced:
     for node in graph.nodes:  # functional calls, such as DenseNet's F.relu, go by their node's name
         if node.op in ("call_function", "call_method"):
             layers.setdefault(node.name, node)
+    _bypass_identities(module, graph, layers)
     return Traced(module, graph, layers, frozenset(name for name, calls in tracer.calls.items() if len(calls) > 1))
+
+
+def _bypass_identities(module: nn.Module, graph: fx.Graph, layers: dict[str, fx.Node]) -> None:
+    """Take out every `nn.Identity` that is the only reader of a value; its names become names of that value.
+
+    Libraries leave them where an option is off, behind the last layer too, where they would hide that it is the last.
+    Where something else reads the value, the Identity is a branch of its own.
+    """
+    for node in list(graph.nodes):
+        if node.op != "call_module" or type(module.get_submodule(str(node.target))) is not nn.Identity:
+            continue
+        (source,) = node.all_input_nodes
+        if source.op == "placeholder" or len(source.users) > 1:
+            continue
+        node.replace_all_uses_with(source)
+        graph.erase_node(node)
+        layers.update({name: source for name, named in layers.items() if named is node})
+
+
+def propagate(module: nn.Module, graph: fx.Graph, *inputs: Tensor) -> None:
+    """Run the graph and write every node's shape into it (`tensor_meta`). Raises RuntimeError with what an operation raised."""
+    with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # ShapeProp prints a traceback before it raises
+        ShapeProp(fx.GraphModule(module, graph)).propagate(*inputs)
 
 
 def descendants(node: fx.Node) -> set[fx.Node]:

@@ -20,6 +20,8 @@ from evalkit.config import ModelConfig
 from evalkit.data.decode import Preprocess
 from evalkit.data.labels import Classes, load_classes
 from evalkit.errors import UserError, did_you_mean, first_line
+from evalkit.models.catalogue import TIMM_FACTORY, import_timm
+from evalkit.models.proposal import NoLayer, propose
 from evalkit.models.split import SplitModel
 
 
@@ -44,7 +46,7 @@ def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None
     net = SplitModel(module, config.layer, mean=config.mean, std=config.std)
     outputs = _check(net, config, size or input_size(config), device)
     preprocess = Preprocess(config.resize, config.crop, config.interpolation)
-    return LoadedModel(net, preprocess, load_classes(config.classes, outputs), weights, hash_weights(module.state_dict()))
+    return LoadedModel(net, preprocess, load_classes(config.classes, outputs, config.class_map), weights, hash_weights(module.state_dict()))
 
 
 def build(config: ModelConfig) -> tuple[nn.Module, str]:
@@ -61,6 +63,24 @@ def build(config: ModelConfig) -> tuple[nn.Module, str]:
         lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
         raise UserError(f"model.weights={config.weights} does not fit {config.factory}: {' '.join(lines[1:3])[:300]}") from reason
     return module, config.weights
+
+
+def proposed_layer(config: ModelConfig) -> str:
+    """The layer for `layer: auto` (see `propose`); it depends on no weights. Raises UserError where there is none to propose."""
+    size = input_size(config)
+    try:
+        with torch.device("meta"):  # nothing is computed there; a constructor that looks at its own numbers fails
+            module = _construct(config, config.seed)
+        return propose(module.eval(), torch.empty(1, 3, *size, device="meta"))
+    except NoLayer:
+        raise
+    except (UserError, RuntimeError):
+        module = _construct(config, config.seed).eval()
+    try:
+        return propose(module, torch.rand(1, 3, *size))
+    except RuntimeError as reason:
+        said = f"{config.factory} cannot process a {size[0]}x{size[1]} image ({first_line(reason)})"
+        raise NoLayer(f"{said}, so no layer can be proposed: check model.resize and model.crop, or set model.layer=...") from reason
 
 
 def _construct(config: ModelConfig, seed: int) -> nn.Module:
@@ -80,6 +100,8 @@ def _construct(config: ModelConfig, seed: int) -> nn.Module:
 def find(dotted: str, key: str) -> Callable[..., Any]:
     """The callable at a dotted path. Raises UserError that names the config key."""
     path, _, name = dotted.rpartition(".")
+    if path.partition(".")[0] == "timm":
+        import_timm(f"{key}={dotted}")
     try:
         found = getattr(importlib.import_module(path), name)
     except ValueError as reason:
@@ -108,7 +130,7 @@ def _state_dict(config: ModelConfig) -> Mapping[str, Any]:
         with resources.as_file(resources.files("evalkit.models") / "weights" / weights.removeprefix("embedded:")) as file:
             return load_file(file)
     if not weights.endswith((".safetensors", ".pth", ".pt")):
-        return _torchvision_weights(config.factory, weights)
+        return _timm_weights(config, weights) if config.factory == TIMM_FACTORY else _torchvision_weights(config.factory, weights)
     file = Path(weights).expanduser()
     if not file.is_file():
         raise UserError(f"no weights file {file} (model.weights)")
@@ -145,6 +167,29 @@ def _torchvision_weights(factory: str, name: str) -> Mapping[str, Any]:
     return state
 
 
+def _timm_weights(config: ModelConfig, tag: str) -> Mapping[str, Any]:
+    """Weights by timm's name for them, its pretrained tag, as timm itself loads and converts them."""
+    timm = import_timm(f"model.weights={tag}")
+    model = str(config.args.get("model_name")).partition(".")[0]
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{model}.*")]
+    if tag not in tags:
+        raise UserError(f"timm has no weights '{tag}' for {model}{did_you_mean(tag, tags)}")
+    try:
+        module: nn.Module = timm.create_model(**{**config.args, "model_name": f"{model}.{tag}"}, pretrained=True)
+    except (OSError, RuntimeError) as reason:  # URLError and the Hub's own errors are OSErrors
+        where = timm.get_pretrained_cfg(f"{model}.{tag}")
+        raise UserError(
+            f"cannot download {tag} for {model} ({first_line(reason)}); fetch {_timm_address(where)} elsewhere and set model.weights "
+            "to the file, or model.weights=null for random weights"
+        ) from reason
+    return module.state_dict()
+
+
+def _timm_address(settings: Any) -> str:
+    hub = settings.hf_hub_id
+    return f"https://huggingface.co/{hub}/resolve/main/model.safetensors" if hub else str(settings.url)
+
+
 def fixed_size(config: ModelConfig) -> tuple[int, int] | None:
     """Height and width after preprocessing; None where they follow the image."""
     if config.crop is not None:
@@ -173,6 +218,6 @@ def _check(net: SplitModel, config: ModelConfig, size: tuple[int, int], device: 
             f"{config.factory} cannot process a {size[0]}x{size[1]} image: {type(reason).__name__}: {first_line(reason)}; "
             "check model.resize and model.crop"
         ) from reason
-    if outputs < 2:
-        raise UserError(f"{config.factory} has {outputs} output; a softmax needs two classes or more")
+    if outputs < 2 and config.output == "softmax":
+        raise UserError(f"{config.factory} has {outputs} output; a softmax needs two classes or more (model.output=sigmoid needs one)")
     return outputs

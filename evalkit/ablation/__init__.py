@@ -1,0 +1,23 @@
+"""Exact score drops per ablated channel, or per ablated region, in three tiers.
+
+Ablation-CAM (Desai and Ramaswamy, WACV 2020, section 4) sets one channel k of the activations A to zero and repeats
+the forward pass: y^k. Written head = r ∘ L ∘ g, with g acting on each channel by itself and L the first operation
+that mixes channels, L being linear in its input,
+
+    L(g(A with k ablated)) = L(g(A)) - L_k(g_k(A_k) - g_k(0)),        L_k = the part of L that reads channel k,
+
+so that all K ablated inputs of r cost one application of L. No tier approximates:
+
+1. L is the last layer: the drops are the subtrahend itself, no forward pass at all.
+2. r runs on the K variants. Of a last linear layer only the row of the target class is computed; where r acts on
+   each output channel by itself, only the target's channel of L is.
+3. Anything else: g once, and whatever follows it repeated for every channel.
+
+The same holds where a region of all channels is set to zero instead (`evalkit.methods.spatial_ablation`): g on every
+variant, which is cheap, and of L only the positions that the region touches.
+"""
+
+from evalkit.ablation.choice import class_weights, tier_of
+from evalkit.ablation.tiers import ClosedForm, MixOnce, OneRow, Repeat, Tier
+
+__all__ = ["ClosedForm", "MixOnce", "OneRow", "Repeat", "Tier", "class_weights", "tier_of"]

@@ -1,0 +1,269 @@
+"""The four ways to compute drops; `evalkit.ablation` says which serves which head."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from evalkit.models.split import Context
+
+BYTE_BUDGET = 256 * 2**20
+"""Bytes that the variants of one chunk may take, intermediate values of the head included."""
+
+
+class Tier(Protocol):
+    """Computes drops of logits for one head.
+
+    Activations A (N,K,h,w), context and logits (N,C) belong to the same images; `targets` are class indices (N,).
+    """
+
+    number: int
+    reason: str
+
+    def drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None) -> Tensor:
+        """By ablated channel: (N,K,1) in the targets' logits, or with None (N,K,C) in all of them."""
+        ...
+
+    def region_drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor) -> Tensor:
+        """By ablated region: all channels set to zero where `regions` (V,h,w) is True -> drops (N,V) in the targets' logits."""
+        ...
+
+
+class ClosedForm:
+    """Tier 1: g, then one linear layer: drop_k = sum_p W_c,kp (g_k(A_k) - g_k(0))_p."""
+
+    number = 1
+    reason = "closed form: one linear layer behind the channels"
+
+    def __init__(self, g: fx.GraphModule, linear: nn.Linear) -> None:
+        self.g, self.linear = g, linear
+
+    def drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None) -> Tensor:
+        """See `Tier.drops`."""
+        delta = _delta(self.g, activations, context).flatten(2)
+        weight = self.linear.weight.view(-1, *delta.shape[1:])
+        if targets is None:
+            return torch.einsum("nkp,ckp->nkc", delta, weight)
+        return (weight[targets] * delta).sum(2, keepdim=True)
+
+    def region_drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor) -> Tensor:
+        """See `Tier.region_drops`."""
+        drops = torch.empty(len(activations), len(regions), dtype=activations.dtype, device=activations.device)
+        for i, vs, variants, here in _region_variants(activations, context, regions):
+            delta = _run(self.g, activations[i : i + 1], tuple(c[:1] for c in here)) - _run(self.g, variants, here)
+            drops[i, vs] = delta.flatten(1) @ self.linear.weight[targets[i]]
+        return drops
+
+
+class OneRow:
+    """Tier 2, L a convolution after which each output channel goes its own way: only the target's channel is needed."""
+
+    number = 2
+    reason = "the target's output channel of the mixing convolution, once per ablated channel"
+
+    def __init__(self, g: fx.GraphModule, conv: nn.Conv2d, row: fx.GraphModule) -> None:
+        self.g, self.conv, self.row = g, conv, row
+
+    def drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None) -> Tensor:
+        """See `Tier.drops`."""
+        delta, whole = _delta(self.g, activations, context), _run(self.g, activations, context)
+        if targets is None:
+            return torch.stack([self._all_classes(*image) for image in zip(delta, whole, logits, strict=True)])
+        n, k, h, w = delta.shape
+        kernel = self.conv.weight[targets]
+        part = self._convolve(delta.reshape(1, n * k, h, w), kernel.reshape(n * k, 1, *kernel.shape[2:]), None, n * k)
+        bias = None if self.conv.bias is None else self.conv.bias[targets]
+        full = self._convolve(whole.reshape(1, n * k, h, w), kernel, bias, n)
+        variants = full.reshape(n, 1, -1) - part.reshape(n, k, -1)
+        ablated = self.row(variants.view(n * k, 1, *full.shape[2:]))
+        return logits.gather(1, targets[:, None])[:, :, None] - ablated.view(n, k, 1)
+
+    def region_drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor) -> Tensor:
+        """See `Tier.region_drops`."""
+        drops = torch.empty(len(activations), len(regions), dtype=activations.dtype, device=activations.device)
+        for i, vs, variants, here in _region_variants(activations, context, regions):
+            c = targets[i : i + 1]
+            bias = None if self.conv.bias is None else self.conv.bias[c]
+            ablated = self.row(self._convolve(_run(self.g, variants, here), self.conv.weight[c], bias, 1))
+            drops[i, vs] = logits[i, targets[i]] - ablated.flatten()
+        return drops
+
+    def _all_classes(self, delta: Tensor, whole: Tensor, logits: Tensor) -> Tensor:
+        """One image's delta and g(A) (K,h,w), logits (C,) -> drops (K,C)."""
+        full = self._convolve(whole[None], self.conv.weight, self.conv.bias, 1)
+        drops = torch.empty(len(delta), len(logits), dtype=delta.dtype, device=delta.device)
+        for ks in chunks(len(delta), BYTE_BUDGET // (4 * full.numel() * full.element_size())):
+            kernels = self.conv.weight[:, ks].transpose(0, 1)
+            size = len(kernels)
+            part = self._convolve(delta[None, ks], kernels.reshape(-1, 1, *kernels.shape[2:]), None, size)
+            drops[ks] = logits - self.row(full - part.view(size, *full.shape[1:]))
+        return drops
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+        return F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding, self.conv.dilation, groups)
+
+
+class MixOnce:
+    """Tier 2, L a linear layer: its ablated outputs by subtraction, then r on them, in chunks."""
+
+    number = 2
+    reason = "the first linear layer once for all ablated channels, then only what follows it"
+
+    def __init__(self, g: fx.GraphModule, linear: nn.Linear, rest: fx.GraphModule, last: nn.Linear | None) -> None:
+        self.g, self.linear, self.rest, self.last = g, linear, rest, last
+
+    def drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None) -> Tensor:
+        """See `Tier.drops`."""
+        mixed = self.linear(_run(self.g, activations, context).flatten(1))
+        delta = _delta(self.g, activations, context).flatten(2)
+        n, k, p = delta.shape
+        columns = self.linear.weight.view(-1, k, p).permute(1, 2, 0)
+        drops = torch.empty(n, k, logits.shape[1] if targets is None else 1, dtype=delta.dtype, device=delta.device)
+        rest = _SkipZeroColumns(self.rest)
+        for ks in chunks(k, BYTE_BUDGET // (n * self._variant_bytes(delta))):
+            part = torch.bmm(delta[:, ks].transpose(0, 1), columns[ks])
+            for i in range(n):
+                row = slice(None) if targets is None else targets[i : i + 1]
+                drops[i, ks] = self._lost(rest, mixed[i : i + 1], part[:, i], row)
+        return drops
+
+    def region_drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor) -> Tensor:
+        """See `Tier.region_drops`."""
+        mixed = self.linear(_run(self.g, activations, context).flatten(1))
+        drops = torch.empty(len(activations), len(regions), dtype=mixed.dtype, device=mixed.device)
+        rest = _SkipZeroColumns(self.rest)
+        columns = self._columns(activations.shape[1])
+        for i, vs, variants, here in _region_variants(activations, context, regions):
+            full = _run(self.g, activations[i : i + 1], tuple(c[:1] for c in here))
+            part = _by_position((full - _run(self.g, variants, here)).view(len(variants), activations.shape[1], -1), columns)
+            drops[i, vs] = self._lost(rest, mixed[i : i + 1], part, targets[i : i + 1])[:, 0]
+        return drops
+
+    def _columns(self, k: int) -> Tensor:
+        """The linear layer by channel: (P,K,out)."""
+        return self.linear.weight.view(self.linear.out_features, k, -1).permute(2, 1, 0).contiguous()
+
+    def _lost(self, rest: "_SkipZeroColumns", mixed: Tensor, part: Tensor, row: Tensor | slice) -> Tensor:
+        """L's output (1,out) and what each variant lacks of it (V,out) -> drops (V,R) of the classes in `row`.
+
+        The last layer sees the difference of its inputs, not its outputs: a drop is far smaller than the score, and
+        subtracting two scores would leave it only their last digits.
+        """
+        out = rest.run(torch.cat([mixed, mixed - part]))
+        lost = out[:1] - out[1:]
+        return lost[:, row] if self.last is None else lost @ self.last.weight[row].t()
+
+    def _variant_bytes(self, delta: Tensor) -> int:
+        """Weight, difference and variant of each unit, twice for r's own values."""
+        widest = max((m.out_features for m in self.rest.modules() if isinstance(m, nn.Linear)), default=1)
+        return 4 * delta.element_size() * max(self.linear.out_features, widest)
+
+
+class Repeat:
+    """Tier 3: g once; whatever follows it runs on all variants, in chunks."""
+
+    number = 3
+
+    def __init__(self, rest: Callable[[Tensor, Context], Tensor], g: fx.GraphModule | None, reason: str, variant_bytes: int) -> None:
+        self.rest, self.g, self.reason, self.variant_bytes = rest, g, reason, variant_bytes
+
+    def drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None) -> Tensor:
+        """See `Tier.drops`."""
+        n, k = activations.shape[:2]
+        full, zero = activations, torch.zeros_like(activations)
+        if self.g is not None:
+            full, zero = _run(self.g, full, context), _run(self.g, zero, context)
+        drops = torch.empty(n, k, logits.shape[1] if targets is None else 1, dtype=full.dtype, device=full.device)
+        for i in range(n):
+            row = slice(None) if targets is None else targets[i : i + 1]
+            for ks in chunks(k, BYTE_BUDGET // self.variant_bytes):
+                size = len(range(k)[ks])
+                variants = full[i].expand(size, *full.shape[1:]).clone(memory_format=torch.contiguous_format)
+                rows = torch.arange(size, device=full.device)
+                variants.view(size, k, -1)[rows, rows + ks.start] = zero.reshape(n, k, -1)[i, ks]
+                drops[i, ks] = logits[i, row] - self.rest(variants, _expanded(context, i, size))[:, row]
+        return drops
+
+    def region_drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor) -> Tensor:
+        """See `Tier.region_drops`."""
+        drops = torch.empty(len(activations), len(regions), dtype=activations.dtype, device=activations.device)
+        for i, vs, variants, here in _region_variants(activations, context, regions, self.variant_bytes):
+            out = self.rest(variants if self.g is None else _run(self.g, variants, here), here)
+            drops[i, vs] = logits[i, targets[i]] - out[:, targets[i]]
+        return drops
+
+
+class _SkipZeroColumns(fx.Interpreter):
+    """Runs a part of a head; a linear layer reads only the inputs that are not zero in every row.
+
+    Exact: after a ReLU, a unit that stays dead in all variants contributes nothing. Off the CPU the check would
+    force a synchronisation, and the plain product is faster.
+    """
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self._transposed: dict[str, Tensor] = {}
+
+    def call_module(self, target: fx.node.Target, args: Any, kwargs: Any) -> Any:
+        layer = self.fetch_attr(str(target))
+        if type(layer) is not nn.Linear or args[0].dim() != 2 or args[0].device.type != "cpu":
+            return layer(*args, **kwargs)
+        used = (args[0] != 0).any(0).nonzero().squeeze(1)
+        if len(used) > 0.8 * layer.in_features:
+            return layer(args[0])
+        out = args[0].index_select(1, used) @ self._rows(str(target), layer.weight).index_select(0, used)
+        return out if layer.bias is None else out.add_(layer.bias)
+
+    def _rows(self, target: str, weight: Tensor) -> Tensor:
+        """The weight transposed, so that picking inputs copies whole rows; once a batch, for weights may change between two."""
+        if target not in self._transposed:
+            self._transposed[target] = weight.detach().t().contiguous()
+        return self._transposed[target]
+
+
+def _run(part: fx.GraphModule, activations: Tensor, context: Context) -> Tensor:
+    """A part of the head on clones, since an in-place operation in it would overwrite what the probe keeps."""
+    out: Tensor = part(activations.clone(), *(c.clone() for c in context))
+    return out
+
+
+def _delta(g: fx.GraphModule, activations: Tensor, context: Context) -> Tensor:
+    """g(A) - g(0) by channel: (N,K,P) where g flattens, else (N,K,h,w)."""
+    n, k = activations.shape[:2]
+    delta = _run(g, activations, context) - _run(g, torch.zeros_like(activations), context)
+    return delta if delta.dim() == 4 else delta.reshape(n, k, -1)
+
+
+def _by_position(delta: Tensor, columns: Tensor) -> Tensor:
+    """A linear layer (P,K,out) on differences (V,K,P) of which each touches few positions: (V,out)."""
+    part = torch.zeros(len(delta), columns.shape[2], dtype=delta.dtype, device=delta.device)
+    touched = (delta != 0).any(1)
+    for position, weight in enumerate(columns):
+        at = touched[:, position].nonzero()[:, 0]
+        if len(at):
+            part[at] += delta[at, :, position] @ weight
+    return part
+
+
+def _region_variants(
+    activations: Tensor, context: Context, regions: Tensor, variant_bytes: int = 0
+) -> Iterator[tuple[int, slice, Tensor, Context]]:
+    """Image by image and in chunks: the activations without each region (V,K,h,w), and as many copies of the context."""
+    own = 4 * activations[0].numel() * activations.element_size()
+    for i in range(len(activations)):
+        for vs in chunks(len(regions), BYTE_BUDGET // max(variant_bytes, own)):
+            variants = torch.where(regions[vs, None], 0, activations[i])
+            yield i, vs, variants, _expanded(context, i, len(variants))
+
+
+def _expanded(context: Context, i: int, size: int) -> Context:
+    return tuple(c[i : i + 1].expand(size, *c.shape[1:]).clone() for c in context)
+
+
+def chunks(total: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size`, of at least one."""
+    size = max(1, min(size, total))
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))

@@ -1,0 +1,165 @@
+"""Where the objects are: bounding boxes of a data set, followed through resize and crop to the network's input."""
+
+import csv
+import math
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from evalkit.data.decode import Preprocess
+from evalkit.errors import UserError
+
+COLUMNS = ("w", "h", "x1", "y1", "x2", "y2")
+NAMES = ("wnid", "class", "label")
+OVERSHOOT = 1.0
+"""Pixels by which a listed box may leave its frame: rounding, and the last pixel counted from 1."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """One object's box: its edges, in pixels of a frame of `width` x `height`, so that 0 and `width` are the image's own.
+
+    `key` is the class as the data set calls it, None where it names none: the image's own class.
+    """
+
+    key: str | int | None
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    width: int
+    height: int
+
+
+def read_boxes(file: Path) -> dict[str, list[Box]]:
+    """File name -> its boxes, from a CSV or from a folder of ImageNet's annotations.
+
+    The CSV has the columns `file`, `w`, `h` (the stored image's size), `x1`, `y1`, `x2`, `y2` (edges in its pixels) and,
+    where an image may show several classes, `wnid`, `class`, `label` or `index`. The folder holds one Pascal VOC file an
+    image, `ILSVRC2012_val_00000001.xml`, and gives names without extension; see `boxes_of`.
+
+    Raises UserError: nothing there, columns missing, something that is no number or no box, with its line or file.
+    """
+    if file.is_dir():
+        return _read_annotations(file)
+    if not file.is_file():
+        raise UserError(f"no boxes {file}: expected a CSV (file,{','.join(COLUMNS)}) or a folder of ILSVRC2012_val_*.xml")
+    return _read_list(file)
+
+
+def boxes_of(boxes: Mapping[str, list[Box]], image_id: str) -> list[Box]:
+    """The boxes of one image, listed by its path, its file name, or its file name without extension; none where unlisted."""
+    path = PurePosixPath(image_id)
+    return next((boxes[name] for name in (image_id, path.name, path.stem) if name in boxes), [])
+
+
+def to_input(box: Box, preprocess: Preprocess, size: tuple[int, int] | None = None) -> Box | None:
+    """The box in pixels of the preprocessed image; None where the crop leaves nothing of it.
+
+    `size` is the stored image's height and width where they are not the box's frame: a copy of a data set that was
+    resized, uncropped, after it had been annotated.
+    """
+    height, width = _resized(preprocess.resize, *(size or (box.height, box.width)))
+    x = _cropped(box.x1 * width / box.width, box.x2 * width / box.width, width, preprocess.crop)
+    y = _cropped(box.y1 * height / box.height, box.y2 * height / box.height, height, preprocess.crop)
+    if x is None or y is None:
+        return None
+    return Box(box.key, x[0], y[0], x[1], y[1], preprocess.crop or width, preprocess.crop or height)
+
+
+def _resized(resize: int | Sequence[int] | None, height: int, width: int) -> tuple[int, int]:
+    """Height and width after torchvision's resize, which truncates the longer side."""
+    if resize is None:
+        return height, width
+    if not isinstance(resize, int):
+        return resize[0], resize[1]
+    return (int(resize * height / width), resize) if width <= height else (resize, int(resize * width / height))
+
+
+def _cropped(low: float, high: float, length: int, crop: int | None) -> tuple[float, float] | None:
+    """One side of a box after torchvision's central crop of an image that is `length` long on this side."""
+    if crop is None:
+        shift, crop = 0, length
+    elif length >= crop:
+        shift = -round((length - crop) / 2)  # to even, as torchvision does it
+    else:
+        shift = (crop - length) // 2  # black borders, the odd pixel behind
+    low, high = max(low, 0.0) + shift, min(high, float(length)) + shift
+    low, high = max(low, 0.0), min(high, float(crop))
+    return (low, high) if low < high else None
+
+
+def _read_list(listed: Path) -> dict[str, list[Box]]:
+    found: dict[str, list[Box]] = {}
+    try:
+        with listed.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            named = _class_column(listed, reader.fieldnames or [])
+            for row in reader:
+                where = f"{listed}, line {reader.line_num}"
+                key = _key(where, row[named], named) if named else None
+                found.setdefault(row["file"], []).append(_box(where, key, [row[column] for column in COLUMNS]))
+    except (UnicodeDecodeError, csv.Error) as reason:
+        raise UserError(f"{listed} is no CSV in UTF-8 ({reason})") from reason
+    if not found:
+        raise UserError(f"{listed} lists no boxes")
+    return found
+
+
+def _class_column(listed: Path, columns: Sequence[str]) -> str | None:
+    """The column that names a box's class. Raises UserError where others are missing."""
+    missing = [column for column in ("file", *COLUMNS) if column not in columns]
+    if missing:
+        raise UserError(f"{listed} lacks the column {missing[0]}: a list of boxes has file,{','.join(COLUMNS)} and, optionally, class")
+    return next((column for column in (*NAMES, "index") if column in columns), None)
+
+
+def _key(where: str, text: str, column: str) -> str | int | None:
+    if column != "index" or not text:
+        return text or None
+    try:
+        return int(text)
+    except ValueError as reason:
+        raise UserError(f"{where}: index must be a whole number, not '{text}'") from reason
+
+
+def _box(where: str, key: str | int | None, texts: Sequence[str]) -> Box:
+    """A box from w, h, x1, y1, x2, y2 as they are written."""
+    try:
+        width, height, x1, y1, x2, y2 = (float(text) for text in texts)
+    except ValueError as reason:
+        raise UserError(f"{where}: {', '.join(COLUMNS)} must be numbers, not {', '.join(texts)}") from reason
+    if not (1 <= width < math.inf and 1 <= height < math.inf and x1 < x2 and y1 < y2):
+        raise UserError(f"{where}: no box has the edges {x1:g} {y1:g} {x2:g} {y2:g} (x1 y1 x2 y2) in an image of {width:g}x{height:g}")
+    if min(x1, y1) < -OVERSHOOT or x2 > width + OVERSHOOT or y2 > height + OVERSHOOT:
+        raise UserError(
+            f"{where}: the box {x1:g} {y1:g} {x2:g} {y2:g} leaves its image of {width:g}x{height:g}; "
+            "w and h must be the size of the image to which the edges refer"
+        )
+    return Box(key, x1, y1, x2, y2, int(width), int(height))
+
+
+def _read_annotations(folder: Path) -> dict[str, list[Box]]:
+    files = sorted(folder.rglob("*.xml"))
+    if not files:
+        raise UserError(f"no annotations in {folder}: expected ILSVRC2012_val_*.xml (Pascal VOC)")
+    return {file.stem: _read_annotation(file) for file in files}
+
+
+def _read_annotation(file: Path) -> list[Box]:
+    """All objects of one image. Coordinates count as edges, as common code reads them: at most one pixel off."""
+    try:
+        root = ET.parse(file).getroot()
+    except ET.ParseError as reason:
+        raise UserError(f"{file} is no XML ({reason})") from reason
+
+    def texts(parent: ET.Element, *paths: str) -> list[str]:
+        return [(parent.findtext(path) or "").strip() for path in paths]
+
+    size = texts(root, "size/width", "size/height")
+    boxes = []
+    for thing in root.iter("object"):
+        x1, y1, x2, y2 = texts(thing, "bndbox/xmin", "bndbox/ymin", "bndbox/xmax", "bndbox/ymax")
+        boxes.append(_box(str(file), texts(thing, "name")[0] or None, [*size, x1, y1, x2, y2]))
+    return boxes

@@ -1,0 +1,80 @@
+"""Tables beside the paper's: what was measured of the maps, and the same maps under every protocol."""
+
+import math
+
+import pandas as pd
+from scipy.stats import kendalltau
+
+from evalkit.map_summary import LOWER_IS_BETTER
+from evalkit.runs import Run, at_point
+from evalkit.summary import better, lower_is_better
+from evalkit.tables import describe_point, interval
+
+MEASURE_LABELS = {
+    "complexity": "Complexity",
+    "coherency": "Coherency",
+    "adcc": "ADCC",
+    "region_fraction": "Boxes' share of the image %",
+    "pointing": "Pointing game %",
+    "energy_inside": "Energy in own boxes %",
+    "energy_others": "Energy in other classes' boxes %",
+    "best_iou": "Best IoU %",
+}
+LOCALISATION = (
+    "Localisation asks where the object is, not what the network looked at; a constant map scores the boxes' share of the image "
+    "in the pointing game. Maps that are constant have no coherency and no ADCC."
+)
+SAME_MAPS = "The same maps under every protocol, average drop % in confidence (rank among the methods)"
+AGREEMENT = "Kendall's tau with the first column"
+
+
+def measure_cells(measures: pd.DataFrame, run: Run) -> list[list[str]]:
+    """A header, then a line for each method; empty where nothing was measured."""
+    if measures.empty:
+        return []
+    here = measures[measures.run == str(run.path)]
+    keys = list(here[["metric", "select", "fill", "score"]].drop_duplicates().itertuples(index=False, name=None))
+    table = [["method", *(_measure_label(*key) for key in keys)]]
+    for method in run.methods:
+        mine = here[here.method == method].reset_index(drop=True)
+        table.append([method, *(_measured(row, mine.n.max()) for row in mine.itertuples())])
+    return table if len(table[0]) > 1 else []
+
+
+def _measure_label(metric: str, select: str | None, fill: str | None, score: str | None) -> str:
+    if metric == "area":
+        name = {"keep_top": "Insertion AUC", "remove_top": "Deletion AUC"}[str(select)]
+        label = f"{name}, {score}, {fill} fill"
+    else:
+        label = MEASURE_LABELS[metric]
+    if metric == "region_fraction":
+        return label
+    lower = metric in LOWER_IS_BETTER or select == "remove_top"
+    return f"{label} ({'lower' if lower else 'higher'} is better)"
+
+
+def _measured(row: object, most: int) -> str:
+    value, low, high, n = (getattr(row, key) for key in ("value", "low", "high", "n"))
+    if not math.isfinite(value):
+        return ""
+    return interval(value, low, high) + (f" (n={n})" if n < most else "")
+
+
+def protocol_cells(summary: pd.DataFrame, run: Run) -> list[list[str]]:
+    """Methods against protocol points; empty for a run with one kind of selection and fill."""
+    if len({(point[0], point[2]) for point in run.points}) < 2:
+        return []
+    here = summary[(summary.run == str(run.path)) & (summary.metric == "average_drop") & (summary.score == "confidence")]
+    columns = {}
+    for point in run.points:
+        found = at_point(here, point).set_index("method").reindex(run.methods)
+        rank = found.value.rank(ascending=lower_is_better("average_drop", point[0]), method="min")
+        columns[point] = found.assign(rank=rank)
+    header = ["method", *(f"{describe_point(point)} ({better('average_drop', point[0])} is better)" for point in columns)]
+    lines = [
+        [method, *(f"{interval(f.value[method], f.low[method], f.high[method])} ({f['rank'][method]:.0f})" for f in columns.values())]
+        for method in run.methods
+    ]
+    first = next(iter(columns.values()))["rank"]
+    agreement = [f"{kendalltau(first, found['rank']).statistic:.2f}" for found in columns.values()]
+    return [header, *lines, [AGREEMENT, *agreement]]

@@ -1,0 +1,42 @@
+"""Maps with a value of its own for every position: no weight is shared by a whole channel."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import relu
+
+from evalkit.errors import UserError
+from evalkit.probe import Probe
+
+
+def layer_cam(probe: Probe) -> Tensor:
+    """LayerCAM (Jiang et al., TIP 2021, eq. 6 to 8): map = ReLU(sum_k ReLU(g_k) A_k), g = dy/dA (N,h,w)."""
+    return relu((relu(probe.gradients) * probe.activations).sum(1))
+
+
+def hires_cam(probe: Probe) -> Tensor:
+    """HiResCAM (Draelos and Carin 2020, section 3): map = ReLU(sum_k g_k A_k), g = dy/dA (N,h,w)."""
+    return relu((probe.gradients * probe.activations).sum(1))
+
+
+def spatial_ablation(probe: Probe, window: int = 1, stride: int = 1) -> Tensor:
+    """FastAblationCAM: how much the class score drops when all channels are zero at a position. No weights, no ReLU.
+
+    The window (cells of the activation map) moves by `stride`, the last one flush with the border; a cell's value is the
+    mean drop over the windows that cover it, so that the map keeps its place whatever the window. Returns (N,h,w).
+
+    Raises UserError: the window does not fit, or the stride would leave cells uncovered.
+    """
+    height, width = probe.activations.shape[2:]
+    if not 1 <= stride <= window <= min(height, width):
+        raise UserError(f"spatial_ablation needs 1 <= stride <= window <= {min(height, width)}, not window={window}, stride={stride}")
+    starts = [(y, x) for y in _starts(height, window, stride) for x in _starts(width, window, stride)]
+    regions = torch.zeros(len(starts), height, width, dtype=torch.bool, device=probe.activations.device)
+    for region, (y, x) in zip(regions, starts, strict=True):
+        region[y : y + window, x : x + window] = True
+    drops = probe.region_drops(regions)
+    covering = regions.to(drops.dtype)
+    return torch.einsum("nv,vhw->nhw", drops, covering) / covering.sum(0)
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    return sorted({*range(0, length - window, stride), length - window})

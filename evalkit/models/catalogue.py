@@ -1,0 +1,111 @@
+"""Networks without a yaml file of their own: any torchvision or timm classifier, by its name.
+
+`resnet18`, or with one of its weights `resnet18.IMAGENET1K_V1`; `timm/resnet10t`, or with one of its pretrained tags
+`timm/resnet50.a1_in1k`. What a yaml file would say is read from what the library publishes with the weights, and the
+weights that a bare name means today are written out, since a library may change its mind.
+"""
+
+import importlib
+import math
+from typing import Any
+
+import torchvision
+from torchvision.models import get_model_weights
+from torchvision.models import list_models as torchvision_names
+
+from evalkit.errors import UserError, did_you_mean
+
+TIMM = "timm/"
+TIMM_FACTORY = "timm.create_model"
+
+_TORCHVISION_ARGS: dict[str, dict[str, Any]] = {
+    # The published weights hold the auxiliary heads, and were trained on another normalisation.
+    "googlenet": {"transform_input": True, "aux_logits": True, "init_weights": False},
+    "inception_v3": {"transform_input": True, "aux_logits": True, "init_weights": False},
+}
+
+
+def entry(name: str) -> dict[str, Any] | None:
+    """What conf/model/NAME.yaml would hold; None where no library has such a network.
+
+    Raises UserError: weights that the network does not have, a network without classes, or timm that is not installed.
+    """
+    if name.startswith(TIMM):
+        return _from_timm(name.removeprefix(TIMM))
+    model, _, weights = name.partition(".")
+    return _from_torchvision(model, weights) if model in torchvision_names(torchvision.models) else None
+
+
+def names() -> list[str]:
+    """Names that need no `timm/` in front."""
+    found: list[str] = torchvision_names(torchvision.models)
+    return found
+
+
+def import_timm(for_what: str) -> Any:
+    """The optional package timm. Raises UserError that says how to get it."""
+    try:
+        return importlib.import_module("timm")
+    except ImportError as reason:
+        raise UserError(f"{for_what} needs the package timm, which is not installed: pip install 'evalkit[timm]'") from reason
+
+
+def _from_torchvision(model: str, chosen: str) -> dict[str, Any]:
+    known = get_model_weights(model)
+    if chosen and chosen not in known.__members__:
+        raise UserError(f"torchvision has no weights '{chosen}' for {model}{did_you_mean(chosen, known.__members__)}")
+    weights = known[chosen] if chosen else known.DEFAULT
+    if not weights.meta.get("categories"):
+        raise UserError(f"model={model}.{weights.name} has no classifier, only features: it has no class scores to explain")
+    transforms = weights.transforms()
+    resize, crop = transforms.resize_size[0], transforms.crop_size[0]
+    return {
+        "name": f"{model}.{weights.name}" if chosen else model,
+        "factory": f"torchvision.models.{model}",
+        # A vision transformer is built for one size.
+        "args": {"image_size": crop} if model.startswith("vit_") else _TORCHVISION_ARGS.get(model, {}),
+        "weights": weights.name,
+        **_preprocessing(resize, crop, transforms.interpolation.value, transforms.mean, transforms.std),
+        "classes": "imagenet",
+        "expected_top1": weights.meta["_metrics"]["ImageNet-1K"]["acc@1"],
+        "expected_top1_source": "torchvision's documentation of the weights, ImageNet val",
+        **_REST,
+    }
+
+
+def _from_timm(name: str) -> dict[str, Any]:
+    timm = import_timm(f"model={TIMM}{name}")
+    try:
+        settings = timm.get_pretrained_cfg(name)
+    except RuntimeError as reason:  # a tag that it does not have
+        model, _, tag = name.partition(".")
+        tags = [found.partition(".")[2] for found in timm.list_pretrained(f"{model}.*")]
+        raise UserError(f"timm has no weights '{tag}' for {model}{did_you_mean(tag, tags)}") from reason
+    if settings is None:
+        raise UserError(f"timm has no model '{name}'{did_you_mean(name, timm.list_models())}")
+    if settings.num_classes < 2:
+        raise UserError(f"model={TIMM}{name} has no classifier, only features: it has no class scores to explain")
+    data = timm.data.resolve_data_config(pretrained_cfg=settings.to_dict())
+    crop = data["input_size"][1]
+    resize = math.floor(crop / data["crop_pct"])
+    return {
+        "name": f"timm-{name}",
+        "factory": TIMM_FACTORY,
+        "args": {"model_name": f"{settings.architecture}.{settings.tag}" if settings.tag else settings.architecture},
+        # Where timm publishes none under a name, somebody has to say which.
+        "weights": settings.tag if settings.tag and settings.has_weights else "???",
+        **_preprocessing(
+            [resize, resize] if data["crop_mode"] == "squash" else resize, crop, data["interpolation"], data["mean"], data["std"]
+        ),
+        "classes": "imagenet" if settings.num_classes == 1000 else None,
+        "expected_top1": None,  # timm publishes them beside the package, not in it
+        "expected_top1_source": None,
+        **_REST,
+    }
+
+
+def _preprocessing(resize: int | list[int], crop: int, interpolation: str, mean: Any, std: Any) -> dict[str, Any]:
+    return {"resize": resize, "crop": crop, "interpolation": interpolation, "mean": list(mean), "std": list(std)}
+
+
+_REST: dict[str, Any] = {"seed": 0, "layer": "auto", "class_map": None, "output": "softmax", "paper_table": None}

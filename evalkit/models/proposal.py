@@ -1,0 +1,112 @@
+"""Which layer to explain where the config says `layer: auto`."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules import dropout, pooling
+
+from evalkit.errors import UserError, first_line
+from evalkit.models import graph
+from evalkit.models.channelwise import shape
+
+_PASSES_ON = (nn.Identity, dropout._DropoutNd)
+_POOLS = (pooling._MaxPoolNd, pooling._AvgPoolNd, pooling._LPPoolNd, pooling._AdaptiveAvgPoolNd, pooling._AdaptiveMaxPoolNd)
+
+
+class NoLayer(UserError):
+    """There is nothing to propose."""
+
+
+def propose(module: nn.Module, images: Tensor) -> str:
+    """The name of the layer whose maps the classifier pools, flattens or reads.
+
+    That is the last output (N,K,h,w) with h·w > 1 through which everything passes and behind which something is still
+    learned, poolings and dropout aside: VGG16's is `features.29`, 14x14, not the 7x7 pooling behind it, and SqueezeNet's
+    comes before its class scores by position. Of several names for one output, the outermost.
+
+    Args:
+        module: in eval mode, on any device; on the meta device nothing is computed.
+        images: (N,3,H,W) on that device; only their size matters.
+
+    Raises:
+        NoLayer: there is no such output, as in a transformer, whose head reads tokens, or the module cannot be traced.
+        RuntimeError: it cannot process such images, or not on this device.
+    """
+    name = type(module).__name__
+    try:
+        traced = graph.trace(module)
+    except Exception as reason:  # torch.fx documents no closed set of errors
+        raise NoLayer(f"torch.fx cannot trace {name} ({first_line(reason)}), so no layer can be proposed: set model.layer=...") from reason
+    graph.propagate(module, traced.graph, images)
+    names = _names(traced)
+    for node in reversed(traced.graph.nodes):
+        if node not in names or not _is_map(shape(node), images.shape) or _is_pooling(module, node) or _is_passed_on(module, node):
+            continue
+        behind = graph.descendants(node)
+        if not any(_mixes(module, later) for later in behind) or graph.crossing(traced.graph, node):
+            continue
+        if any(_mixes(module, later) and _is_sequence(shape(later), images.shape) for later in behind):
+            break
+        return min((names[same] for same in _same(module, node) if same in names), key=lambda found: found.count("."))
+    raise NoLayer(
+        f"{name} has no convolutional maps (images, channels, height, width) in front of its head, as transformers have none, "
+        "but tokens or channels last; a layer that can be explained nevertheless needs its name: model.layer=..."
+    )
+
+
+def _names(traced: graph.Traced) -> dict[fx.Node, str]:
+    """The name of every node: of modules before functions, of containers before what they contain."""
+    modules = dict(traced.module.named_modules())
+
+    def rank(name: str) -> tuple[bool, int]:
+        is_module = name in modules or name.rpartition("_")[0] in traced.repeated
+        return not is_module, name.count(".")
+
+    found: dict[fx.Node, str] = {}
+    for name in sorted(traced.layers, key=rank):
+        found.setdefault(traced.layers[name], name)
+    return found
+
+
+def _same(module: nn.Module, node: fx.Node) -> Iterator[fx.Node]:
+    """The node and those behind it that only pass its value on: a container may end in them."""
+    yield node
+    while len(node.users) == 1 and _is_passed_on(module, next(iter(node.users))):
+        node = next(iter(node.users))
+        yield node
+
+
+def _is_map(found: torch.Size, images: torch.Size) -> bool:
+    """Whether this is (N,K,h,w) with more than one position. Channels last, (N,h,w,K), has not the image's proportions."""
+    return len(found) == 4 and found[2] * found[3] > 1 and abs(found[2] - found[3] * images[2] / images[3]) <= 1
+
+
+def _is_sequence(found: torch.Size, images: torch.Size) -> bool:
+    """Whether this holds several positions in another layout than that of maps."""
+    if len(found) == 4:
+        return found[1] * found[2] > 1 and found[2] * found[3] > 1 and not _is_map(found, images)
+    return len(found) == 3
+
+
+def _is_pooling(module: nn.Module, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), _POOLS)
+    return "pool" in _called(node)
+
+
+def _is_passed_on(module: nn.Module, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), _PASSES_ON)
+    return "dropout" in _called(node) or _called(node) == "contiguous"
+
+
+def _called(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _mixes(module: nn.Module, node: fx.Node) -> bool:
+    """Whether a node has weights of two axes or more: something learned that mixes channels or positions."""
+    if node.op == "call_module":
+        return any(p.dim() > 1 for p in module.get_submodule(str(node.target)).parameters())
+    return any(arg.op == "get_attr" and len(shape(arg)) > 1 for arg in node.all_input_nodes)

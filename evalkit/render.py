@@ -1,0 +1,137 @@
+"""Tables to the terminal and to files: markdown, CSV, LaTeX."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evalkit import map_tables
+from evalkit.map_summary import summarise_maps
+from evalkit.runs import Point, Run, at_point
+from evalkit.store import writable_folder
+from evalkit.summary import PAPER_METRICS, compare, lower_is_better, summarise, win_matrix
+from evalkit.tables import LABELS, PAIRED, caption, cells, comparison_table, describe_point, interval, main_points, title
+
+
+def print_tables(console: Console, runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFrame) -> None:
+    """The six metrics to the terminal, methods as rows, so that 80 columns suffice; all others are in the files."""
+    for run in runs:
+        for point in main_points(run):
+            console.print(f"\n{title(run)}; {describe_point(point)}", style="bold", markup=False, highlight=False)
+            for score in ("confidence", "activation"):
+                console.print(_score_table(summary, run, point, score))
+            console.print("\n".join(caption(run)), markup=False, highlight=False)
+            tests = comparison_table(comparisons, run, point)
+            if tests:
+                table = Table(
+                    *tests[0],
+                    box=box.SIMPLE_HEAD,
+                    padding=(0, 1),
+                    pad_edge=False,
+                    title=PAIRED,
+                    title_justify="left",
+                    title_style="italic",
+                )
+                for row in tests[1:]:
+                    table.add_row(*map(escape, row))
+                console.print(table)
+
+
+def _score_table(summary: pd.DataFrame, run: Run, point: Point, score: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    table.add_column(score)
+    for metric in PAPER_METRICS:
+        arrow = "\N{DOWNWARDS ARROW}" if lower_is_better(metric, point[0]) else "\N{UPWARDS ARROW}"
+        table.add_column(f"{LABELS[metric]} {arrow}", justify="right")
+    here = at_point(summary[(summary.run == str(run.path)) & (summary.score == score)], point)
+    for method in run.methods:
+        mine = here[here.method == method].set_index("metric")
+        row = []
+        for metric in PAPER_METRICS:
+            if metric not in mine.index:
+                row.append("")
+                continue
+            found = mine.loc[metric]
+            cited = f"\n(published {found.reference:.2f})" if pd.notna(found.reference) else ""
+            row.append(interval(found.value, found.low, found.high) + cited)
+        table.add_row(escape(method), *map(escape, row))
+    return table
+
+
+def markdown(runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFrame, measures: pd.DataFrame) -> str:
+    """All protocol points of all runs, with win matrices and paired tests, and what was measured of the maps."""
+    parts = []
+    for run in runs:
+        parts.append(f"## {title(run)}\n\n" + "\n".join(f"- {line}" for line in caption(run)))
+        protocols, measured = map_tables.protocol_cells(summary, run), map_tables.measure_cells(measures, run)
+        if protocols:
+            parts.append(f"### {map_tables.SAME_MAPS}\n\n" + _pipes(protocols))
+        if measured:
+            parts.append(f"### Maps\n\n{map_tables.LOCALISATION}\n\n" + _pipes(measured))
+        for point in run.points:
+            parts.append(f"### {describe_point(point)}\n\n" + _pipes(cells(summary, run, point)))
+            tests = comparison_table(comparisons, run, point)
+            if tests:
+                parts.append(f"{PAIRED}:\n\n" + _pipes(tests))
+            if len(run.methods) > 2:
+                for score in ("confidence", "activation"):
+                    shares = win_matrix(run, point, score)
+                    lines = [["row beats column", *run.methods]]
+                    lines += [[method, *("" if math.isnan(v) else f"{v:.2f}" for v in shares.loc[method])] for method in run.methods]
+                    parts.append(f"Win % in {score}:\n\n" + _pipes(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(runs: Sequence[Run], summary: pd.DataFrame) -> str:
+    """One booktabs table for each run and main point."""
+    parts = ["% needs \\usepackage{booktabs}"]
+    for run in runs:
+        for point in main_points(run):
+            header, *lines = cells(summary, run, point)
+            body = "\n".join(" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines)
+            parts.append(
+                "\\begin{table}\n\\centering\n\\small\n"
+                + f"\\caption{{{_tex(title(run))}; {_tex(describe_point(point))}. {_tex(' '.join(caption(run)))}}}\n"
+                + f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}\n\\toprule\n"
+                + " & ".join(_tex(cell) for cell in header)
+                + f" \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}"
+            )
+    return "\n\n".join(parts) + "\n"
+
+
+def write_all(
+    runs: Sequence[Run], out: Path, plot: Callable[[Sequence[Run], pd.DataFrame, Path], None] | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv and, by `plot`, the figures; returns summary and comparisons."""
+    writable_folder(out, "--out")
+    summary = pd.concat([summarise(run) for run in runs], ignore_index=True)
+    comparisons = pd.concat([compare(run) for run in runs], ignore_index=True)
+    measures = pd.concat([summarise_maps(run) for run in runs], ignore_index=True)
+    summary.to_csv(out / "summary.csv", index=False, float_format="%.6g")
+    comparisons.to_csv(out / "comparisons.csv", index=False, float_format="%.6g")
+    measures.to_csv(out / "maps.csv", index=False, float_format="%.6g")
+    (out / "tables.md").write_text(markdown(runs, summary, comparisons, measures), encoding="utf-8")
+    (out / "tables.tex").write_text(latex(runs, summary), encoding="utf-8")
+    if plot is not None:
+        plot(runs, summary, out / "figures")
+    return summary, comparisons
+
+
+def _pipes(lines: list[list[str]]) -> str:
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    rule = ["---", *("---:" for _ in lines[0][1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [escaped[0], rule, *escaped[1:]])
+
+
+def _tex(text: str) -> str:
+    special = {
+        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$",
+    }  # fmt: skip
+    return "".join(special.get(character, character) for character in text)

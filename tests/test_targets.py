@@ -1,0 +1,110 @@
+"""Several labels an image, classes by name, sigmoid outputs: through whole runs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import tiny_overrides
+from PIL import Image
+
+from evalkit import Probe, methods, runner
+from evalkit.config import compose_jobs
+from evalkit.data.labels import load_classes
+from evalkit.errors import UserError
+from evalkit.models import zoo
+from evalkit.store import RunFolder
+
+
+def run(overrides) -> RunFolder:
+    (job,) = compose_jobs(overrides)
+    return runner.run(job)
+
+
+@pytest.fixture
+def labelled(folder, tmp_path):
+    """Twelve pictures: of each class folder's four, two have two labels."""
+    lines = ["file,class"]
+    for name, other in zip("abc", "bca", strict=True):
+        for i in range(4):
+            lines += [f"{name}/{i}.png,{name}", *([f"{name}/{i}.png,{other}"] if i < 2 else [])]
+    listed = tmp_path / "labels.csv"
+    listed.write_text("\n".join(lines) + "\n")
+    return [*tiny_overrides(folder, tmp_path / "run"), f"data.labels={listed}", "target=label"]
+
+
+def test_a_row_for_each_image_and_label(labelled, folder, tmp_path):
+    rows = run([*labelled, "batch_size=3"]).rows()
+    assert len(rows) == (12 + 6) * 5 * 2
+    assert not rows.duplicated(["index", "target", "method", "top_percent"]).any()
+    first = rows[rows.image_id == "a/0.png"]
+    assert set(first.target) == {0, 1} and set(first.target_name) == {"a", "b"} and (first.label == first.target).all()
+    assert set(rows[rows.image_id == "c/3.png"].target) == {2}
+    alone = run([*tiny_overrides(folder, tmp_path / "alone"), "target=1", "batch_size=12"]).rows()
+    keys = ["index", "method", "top_percent"]
+    both = rows[rows.target == 1].merge(alone, on=keys, suffixes=("", "_alone"))
+    assert len(both) == 6 * 5 * 2
+    near = both.rank_gap >= 1e-5
+    assert np.allclose(both.prob_masked[near], both.prob_masked_alone[near], atol=1e-5)
+
+
+def test_sigmoid_confidences(labelled, tmp_path):
+    folder = run([*labelled, "model.output=sigmoid"])
+    rows = folder.rows()
+    assert np.allclose(rows.prob_full, 1 / (1 + np.exp(-rows.logit_full)))
+    assert np.allclose(rows.prob_masked, 1 / (1 + np.exp(-rows.logit_masked)))
+
+
+def test_a_class_map_names_several_outputs_and_the_best_is_explained(folder, tmp_path):
+    mapped = tmp_path / "map.csv"
+    mapped.write_text("class,index\na,0\na,3\na,4\nb,1\n")
+    overrides = [*tiny_overrides(folder, tmp_path / "run"), f"model.class_map={mapped}", "model.classes=null", "target=label"]
+    done = run(overrides)
+    rows = done.rows()
+    (job,) = compose_jobs(overrides)
+    net = zoo.load(job.config.model, torch.device("cpu")).net
+    for image_id, target in rows.drop_duplicates("index")[["image_id", "target"]].itertuples(index=False):
+        image = Image.open(folder / image_id).resize((16, 16), Image.Resampling.BILINEAR)
+        logits = net(torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255)[0]
+        assert target == (max((0, 3, 4), key=lambda c: logits[c]) if image_id.startswith("a") else 1)
+    assert set(rows.target_name) == {"a", "b"}
+    assert sum(s["left_out"] for s in done.shard_metadata()) == 4  # c is not in the map
+
+
+@pytest.mark.parametrize(("line", "says"), [("class,index\na,5", "line 2: exp"), ("name,index\na,1", "line 2: exp"), (None, "no file")])
+def test_bad_class_maps(folder, tmp_path, line, says):
+    mapped = tmp_path / "map.csv"
+    if line:
+        mapped.write_text(line + "\n")
+    with pytest.raises(UserError, match=says):
+        run([*tiny_overrides(folder, tmp_path / "run"), f"model.class_map={mapped}"])
+
+
+def test_classes_by_name_and_lists_of_them(folder, tmp_path):
+    rows = run([*tiny_overrides(folder, tmp_path / "run"), "target=[c,A,2]"]).rows()
+    assert set(rows.target) == {0, 2} and len(rows) == 12 * 2 * 5 * 2
+    assert set(rows[rows.target == 2].target_name) == {"c"}
+    with pytest.raises(UserError, match="target=dd: the model has no such class"):
+        run([*tiny_overrides(folder, tmp_path / "other"), "target=dd"])
+
+
+def test_imagenet_classes_by_name():
+    classes = load_classes("imagenet", 1000)
+    assert classes.output("Golden Retriever") == classes.output(207) == classes.output("207") == classes.output("n02099601") == 207
+    with pytest.raises(UserError, match="did you mean 'golden retriever'"):
+        classes.output("goldn retriever")
+    with pytest.raises(UserError, match="from 0 to 999"):
+        classes.output(1000)
+
+
+def test_methods_explain_the_class_that_is_asked_for(folder, tmp_path):
+    """The rows of class 3 are those of a probe whose targets are 3."""
+    overrides = [*tiny_overrides(folder, tmp_path / "run"), "target=d", "maps=store", "method=[grad_cam,ablation_cam]"]
+    run(overrides)
+    stored = pd.concat(pd.read_parquet(f) for f in sorted((tmp_path / "run" / "maps").glob("*.parquet")))
+    (job,) = compose_jobs(overrides)
+    net = zoo.load(job.config.model, torch.device("cpu")).net
+    image = Image.open(folder / "b" / "1.png").resize((16, 16), Image.Resampling.BILINEAR)
+    probe = Probe(net, torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255, [3])
+    for name in ("grad_cam", "ablation_cam"):
+        row = stored[(stored.image_id == "b/1.png") & (stored.method == name)].iloc[0]
+        assert row.target == 3 and np.allclose(row["map"], getattr(methods, name)(probe).flatten(), atol=1e-5)

@@ -1,0 +1,57 @@
+"""Every torchvision network that classifies images: the layer proposed, its tier, and drops that are brute force's.
+
+About a minute and a half on two cores, most of which is drawing random weights: one network in memory at a time.
+"""
+
+import gc
+import os
+import re
+
+import pytest
+import tiers
+
+from evalkit.models import catalogue
+from evalkit.models.proposal import NoLayer
+
+EXPECTED = {  # by family: layer and tier
+    "alexnet": (r"features\.11", 2),
+    "convnext": ("features", 3),
+    "densenet": ("relu", 1),
+    "efficientnet": ("features", 1),
+    "googlenet": ("inception5b", 1),
+    "inception": ("Mixed_7c", 1),
+    "maxvit": (r"blocks\.3", 3),
+    "mnasnet": ("layers", 1),
+    "mobilenet_v2": ("features", 1),
+    "mobilenet_v3": ("features", 2),
+    "regnet": ("trunk_output", 1),
+    "resne": ("layer4", 1),
+    "shufflenet": ("conv5", 1),
+    "squeezenet": ("features", 2),
+    "swin": ("permute", 1),
+    "vgg": (r"features\.(19|27|23|33|29|42|35|51)", 2),
+    "wide_resnet": ("layer4", 1),
+}
+NAMES = [name for name in catalogue.names() if not name.startswith("vit")]
+
+
+def test_every_network_belongs_to_one_family():
+    assert [name for name in NAMES if sum(name.startswith(family) for family in EXPECTED) != 1] == []
+
+
+@pytest.mark.parametrize("family", EXPECTED)
+def test_drops_of_a_whole_family(family):
+    layer, tier = EXPECTED[family]
+    for name in NAMES:
+        if not name.startswith(family) or (name in tiers.HUGE and "EVALKIT_TEST_HUGE" not in os.environ):
+            continue
+        found = tiers.measure(name, tiers.SIZES.get(name, 64), count=3)
+        assert re.fullmatch(layer, found["layer"]) and found["tier"] == tier and found["traced"], found
+        assert found["positions"] != "1x1" and found["largest_drop"] > 0 and found["error"] <= 1e-4, found
+        gc.collect()
+
+
+@pytest.mark.parametrize("name", [name for name in catalogue.names() if name.startswith("vit")])
+def test_a_vision_transformer_has_no_maps(name):
+    with pytest.raises(NoLayer, match="no convolutional maps"):
+        tiers.zoo.proposed_layer(tiers.config(name))
