@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evalkit.errors import UserError, did_you_mean
+from evalkit.errors import UserError, did_you_mean, one_of
 from evalkit.methods.pixel import fill_image, normalised
 from evalkit.models.standin import stand_in
 from evalkit.probe import Probe
@@ -89,11 +89,10 @@ def captum_attr(
     value ("max", usual for gradients). Methods with a baseline start from the image that `baseline`, a fill of the
     protocol, makes: "mean" is 0 after normalisation, captum's own default; "black" or "blur". `options` go to the
     constructor or to `attribute`; NoiseTunnel takes the name of another class as `attribution_method`. DeepLift, LRP
-    and the guided methods get a network whose every ReLU is a module of its own, as captum asks (they take the ceiling
-    of a ReLU6 for linear). Errors as in `pytorch_grad_cam`.
+    and the guided methods get a network whose every ReLU is a module of its own, as captum asks; the ceiling of a ReLU6
+    stays outside DeepLift's and LRP's rules. Errors as in `pytorch_grad_cam`.
     """
-    if channels not in ("sum", "max"):
-        raise UserError(f"channels={channels} must be sum or max (of absolute values)")
+    one_of(channels, ("sum", "max"), "channels")
     cls, inner = _captum_class(name), None
     if "attribution_method" in options:
         inner = _captum_class(str(options.pop("attribution_method")))

@@ -11,7 +11,7 @@ from typing import Any
 from captum.attr import GuidedBackprop, IntegratedGradients, Occlusion, Saliency
 from torch import Tensor
 
-from evalkit.errors import UserError
+from evalkit.errors import UserError, one_of
 from evalkit.models.rectifiers import rectified
 from evalkit.models.zoo import find
 from evalkit.probe import Probe
@@ -111,9 +111,8 @@ def _network(probe: Probe) -> Callable[[Tensor], Tensor]:
 
 def fill_image(probe: Probe, fill: str) -> Tensor:
     """The baseline image (N,3,H,W) of one of the protocol's fills, normalised."""
-    if fill not in ("black", "mean", "blur"):
-        raise UserError(f"'{fill}' is no fill; use black, mean or blur")
-    return normalised(probe, filling(probe.images, fill, probe.net.mean)).expand_as(probe.images)
+    known = one_of(fill, ("black", "mean", "blur"), "fill")
+    return normalised(probe, filling(probe.images, known, probe.net.mean)).expand_as(probe.images)
 
 
 def _whole(value: int, name: str) -> int:
