@@ -8,7 +8,8 @@ DATA as in real_images.sh. Both maps are brought to the image's size, min-max no
 difference of a pixel and the lowest correlation over the images. "equation" is a loop in float64 (equations.py);
 everything else is that library's class, run by evalkit.methods.peers. pytorch-grad-cam clips every map at zero, so
 ours is clipped where it is compared with that. Where a note explains a deviation, `deviating` says how many of the images it
-is about, and the figures without suffix are those of the others; "all" notes leave only the `_deviating` ones.
+is about, and the figures without suffix are those of the others. A row such as "grad_cam_pp, + 1e-6" puts their deviation into
+our method: where that agrees, the note is the whole explanation.
 """
 
 import copy
@@ -24,6 +25,7 @@ from typing import Annotated, Any
 import equations
 import numpy as np
 import torch
+import torch.nn.functional as F
 import typer
 from captum.attr import LayerFeatureAblation
 from exactness import Case, randomised
@@ -134,6 +136,36 @@ def with_epsilon(probe: Probe) -> Tensor:
     return torch.einsum("nk,nkhw->nhw", (alpha * g.clamp(min=0)).sum((2, 3)), probe.activations).clamp(min=0)
 
 
+def undivided(probe: Probe) -> Tensor:
+    """Our Grad-CAM++ (N,h,w) with torch-cam's alpha: its division writes into a copy, which leaves alpha = g^2."""
+    return torch.einsum("nk,nkhw->nhw", probe.gradients.clamp(min=0).pow(3).sum((2, 3)), probe.activations).clamp(min=0)
+
+
+def score_cam_with(masks: Callable[[Tensor, tuple[int, int]], Tensor]) -> Maps:
+    """Our Score-CAM with other masks: channels (K,h,w) and a size -> masks (K,H,W) in [0,1]."""
+
+    def maps(probe: Probe) -> Tensor:
+        found = []
+        for x, c, a in zip(normalised(probe), probe.targets, probe.activations, strict=True):
+            with torch.no_grad():
+                parts = masks(a, (x.shape[1], x.shape[2])).split(32)
+                scores = torch.cat([probe.net.module(x * part[:, None])[:, c] for part in parts])
+            found.append(torch.einsum("k,khw->hw", scores.softmax(0), a).clamp(min=0))
+        return torch.stack(found)
+
+    return maps
+
+
+def aligned(channels: Tensor, size: tuple[int, int]) -> Tensor:
+    """pytorch-grad-cam's masks: the corners of map and image coincide."""
+    return protocol.soft_mask(F.interpolate(channels[:, None], size=size, mode="bilinear", align_corners=True)[:, 0])
+
+
+def scaled_first(channels: Tensor, size: tuple[int, int]) -> Tensor:
+    """torch-cam's masks: min-max before the upsampling, whose extremes fall short of the cells' own."""
+    return protocol.upsample(protocol.soft_mask(channels), size)
+
+
 def theirs(method: str, ours: Maps, name: str, **settings: Any) -> Comparison:
     """Beside a class of pytorch-grad-cam."""
     return Comparison(method, ours, f"pytorch-grad-cam {name}", partial(pytorch_grad_cam, name=name), clips=True, **settings)
@@ -165,11 +197,9 @@ COMPARISONS = [
     Comparison("grad_cam", methods.grad_cam, "captum LayerGradCam", partial(captum_attr, relu_attributions=True)),
     equation("grad_cam_pp", methods.grad_cam_pp, equations.of(equations.grad_cam_pp)),
     theirs("grad_cam_pp", methods.grad_cam_pp, "GradCAMPlusPlus", note="adds 1e-6 to alpha's denominator", **EVERYWHERE),
-    theirs("grad_cam_pp + 1e-6", with_epsilon, "GradCAMPlusPlus"),
-    torchcams(
-        "grad_cam_pp", methods.grad_cam_pp, "GradCAMpp", note="adds 1e-8 to the denominator, and sums g^3 A where g^3 sum(A) is meant",
-        **EVERYWHERE,
-    ),
+    theirs("grad_cam_pp, + 1e-6", with_epsilon, "GradCAMPlusPlus"),
+    torchcams("grad_cam_pp", methods.grad_cam_pp, "GradCAMpp", note="never divides alpha, which stays g^2", **EVERYWHERE),
+    torchcams("grad_cam_pp, alpha = g^2", undivided, "GradCAMpp"),
     equation("ablation_cam", methods.ablation_cam, equations.of(ABLATION)),
     theirs(
         "ablation_cam", methods.ablation_cam, "AblationCAM", deviating=fills_with_garbage,
@@ -201,7 +231,9 @@ COMPARISONS = [
         "score_cam", methods.score_cam, "ScoreCAM", slow=True, **EVERYWHERE,
         note="upsamples masks with align_corners=True",
     ),
+    theirs("score_cam, their masks", score_cam_with(aligned), "ScoreCAM", slow=True),
     torchcams("score_cam", methods.score_cam, "ScoreCAM", slow=True, note="normalises masks before upsampling them", **EVERYWHERE),
+    torchcams("score_cam, their masks", score_cam_with(scaled_first), "ScoreCAM", slow=True),
     in_float32("gradient", methods.gradient, equations.of(equations.gradient)),
     equation("gradient", methods.gradient, equations.of(equations.gradient), note=KINKS, **EVERYWHERE),
     in_float32("guided_backprop", methods.guided_backprop, equations.of(equations.guided_backprop)),
@@ -216,7 +248,7 @@ COMPARISONS = [
         partial(captum_attr, name="GuidedGradCam", channels="max", interpolate_mode="bilinear"),
     ),
     in_float32("guided_ablation_cam", methods.guided_ablation_cam, equations.of(equations.guided, cam=ABLATION), slow=True),
-    equation("integrated_gradients", methods.integrated_gradients, equations.of(equations.integrated_gradients), slow=True),
+    in_float32("integrated_gradients", methods.integrated_gradients, equations.of(equations.integrated_gradients), slow=True),
     equation("occlusion", methods.occlusion, equations.of(equations.occlusion), slow=True),
 ]  # fmt: skip
 
@@ -320,7 +352,7 @@ def main(
     network: Annotated[list[str] | None, typer.Option(help="Networks; all by default.")] = None,
 ) -> None:
     """All methods on all networks."""
-    comparisons = [c for c in COMPARISONS if not only or c.method.split()[0] in only]
+    comparisons = [c for c in COMPARISONS if not only or c.method.split()[0].rstrip(",") in only]
     rows = []
     for name in [*(NETWORKS if data else ()), *RANDOM]:
         if not network or name.split()[0] in network:

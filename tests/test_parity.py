@@ -76,7 +76,7 @@ def test_summary_tells_excused_images_apart():
 @pytest.mark.parametrize("name", ["squeezevgg10", "mobilenet_v2"])
 def test_real_weights_against_pytorch_grad_cam(name):
     """The same maps after min-max, for Grad-CAM++ once that library's epsilon is added."""
-    chosen = ("grad_cam", "grad_cam_pp + 1e-6", "ablation_cam")
+    chosen = ("grad_cam", "grad_cam_pp, + 1e-6", "ablation_cam")
     comparisons = [c for c in parity.COMPARISONS if c.method in chosen and c.reference.startswith("pytorch-grad-cam")]
     rows = parity.measure(name, *parity.real(name, REAL, 3), slow_images=0, comparisons=comparisons)
     assert [row["method"] for row in rows] == list(chosen)
