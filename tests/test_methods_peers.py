@@ -386,6 +386,7 @@ def test_untraceable_networks_work_where_no_graph_is_needed():
         (lambda p: captum_attr(p, "FeaturePermutation"), "other images of its batch"),
         (lambda p: captum_attr(p, "NeuronGradient"), "needs the option 'neuron_selector'"),
         (lambda p: captum_attr(p, "NoiseTunnel"), "needs the option 'attribution_method'"),
+        (lambda p: captum_attr(p, "Saliency", attribution_method="DeepLift"), "Saliency has no option 'attribution_method'"),
         (lambda p: captum_attr(p, "Saliency", channels="mean"), "channels=mean is no choice; known: max, sum"),
         (lambda p: captum_attr(p, "DeepLift", baseline="white"), "fill=white is no choice"),
         (lambda p: grad_cam_library(p, "AblationCAM", batchsize=3), "AblationCAM has no option 'batchsize'; did you mean 'batch_size'"),

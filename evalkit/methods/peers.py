@@ -11,6 +11,7 @@ import inspect
 import io
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -93,29 +94,60 @@ def captum_attr(
     stays outside DeepLift's and LRP's rules. Errors as in `pytorch_grad_cam`.
     """
     one_of(channels, ("sum", "max"), "channels")
-    cls, inner = _captum_class(name), None
-    if "attribution_method" in options:
-        inner = _captum_class(str(options.pop("attribution_method")))
-    calls = [cls.attribute] if inner is None else [cls.attribute, inner.attribute]
-    init, call = _sorted(_resolved(options, captum.attr), name, [cls], calls)
-    missing = (_required(cls) | _required(cls.attribute)) - _OURS - set(options) - ({"attribution_method"} if inner else set())
-    if missing:
-        raise UserError(f"captum's {name} needs the option '{min(missing)}'")
-    takes = {key for function in calls for key in _takes(function)}
-    distribution = any("baselines" in _required(function) for function in calls)
+    chosen = _Attribution.named(name, options)
 
     def explain(part: Probe, module: nn.Module, layer: nn.Module) -> Tensor:
         start = fill_image(part, baseline)
         # What asks for a distribution of baselines refuses one of a single image, and gets the same image twice.
-        given = {"target": part.targets, "baselines": torch.cat([start, start]) if distribution else start}
-        model = module if inner is None else _built(inner, module, layer, {})
-        out = _built(cls, model, layer, init).attribute(normalised(part), **{k: v for k, v in given.items() if k in takes}, **call)
+        given = {"target": part.targets, "baselines": torch.cat([start, start]) if chosen.distribution else start}
+        out = chosen.run(module, layer, normalised(part), given)
         if not isinstance(out, Tensor) or out.dim() != 4:
             raise UserError(f"captum's {name} returns {tuple(getattr(out, 'shape', ()))}, not one value per channel and position")
         return out.sum(1) if channels == "sum" else out.abs().amax(1)
 
-    hooks = any(part in cls.__name__ + (inner.__name__ if inner else "") for part in _HOOK_RECTIFIERS)
-    return _run(probe, explain, seed, rectifiers=hooks, one_by_one=distribution)
+    return _run(probe, explain, seed, rectifiers=chosen.hooks_rectifiers, one_by_one=chosen.distribution)
+
+
+@dataclass(frozen=True)
+class _Attribution:
+    """A class of captum with its options; `inner` is what it wraps (NoiseTunnel), or None."""
+
+    cls: Any
+    inner: Any
+    init: dict[str, Any]
+    call: dict[str, Any]
+
+    @staticmethod
+    def named(name: str, options: dict[str, Any]) -> "_Attribution":
+        """Raises UserError for a class that is unknown or lacks an option that it requires."""
+        cls, inner = _captum_class(name), None
+        if "attribution_method" in _takes(cls) and "attribution_method" in options:
+            inner = _captum_class(str(options["attribution_method"]))
+        rest = {key: value for key, value in options.items() if inner is None or key != "attribution_method"}
+        attribute = [cls.attribute, *([inner.attribute] if inner else [])]
+        init, call = _sorted(_resolved(rest, captum.attr), name, [cls], attribute)
+        missing = (_required(cls) | _required(cls.attribute)) - _OURS - set(options)
+        if missing:
+            raise UserError(f"captum's {name} needs the option '{min(missing)}'")
+        return _Attribution(cls, inner, init, call)
+
+    @property
+    def distribution(self) -> bool:
+        """Whether it demands a distribution of baselines."""
+        return "baselines" in _required((self.inner or self.cls).attribute)
+
+    @property
+    def hooks_rectifiers(self) -> bool:
+        return any(part in c.__name__ for part in _HOOK_RECTIFIERS for c in (self.cls, self.inner) if c)
+
+    def run(self, module: nn.Module, layer: nn.Module, images: Tensor, given: Mapping[str, Any]) -> Any:
+        """attribute(images), with those of the `given` arguments that it takes."""
+        inner = self.inner or self.cls
+        takes, at = _takes(inner.attribute), [layer] if "layer" in _takes(inner) else []
+        method = inner(module, *at, **({} if self.inner else self.init))
+        if self.inner:
+            method = self.cls(method, **self.init)
+        return method.attribute(images, **{key: value for key, value in given.items() if key in takes}, **self.call)
 
 
 def _captum_class(name: str) -> Any:
@@ -124,10 +156,6 @@ def _captum_class(name: str) -> Any:
     fits = {*_OURS, "attribution_method"}
     base = captum.attr.Attribution
     return _find(captum.attr, name, "captum", lambda c: issubclass(c, base) and hasattr(c, "attribute") and _required(c) <= fits)
-
-
-def _built(cls: Any, model: Any, layer: nn.Module, init: Mapping[str, Any]) -> Any:
-    return cls(model, layer, **init) if "layer" in _takes(cls) else cls(model, **init)
 
 
 def _library(path: str) -> ModuleType:
