@@ -72,7 +72,7 @@ def test_many_methods_get_a_panel_each(tmp_path):
     other = make_run(tmp_path / "other", FULL, {m: s - 0.5 for m, s in masked.items()}, top=40.0)
     both = replace(run, rows=pd.concat([run.rows, other.rows]))
     summary = summarise(both)
-    figure = one_panel_a_method(both, summary, "activation")
+    figure = plots.one_panel_a_method(both, summary, "activation")
     drops = summary[(summary.metric == "average_drop") & (summary.score == "activation")]
     panels = {ax.get_title().removesuffix(" (control)"): ax for ax in figure.axes if ax.get_title()}
     assert set(panels) == set(masked)
