@@ -106,17 +106,17 @@ class OneRow:
 
 
 class MixOnce:
-    """Tier 2, L a linear layer: its ablated outputs by subtraction, then r on them, in chunks."""
+    """Tier 2, L a linear layer, or a convolution with one position: its ablated outputs by subtraction, then r on them, in chunks."""
 
     number = 2
     reason = "the first linear layer once for all ablated channels, then only what follows it"
 
-    def __init__(self, g: fx.GraphModule, linear: nn.Linear, rest: fx.GraphModule, last: nn.Linear | None) -> None:
+    def __init__(self, g: fx.GraphModule, linear: nn.Linear | nn.Conv2d, rest: fx.GraphModule, last: nn.Linear | None) -> None:
         self.g, self.linear, self.rest, self.last = g, linear, rest, last
 
     def drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None) -> Tensor:
         """See `Tier.drops`."""
-        mixed = self.linear(_run(self.g, activations, context).flatten(1))
+        mixed = self._mix(_run(self.g, activations, context))
         delta = _delta(self.g, activations, context).flatten(2)
         n, k, p = delta.shape
         columns = self.linear.weight.view(-1, k, p).permute(1, 2, 0)
@@ -131,7 +131,7 @@ class MixOnce:
 
     def region_drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor) -> Tensor:
         """See `Tier.region_drops`."""
-        mixed = self.linear(_run(self.g, activations, context).flatten(1))
+        mixed = self._mix(_run(self.g, activations, context))
         drops = torch.empty(len(activations), len(regions), dtype=mixed.dtype, device=mixed.device)
         rest = _SkipZeroColumns(self.rest)
         columns = self._columns(activations.shape[1])
@@ -143,7 +143,11 @@ class MixOnce:
 
     def _columns(self, k: int) -> Tensor:
         """The linear layer by channel: (P,K,out)."""
-        return self.linear.weight.view(self.linear.out_features, k, -1).permute(2, 1, 0).contiguous()
+        return self.linear.weight.view(len(self.linear.weight), k, -1).permute(2, 1, 0).contiguous()
+
+    def _mix(self, x: Tensor) -> Tensor:
+        """L on what g puts out: (N,out)."""
+        return F.linear(x.flatten(1), self.linear.weight.flatten(1), self.linear.bias)
 
     def _lost(self, rest: "_SkipZeroColumns", mixed: Tensor, part: Tensor, row: Tensor | slice) -> Tensor:
         """L's output (1,out) and what each variant lacks of it (V,out) -> drops (V,R) of the classes in `row`.
@@ -151,14 +155,15 @@ class MixOnce:
         The last layer sees the difference of its inputs, not its outputs: a drop is far smaller than the score, and
         subtracting two scores would leave it only their last digits.
         """
-        out = rest.run(torch.cat([mixed, mixed - part]))
+        ones = [1] * (self.linear.weight.dim() - 2)  # the one position that a convolution leaves
+        out = rest.run(torch.cat([mixed, mixed - part]).view(-1, mixed.shape[1], *ones))
         lost = out[:1] - out[1:]
         return lost[:, row] if self.last is None else lost @ self.last.weight[row].t()
 
     def _variant_bytes(self, delta: Tensor) -> int:
         """Weight, difference and variant of each unit, twice for r's own values."""
         widest = max((m.out_features for m in self.rest.modules() if isinstance(m, nn.Linear)), default=1)
-        return 4 * delta.element_size() * max(self.linear.out_features, widest)
+        return 4 * delta.element_size() * max(len(self.linear.weight), widest)
 
 
 class Repeat:
