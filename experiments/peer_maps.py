@@ -18,10 +18,10 @@ import torch
 import typer
 from pytorch_grad_cam import AblationCAM, GradCAM, GradCAMPlusPlus
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from torch import Tensor
+from torch import Tensor, nn
 
-from evalkit import Probe, methods, protocol
-from evalkit.config import compose_jobs
+from evalkit import Probe, SplitModel, methods, protocol
+from evalkit.config import ModelConfig, compose_jobs
 from evalkit.data.decode import decode
 from evalkit.models import zoo
 
@@ -51,22 +51,27 @@ def with_epsilon(probe: Probe) -> Tensor:
     return torch.einsum("nk,nkhw->nhw", weights, probe.activations).clamp(min=0)
 
 
-def measure(name: str, data: Path, count: int) -> list[dict[str, Any]]:
-    """Lowest correlation and largest difference of each method's maps over `count` images spread over the set."""
+def load(name: str, data: Path, count: int) -> tuple[ModelConfig, SplitModel, nn.Module, Tensor]:
+    """A network of the list, cut and whole, with its real weights, and `count` images (N,3,H,W) in [0,1] spread over its set."""
     folder, weights, overrides = NETWORKS[name]
     sys.path.insert(0, str(data / "weights"))
     file = f"model.weights={data / 'weights' / weights}.safetensors"
     config = compose_jobs([*overrides, file, "model.crop=null", "model.classes=null"])[0].config.model
     model = zoo.load(config, torch.device("cpu"))
-    module = zoo.build(config)[0].eval()
     files = sorted((data / folder / "images").rglob("*.JPEG"))
     images = torch.stack([model.preprocess(decode(file)) for file in files[:: len(files) // count][:count]]).float() / 255
-    probe = Probe(model.net, images)
+    return config, model.net, zoo.build(config)[0].eval(), images
+
+
+def measure(name: str, data: Path, count: int) -> list[dict[str, Any]]:
+    """Lowest correlation and largest difference of each method's maps over `count` images spread over the set."""
+    config, net, module, images = load(name, data, count)
+    probe = Probe(net, images)
     targets = [ClassifierOutputTarget(int(target)) for target in probe.targets]
     rows = []
     for method, peer in PEERS.items():
         with peer(model=module, target_layers=[module.get_submodule(config.layer)]) as cam:
-            theirs = protocol.soft_mask(torch.from_numpy(cam(input_tensor=(images - model.net.mean) / model.net.std, targets=targets)))
+            theirs = protocol.soft_mask(torch.from_numpy(cam(input_tensor=(images - net.mean) / net.std, targets=targets)))
         low = with_epsilon(probe) if method.endswith("1e-6") else getattr(methods, method)(probe)
         # They normalise before and after upsampling.
         ours = protocol.soft_mask(protocol.upsample(protocol.soft_mask(low), (images.shape[2], images.shape[3])))
