@@ -1,6 +1,6 @@
 """Grad-CAM++'s alpha: the closed form 1 / (2 + g sum(A)) against autograd's own second and third derivative of exp(S).
 
-    python experiments/third_derivative.py --csv results/third_derivative.csv --data DATA      (about MINUTES on one CPU core)
+    python experiments/third_derivative.py --csv results/third_derivative.csv --data DATA      (about four minutes on one CPU core)
 
 DATA as in real_images.sh; without it only the embedded network. Grad-CAM++ (Chattopadhay et al., WACV 2018, eq. 19, 10)
 needs Y'' and Y''' of Y = exp(S) with respect to every single activation. Written out,
