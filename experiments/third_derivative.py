@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from peer_maps import load
+from parity import in_float64, real
 from torch import Tensor, nn
 from train_digits import as_tensors
 
@@ -117,9 +117,10 @@ def rows(data: Path | None, count: int, sampled: int) -> Iterator[dict[str, Any]
         net, images, percent = embedded(rectifier, count)
         yield {"model": "digits_fc", "head": head, "top1_percent": percent} | compare(net, images, None)
     for name, head in REAL.items() if data is not None else ():
-        config, _, module, images = load(name, data, count)
-        net = SplitModel(module.double(), config.layer, mean=config.mean, std=config.std)
-        yield {"model": name, "head": head, "top1_percent": None} | compare(net, images.double(), None if name in WHOLE else sampled)
+        net, images = real(name, data, count)
+        yield {"model": name, "head": head, "top1_percent": None} | compare(
+            in_float64(net), images.double(), None if name in WHOLE else sampled
+        )
 
 
 def main(

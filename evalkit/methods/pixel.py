@@ -11,7 +11,7 @@ from typing import Any
 from captum.attr import GuidedBackprop, IntegratedGradients, Occlusion, Saliency
 from torch import Tensor
 
-from evalkit.errors import UserError
+from evalkit.errors import UserError, one_of
 from evalkit.models.rectifiers import rectified
 from evalkit.models.zoo import find
 from evalkit.probe import Probe
@@ -66,7 +66,7 @@ def integrated_gradients(probe: Probe, steps: int = 50, baseline: str = "black",
     images = normalised(probe)
     attributed = IntegratedGradients(_network(probe)).attribute(
         images,
-        baselines=_fill(probe, baseline),
+        baselines=fill_image(probe, baseline),
         target=probe.targets,
         n_steps=_whole(steps, "steps"),
         internal_batch_size=max(_whole(batch_size, "batch_size"), len(images)),
@@ -91,7 +91,7 @@ def occlusion(probe: Probe, window: int = 32, stride: int = 16, fill: str = "bla
             images,
             sliding_window_shapes=(3, window, window),
             strides=(3, stride, stride),
-            baselines=_fill(probe, fill),
+            baselines=fill_image(probe, fill),
             target=probe.targets,
             perturbations_per_eval=max(1, _whole(batch_size, "batch_size") // n),
         )[:, 0]  # the square covers all colours, so they share one value
@@ -109,11 +109,10 @@ def _network(probe: Probe) -> Callable[[Tensor], Tensor]:
     return lambda images: probe.net.module(images.clone())
 
 
-def _fill(probe: Probe, fill: str) -> Tensor:
+def fill_image(probe: Probe, fill: str) -> Tensor:
     """The baseline image (N,3,H,W) of one of the protocol's fills, normalised."""
-    if fill not in ("black", "mean", "blur"):
-        raise UserError(f"'{fill}' is no fill; use black, mean or blur")
-    return normalised(probe, filling(probe.images, fill, probe.net.mean)).expand_as(probe.images)
+    known = one_of(fill, ("black", "mean", "blur"), "fill")
+    return normalised(probe, filling(probe.images, known, probe.net.mean)).expand_as(probe.images)
 
 
 def _whole(value: int, name: str) -> int:

@@ -30,7 +30,11 @@ def rectified(net: SplitModel, example: Tensor) -> fx.GraphModule:
     if net not in _copies:
         traced = traced_or_refused(net.module)
         copy = fx.GraphModule(traced.module, traced.graph)
-        own_rectifiers(copy, type(net.module).__name__)
+        if not own_rectifiers(copy):
+            raise UserError(
+                f"{type(net.module).__name__} has no ReLU or ReLU6, without which guided backpropagation is the plain gradient: "
+                "use the method gradient"
+            )
         with torch.no_grad():
             theirs, ours = net.module(example.clone()), copy(example)
         if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.nan_to_num().abs().max()), equal_nan=True):
@@ -48,15 +52,13 @@ def traced_or_refused(module: nn.Module) -> Traced:
         raise UserError(f"{name} must be rewritten for this method, and torch.fx cannot trace it ({first_line(reason)})") from reason
 
 
-def own_rectifiers(network: fx.GraphModule, name: str) -> None:
-    """Rewrite a traced network, called `name` in errors. Raises UserError where nothing in it rectifies."""
+def own_rectifiers(network: fx.GraphModule) -> int:
+    """Rewrite a traced network; returns how many rectifiers it has."""
     graph = network.graph
     image = next(node for node in graph.nodes if node.op == "placeholder")
     order = {node: position for position, node in enumerate(graph.nodes)}
     behind = descendants(image)  # what does not depend on the image receives no gradient, and its tensors take no hooks
     found = [node for node in graph.nodes if node in behind and _ceiling(network, node) is not None]
-    if not found:
-        raise UserError(f"{name} has no ReLU or ReLU6, without which guided backpropagation is the plain gradient: use the method gradient")
     for count, node in enumerate(found):
         source = node.all_input_nodes[0]
         with graph.inserting_before(node):
@@ -69,6 +71,7 @@ def own_rectifiers(network: fx.GraphModule, name: str) -> None:
         own = graph.call_method("clone", (image,))
     image.replace_all_uses_with(own, delete_user_cb=lambda user: user is not own)  # a first operation in place must not write into it
     network.recompile()
+    return len(found)
 
 
 def _insert(network: fx.GraphModule, name: str, source: fx.Node, ceiling: float | None) -> fx.Node:

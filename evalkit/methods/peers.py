@@ -1,0 +1,220 @@
+"""Other people's implementations, unmodified, as methods: any class of pytorch-grad-cam, torch-cam and captum, by name.
+
+Each sees the same network, layer, normalised images and target classes as our own methods do, on a copy of the network
+that is thrown away afterwards. A method that draws random numbers runs image by image, seeded by each image's index,
+so that its maps depend neither on the batch nor on what ran before.
+"""
+
+import contextlib
+import importlib
+import inspect
+import io
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import captum.attr
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evalkit.errors import UserError, did_you_mean, one_of
+from evalkit.methods.pixel import fill_image, normalised
+from evalkit.models.standin import stand_in
+from evalkit.probe import Probe
+
+log = logging.getLogger(__name__)
+
+Explain = Callable[[Probe, nn.Module, nn.Module], Tensor]
+"""A batch, a copy of its model and the copy's target layer -> maps (N,h,w)."""
+
+_OURS = {
+    "model", "forward_func", "layer", "target_layer", "target_layers", "input_tensor", "inputs", "targets", "target", "target_idx",
+    "baselines", "class_idx", "scores", "normalized", "self", "args", "kwargs",
+}  # fmt: skip
+"""Arguments that the adapters fill in themselves."""
+
+_HOOK_RECTIFIERS = ("DeepLift", "GuidedBackprop", "Deconvolution", "GuidedGradCam", "LRP")
+"""captum's classes, and their Layer and Neuron forms, that see only activations which are modules and called once."""
+
+
+def pytorch_grad_cam(probe: Probe, name: str = "GradCAM", seed: int = 0, **options: Any) -> Tensor:
+    """A map of pytorch-grad-cam's class `name` (N,H,W), at the size of the image.
+
+    That library clips a map at zero, scales it to [0,1], resizes it with OpenCV (bilinear), scales it again and rounds
+    to float32; none of it can be switched off. `options` go to the constructor or, where that does not know them, to
+    the call (`eigen_smooth`, `aug_smooth`); FinerCAM compares the target with its nearest classes. Raises UserError
+    for an unknown class, an option without a taker, or where the package is missing.
+    """
+    library = _library("pytorch_grad_cam")
+    cls = _find(library, name, "pytorch-grad-cam", lambda c: hasattr(c, "forward") and "target_layers" in _takes(c))
+    init, call = _sorted(_resolved(options, library), name, [cls], [cls.__call__, cls.forward])
+    target = importlib.import_module("pytorch_grad_cam.utils.model_targets").ClassifierOutputTarget
+
+    def explain(part: Probe, module: nn.Module, layer: nn.Module) -> Tensor:
+        cam, classes = cls(model=module, target_layers=[layer], **init), part.targets.tolist()
+        if name == "FinerCAM":  # given targets, it would be its base method
+            return torch.from_numpy(cam(input_tensor=normalised(part), targets=None, target_idx=classes[0], **call))
+        return torch.from_numpy(cam(input_tensor=normalised(part), targets=[target(c) for c in classes], **call))
+
+    return _run(probe, explain, seed, one_by_one=name == "FinerCAM")
+
+
+def torch_cam(probe: Probe, name: str = "GradCAM", seed: int = 0, **options: Any) -> Tensor:
+    """A map of torch-cam's class `name` (N,h,w), as it is before that library's min-max normalisation.
+
+    All but its CAM clip at zero, which cannot be switched off, and NaN counts as zero in the sum over channels.
+    `options` and errors as in `pytorch_grad_cam`.
+    """
+    library = _library("torchcam.methods")
+    cls = _find(library, name, "torch-cam", lambda c: "target_layer" in _takes(c))
+    init, call = _sorted(_resolved(options, library), name, [cls], [cls.__call__, getattr(cls, "_get_weights", cls.__call__)])
+
+    def explain(part: Probe, module: nn.Module, layer: nn.Module) -> Tensor:
+        extractor = cls(module, layer, **init)
+        scores = module(normalised(part))
+        maps: Tensor = extractor(class_idx=part.targets.tolist(), scores=scores, normalized=False, **call)[0]
+        return maps
+
+    return _run(probe, explain, seed)
+
+
+def captum_attr(
+    probe: Probe, name: str = "LayerGradCam", baseline: str = "mean", channels: str = "sum", seed: int = 0, **options: Any
+) -> Tensor:
+    """captum's attribution `name`: of the target layer (N,h,w) or, where the class takes no layer, of the image (N,H,W).
+
+    captum normalises nothing. Channels or colours are summed (`channels="sum"`) or replaced by their largest absolute
+    value ("max", usual for gradients). Methods with a baseline start from the image that `baseline`, a fill of the
+    protocol, makes: "mean" is 0 after normalisation, captum's own default; "black" or "blur". `options` go to the
+    constructor or to `attribute`; NoiseTunnel takes the name of another class as `attribution_method`. DeepLift, LRP
+    and the guided methods get a network whose every ReLU is a module of its own, as captum asks; the ceiling of a ReLU6
+    stays outside DeepLift's and LRP's rules. Errors as in `pytorch_grad_cam`.
+    """
+    one_of(channels, ("sum", "max"), "channels")
+    cls, inner = _captum_class(name), None
+    if "attribution_method" in options:
+        inner = _captum_class(str(options.pop("attribution_method")))
+    calls = [cls.attribute] if inner is None else [cls.attribute, inner.attribute]
+    init, call = _sorted(_resolved(options, captum.attr), name, [cls], calls)
+    missing = (_required(cls) | _required(cls.attribute)) - _OURS - set(options) - ({"attribution_method"} if inner else set())
+    if missing:
+        raise UserError(f"captum's {name} needs the option '{min(missing)}'")
+    takes = {key for function in calls for key in _takes(function)}
+    distribution = any("baselines" in _required(function) for function in calls)
+
+    def explain(part: Probe, module: nn.Module, layer: nn.Module) -> Tensor:
+        start = fill_image(part, baseline)
+        # What asks for a distribution of baselines refuses one of a single image, and gets the same image twice.
+        given = {"target": part.targets, "baselines": torch.cat([start, start]) if distribution else start}
+        model = module if inner is None else _built(inner, module, layer, {})
+        out = _built(cls, model, layer, init).attribute(normalised(part), **{k: v for k, v in given.items() if k in takes}, **call)
+        if not isinstance(out, Tensor) or out.dim() != 4:
+            raise UserError(f"captum's {name} returns {tuple(getattr(out, 'shape', ()))}, not one value per channel and position")
+        return out.sum(1) if channels == "sum" else out.abs().amax(1)
+
+    hooks = any(part in cls.__name__ + (inner.__name__ if inner else "") for part in _HOOK_RECTIFIERS)
+    return _run(probe, explain, seed, rectifiers=hooks, one_by_one=distribution)
+
+
+def _captum_class(name: str) -> Any:
+    if name.endswith("FeaturePermutation"):
+        raise UserError(f"captum's {name} explains an image by the other images of its batch, which are here by chance")
+    fits = {*_OURS, "attribution_method"}
+    base = captum.attr.Attribution
+    return _find(captum.attr, name, "captum", lambda c: issubclass(c, base) and hasattr(c, "attribute") and _required(c) <= fits)
+
+
+def _built(cls: Any, model: Any, layer: nn.Module, init: Mapping[str, Any]) -> Any:
+    return cls(model, layer, **init) if "layer" in _takes(cls) else cls(model, **init)
+
+
+def _library(path: str) -> ModuleType:
+    try:
+        return importlib.import_module(path)
+    except ImportError as reason:
+        raise UserError(f"cannot import {path} ({reason}); pip install 'evalkit[peers]'") from reason
+
+
+def _find(library: ModuleType, name: str, called: str, fits: Callable[[Any], bool]) -> Any:
+    known = {key: value for key, value in vars(library).items() if inspect.isclass(value) and fits(value)}
+    if name not in known:
+        raise UserError(f"{called} has no class '{name}' that makes maps{did_you_mean(name, known)}")
+    return known[name]
+
+
+def _takes(function: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+def _required(function: Any) -> set[str]:
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {key for key, parameter in _takes(function).items() if parameter.default is parameter.empty and parameter.kind in named}
+
+
+def _resolved(options: Mapping[str, Any], library: ModuleType) -> dict[str, Any]:
+    """Options as a yaml can write them: lists stand for tuples, `base_method` for one of the library's classes."""
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    base = values.get("base_method")
+    if isinstance(base, str):
+        values["base_method"] = _find(library, base, library.__name__, lambda c: "model" in _takes(c))
+    return values
+
+
+def _sorted(options: Mapping[str, Any], name: str, first: list[Any], then: list[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options for the constructor and for the call. Raises UserError for one that neither knows."""
+    init, call = ({key for function in functions for key in _takes(function)} - _OURS for functions in (first, then))
+    for key in options:
+        if key not in init | call:
+            raise UserError(f"{name} has no option '{key}'{did_you_mean(key, init | call)}")
+    return {k: v for k, v in options.items() if k in init}, {k: v for k, v in options.items() if k not in init}
+
+
+def _run(probe: Probe, explain: Explain, seed: int, *, rectifiers: bool = False, one_by_one: bool = False) -> Tensor:
+    """Explain the batch, or image by image where that is asked for or where random numbers were drawn."""
+    alone = len(probe.images) == 1
+    if alone or not one_by_one:
+        with torch.enable_grad(), _quiet(), _random_state_restored(probe), stand_in(probe.net, rectifiers=rectifiers) as (module, layer):
+            before = _seeded(seed, int(probe.indices[0]))
+            maps = explain(probe, module, layer).detach().to(probe.images.device)
+            if alone or _random_state() == before:
+                return maps
+    parts = [
+        Probe(probe.net, probe.images[i : i + 1], probe.targets[i : i + 1], probe.indices[i : i + 1]) for i in range(len(probe.images))
+    ]
+    return torch.cat([_run(part, explain, seed, rectifiers=rectifiers) for part in parts])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Progress bars and prints of libraries go to the debug log."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        yield
+    if said.getvalue():
+        log.debug("%s", said.getvalue().strip())
+
+
+@contextlib.contextmanager
+def _random_state_restored(probe: Probe) -> Iterator[None]:
+    state = np.random.get_state()
+    try:
+        with torch.random.fork_rng([probe.images.device] if probe.images.is_cuda else []):
+            yield
+    finally:
+        np.random.set_state(state)
+
+
+def _seeded(seed: int, index: int) -> object:
+    number = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+    torch.manual_seed(number)
+    np.random.seed(number)
+    return _random_state()
+
+
+def _random_state() -> object:
+    """Comparable; changed by whoever draws from torch's or numpy's global generators."""
+    legacy = np.random.get_state(legacy=False)["state"]
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [bytes(state.numpy()) for state in (torch.get_rng_state(), *cuda)], bytes(legacy["key"]), legacy["pos"]
