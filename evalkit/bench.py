@@ -1,8 +1,6 @@
-"""Benchmarks: ratios of contestants that take turns in one process. They print figures and judge nothing."""
+"""`evalkit bench ablation`: ratios of contestants that take turns in one process. It prints figures and judges nothing."""
 
 import importlib.util
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -14,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from evalkit import SplitModel
+from evalkit import SplitModel, timing
 from evalkit.ablation.tiers import BYTE_BUDGET
-from evalkit.config import ModelConfig, compose_jobs
+from evalkit.config import ModelConfig
 from evalkit.errors import UserError
 from evalkit.methods import ablation_cam
-from evalkit.models import graph, zoo
+from evalkit.models import graph
 from evalkit.probe import Probe
 from evalkit.store import writable_folder
 
@@ -29,58 +27,36 @@ def bench_ablation(
 ) -> dict[str, Any]:
     """Exact Ablation-CAM from images to maps against one plain forward, and against pytorch-grad-cam's on one image.
 
-    Weights are random unless `model.weights=FILE` is given: time does not depend on them, dead units aside. Returns
-    flat keys; `ratio_forward` is ours / forward (batch of `batch_size`, median of interleaved repeats),
-    `ratio_pytorch_grad_cam` is theirs / ours on the same single image. Raises UserError where the peer is missing.
+    Weights are random unless `model.weights=FILE` is given. Returns flat keys; `ratio_forward` is ours / forward (batch
+    of `batch_size`, median of interleaved repeats), `ratio_pytorch_grad_cam` is theirs / ours on the same single image.
+    Raises UserError where the peer is missing.
     """
     if peer and importlib.util.find_spec("pytorch_grad_cam") is None:
         raise UserError("pytorch-grad-cam is not installed: pip install 'evalkit[peers]', or pass --no-peer")
     if json_file is not None:
         writable_folder(json_file.parent, "--json")
-    if not any(o.startswith("model.weights=") for o in overrides):
-        overrides = [*overrides, "model.weights=null"]
-    if threads is not None:
-        torch.set_num_threads(threads)
-    config = compose_jobs([f"model={model}", *overrides])[0].config.model
-    module, weights = zoo.build(config)
-    module.eval()
-    net = SplitModel(module, config.layer, mean=config.mean, std=config.std)
-    images = torch.rand(batch_size, 3, *zoo.input_size(config), generator=torch.Generator().manual_seed(0))
-    normalised = (images - net.mean) / net.std
-
-    def forward() -> Tensor:
-        with torch.inference_mode():
-            logits: Tensor = module(normalised)
-        return logits
+    subject = timing.subject(model, overrides, batch_size, threads)
+    net, images = subject.net, subject.images
 
     def ours() -> Tensor:
         return ablation_cam(Probe(net, images))
 
-    times = _take_turns({"forward": forward, "ours": ours}, repeats)
+    times = timing.take_turns({"forward": subject.forward, "ours": ours}, repeats)
     ratios = [a / b for a, b in zip(times["ours"], times["forward"], strict=True)]
-    tier = Probe(net, images[:1]).tier
-    figures: dict[str, Any] = {
-        "model": model,
-        "layer": config.layer,
-        "weights": weights,
-        "tier": tier.number,
-        "batch_size": batch_size,
+    figures = subject.facts() | {
+        "tier": Probe(net, images[:1]).tier.number,
         "repeats": repeats,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "processor": platform.processor() or platform.machine(),
         "forward_seconds": statistics.median(times["forward"]),
         "ablation_seconds": statistics.median(times["ours"]),
         "ratio_forward": statistics.median(times["ours"]) / statistics.median(times["forward"]),
         "ratio_forward_lowest": min(ratios),
         "ratio_forward_highest": max(ratios),
-        "flop_ratio_forward": _flops(ours) / _flops(forward),
+        "flop_ratio_forward": _flops(ours) / _flops(subject.forward),
         "byte_budget": BYTE_BUDGET,
     }
     if peer:
-        figures |= _against_peer(config, module, net, images[:1], repeats)
-    if json_file is not None:
-        json_file.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        figures |= _against_peer(subject.config, subject.module, net, images[:1], repeats)
+    timing.write(figures, json_file)
     return figures
 
 
@@ -97,7 +73,7 @@ def _against_peer(config: ModelConfig, module: nn.Module, net: SplitModel, image
         started = time.perf_counter()
         theirs = cam(input_tensor=normalised, targets=None)[0]
         peer_seconds = time.perf_counter() - started
-    ours = _take_turns({"ours": lambda: ablation_cam(Probe(net, image))}, repeats)["ours"]
+    ours = timing.take_turns({"ours": lambda: ablation_cam(Probe(net, image))}, repeats)["ours"]
     heat = torch.nn.functional.interpolate(ablation_cam(Probe(net, image))[:, None], size=theirs.shape, mode="bilinear")[0, 0]
     return {
         "peer_batch_size": batch,
@@ -112,18 +88,6 @@ def _against_peer(config: ModelConfig, module: nn.Module, net: SplitModel, image
 def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     """None where a map is constant, as an all-zero one of random weights is: JSON has no NaN."""
     return float(np.corrcoef(first, second)[0, 1]) if np.ptp(first) > 0 and np.ptp(second) > 0 else None
-
-
-def _take_turns(contestants: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each contestant, in turns, after two rounds of warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(repeats + 2):
-        for name, contestant in contestants.items():
-            started = time.perf_counter()
-            contestant()
-            if turn >= 2:
-                times[name].append(time.perf_counter() - started)
-    return times
 
 
 def _flops(work: Callable[[], Tensor]) -> int:

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -190,6 +190,39 @@ def ablation(
     figures = bench_ablation(
         model, overrides or [], batch_size=batch_size, repeats=repeats, threads=threads, peer=peer, json_file=json_file
     )
+    _print_figures(figures)
+
+
+@bench_app.command()
+def spatial(
+    model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "densenet169",
+    window: Annotated[int, typer.Option(min=1, help="Side of the ablated square, in cells of the activation map.")] = 1,
+    stride: Annotated[int, typer.Option(min=1, help="By how many cells it moves.")] = 1,
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the figures there, as flat keys.")] = None,  # noqa: UP045
+    batch_size: Annotated[int, typer.Option(min=1)] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are reported.")] = 5,
+    sampled: Annotated[int, typer.Option(min=1, help="Passes of the whole network that are timed and scaled to all.")] = 16,
+    threads: Annotated[Optional[int], typer.Option(min=1, help="Threads of all contestants.")] = None,  # noqa: UP045
+    overrides: Overrides = None,
+) -> None:
+    """Ablating positions (FastAblationCAM) against ablating channels: both naively, both exactly, and a plain forward pass."""
+    from evalkit.bench_spatial import bench_spatial
+
+    figures = bench_spatial(
+        model,
+        overrides or [],
+        window=window,
+        stride=stride,
+        batch_size=batch_size,
+        repeats=repeats,
+        sampled=sampled,
+        threads=threads,
+        json_file=json_file,
+    )
+    _print_figures(figures)
+
+
+def _print_figures(figures: dict[str, Any]) -> None:
     table = Table("figure", "value")
     for key, value in figures.items():
         table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))

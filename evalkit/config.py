@@ -97,7 +97,8 @@ class ProtocolConfig(_Config):
     def _one_way(self) -> "ProtocolConfig":
         combined = [name for name in ("select", "top_percent", "fill") if getattr(self, name)]
         if self.points and combined:
-            raise ValueError(f"protocol.points already names every point; leave {', '.join(combined)} out, or set points=[]")
+            empty = " ".join(f"protocol.{name}=[]" for name in combined)
+            raise ValueError(f"points already names every point: add {empty}, or set protocol.points=[]")
         if not self.points and len(combined) < 3:
             raise ValueError("a protocol needs select, top_percent and fill, or points")
         return self

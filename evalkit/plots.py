@@ -13,8 +13,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from evalkit.runs import CONTROLS, Run, at_point
-from evalkit.summary import PAPER_METRICS, better, win_matrix
-from evalkit.tables import LABELS, describe_point, main_points, title, whom_win_beats
+from evalkit.summary import PAPER_METRICS, SCORES, better, win_matrix
+from evalkit.tables import LABELS, MANY, describe_point, main_points, title, whom_win_beats
 
 FORMATS = ("png", "pdf")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -29,8 +29,13 @@ def write_figures(runs: Sequence[Run], summary: pd.DataFrame, out: Path) -> None
         same = [other for other in runs if other.path.name == run.path.name]
         stem = (run.path.name if len(same) == 1 else f"{run.path.parent.name}-{run.path.name}").replace("=", "-").replace(",", "_")
         for (select, fill), part in mine[mine.top_percent.notna()].groupby(["select", "fill"]):
-            if part.top_percent.nunique() > 1:
+            if part.top_percent.nunique() < 2:
+                continue
+            if len(run.methods) <= MANY:
                 _save(against_threshold(run, part), out / f"{stem}-{select}-{fill}-threshold")
+                continue
+            for score in SCORES:
+                _save(one_panel_a_method(run, part, score), out / f"{stem}-{select}-{fill}-threshold-{score}")
         _save(drop_per_method(run, mine), out / f"{stem}-drop")
         if len(run.methods) > 1:
             _save(wins(run), out / f"{stem}-wins")
@@ -55,6 +60,33 @@ def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), title=whom_win_beats(run))
     figure.suptitle(title(run))
+    return figure
+
+
+def one_panel_a_method(run: Run, part: pd.DataFrame, score: str) -> Figure:
+    """Average drop against the percentage, each method before all others in grey: more lines than colours can tell apart."""
+    select = str(part["select"].iloc[0])
+    here = part[(part.metric == "average_drop") & (part.score == score)].sort_values("top_percent")
+    lines = {method: here[here.method == method] for method in run.methods}
+    columns = 6
+    rows = -(-len(lines) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.1 * columns, 1.9 * rows + 0.6), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for ax, (method, line) in zip(axes.flat, lines.items(), strict=False):
+        for other in lines.values():
+            ax.plot(other.top_percent, other.value, color="0.85", linewidth=0.8)
+        colour = "C1" if method in CONTROLS else "C0"
+        ax.fill_between(line.top_percent, line.low, line.high, color=colour, alpha=0.25, linewidth=0)
+        ax.plot(line.top_percent, line.value, marker="o", markersize=3, color=colour)
+        ax.set_title(method + (" (control)" if method in CONTROLS else ""), fontsize=9)
+        ax.set_ylim(bottom=0)
+    for ax in axes.flat[len(lines) :]:
+        ax.axis("off")
+    verb = {"keep_top": "kept", "remove_top": "removed"}[select]
+    figure.supxlabel(f"top x % of pixels {verb}", fontsize=10)
+    figure.supylabel(f"average drop %, {score} ({better('average_drop', select)} is better)", fontsize=10)
+    figure.suptitle(f"{title(run)}: 95 % intervals; the other methods in grey", fontsize=10)
     return figure
 
 
@@ -104,12 +136,15 @@ def drop_per_method(run: Run, mine: pd.DataFrame) -> Figure:
 def wins(run: Run) -> Figure:
     """Share of images where the row's method beats the column's, at the first main point."""
     point = main_points(run)[0]
-    side = 2.2 + 0.55 * len(run.methods)
-    figure, axes = plt.subplots(1, 2, figsize=(2 * side, side), layout="constrained")
+    many = len(run.methods) > MANY
+    side = 2.2 + (0.4 if many else 0.55) * len(run.methods)
+    width = 2 * side + (2.5 if many else 0)  # long names
+    figure, axes = plt.subplots(1, 2, figsize=(width, side), layout="constrained")
     for ax, score in zip(axes, ("confidence", "activation"), strict=True):
-        sns.heatmap(win_matrix(run, point, score), annot=True, fmt=".1f", cmap="cividis", vmin=0, vmax=100, square=True, ax=ax, cbar=False)
+        shares, fmt = win_matrix(run, point, score), ".0f" if many else ".1f"
+        sns.heatmap(shares, annot=True, fmt=fmt, cmap="cividis", vmin=0, vmax=100, square=True, ax=ax, cbar=False)
         ax.set_title(f"{score}: % of images where\nthe row beats the column", fontsize=9)
-        ax.tick_params(axis="x", rotation=35)
+        ax.tick_params(axis="x", rotation=90 if many else 35)
         ax.tick_params(axis="y", rotation=0)
         ax.grid(False)
     figure.suptitle(f"{title(run)}; {describe_point(point)}", fontsize=9)

@@ -59,6 +59,48 @@ class ConvHead(nn.Module):
         return self.head(self.features(x))
 
 
+class PooledConvHead(TinyGAP):
+    """Pooling to one cell, a 1x1 convolution, BatchNorm and hard-swish, then the linear layer (MobileNetV4's order)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 12, 1), nn.BatchNorm2d(12), nn.Hardswish())
+        self.fc = nn.Linear(12, 5)
+        nn.init.normal_(self.mix[1].weight, 0, 2)
+        nn.init.normal_(self.mix[2].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.mix(self.features(x)).flatten(1))
+
+
+class FullConvHead(TinyGAP):
+    """A fully convolutional classifier: the first kernel covers its whole input, two of 1x1 follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(8, 12, 4, padding="valid"), nn.ReLU(), nn.Conv2d(12, 9, 1), nn.ReLU())
+        self.last = nn.Conv2d(9, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.mix(self.features(x))).flatten(1)
+
+
+class PaddedConvHead(PooledConvHead):
+    """The same, but the only output of the strided 1x1 convolution reads padding: no channel matters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix[1] = nn.Conv2d(8, 12, 1, stride=3, padding=1)
+
+
+class CornerConvHead(FullConvHead):
+    """The convolution leaves one position too, but its kernel reads only a corner of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix[1] = nn.Conv2d(8, 12, 3, stride=2)
+
+
 class BatchSizeHead(TinyFC):
     """Reads the batch size off the input, as much public code does."""
 
@@ -127,6 +169,10 @@ class StatementInPlace(TinyFC):
     ("factory", "tier"),
     [
         (ConvHead, 2),
+        (PooledConvHead, 2),
+        (FullConvHead, 2),
+        (PaddedConvHead, 3),
+        (CornerConvHead, 3),
         (BatchSizeHead, 2),
         (SharedHead, 2),
         (BypassedHead, 3),
@@ -159,7 +205,9 @@ def brute_force_regions(probe: Probe, regions: Tensor) -> Tensor:
     return drops
 
 
-@pytest.mark.parametrize("factory", [ConvHead, SharedHead, BypassedHead, StatementInPlace, Untraceable, TinyFC, TinyGAP])
+@pytest.mark.parametrize(
+    "factory", [ConvHead, PooledConvHead, FullConvHead, SharedHead, BypassedHead, StatementInPlace, Untraceable, TinyFC, TinyGAP]
+)
 @pytest.mark.parametrize(("batch", "budget"), [(1, 2**28), (3, 1)])
 def test_all_classes_and_regions(factory, batch, budget, monkeypatch):
     """Drops in every logit, and drops by ablated regions, against a loop over the head."""
@@ -179,7 +227,7 @@ def test_all_classes_and_regions(factory, batch, budget, monkeypatch):
             assert float(sigmoid[i] - logits[c].sigmoid()) == pytest.approx(float(sigmoid_drops[i, k]), abs=1e-10)
 
 
-@pytest.mark.parametrize("factory", [ConvHead, SharedHead, BypassedHead, TinyFC, TinyGAP])
+@pytest.mark.parametrize("factory", [ConvHead, PooledConvHead, FullConvHead, SharedHead, BypassedHead, TinyFC, TinyGAP])
 @pytest.mark.parametrize("budget", [1, 2**28])
 def test_channels_last_changes_nothing(factory, budget, monkeypatch):
     monkeypatch.setattr(ablation.tiers, "BYTE_BUDGET", budget)
@@ -190,12 +238,12 @@ def test_channels_last_changes_nothing(factory, budget, monkeypatch):
     assert torch.allclose(turned.drops, plain, rtol=0, atol=1e-12)
 
 
-def test_weights_may_change_between_two_probes():
+@pytest.mark.parametrize("mixing", [(nn.Flatten(), nn.Linear(8 * 36, 32)), (nn.Conv2d(8, 32, 6), nn.Flatten())])
+def test_weights_may_change_between_two_probes(mixing):
     """Also behind autograd's back, and with units dead in every variant."""
-    module = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4)
-    )
-    module[2].bias.data[:20] = -100
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), *mixing, nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4))
+    first = next(layer for layer in mixing if not isinstance(layer, nn.Flatten))
+    first.bias.data[:20] = -100
     module = module.double().eval()
     net = SplitModel(module, "0", mean=HALF, std=HALF)
     images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
@@ -203,7 +251,8 @@ def test_weights_may_change_between_two_probes():
         probe = Probe(net, images)
         expected = brute_force_drops(module, "0", (images - 0.5) / 0.5, probe.targets, range(8))
         assert probe.tier.number == 2 and torch.allclose(probe.drops, expected, rtol=0, atol=1e-10)
-        module[4].weight.data.copy_(torch.randn(16, 32))
+        for layer in (first, module[4]):
+            layer.weight.data.copy_(torch.randn_like(layer.weight))
 
 
 def test_an_image_of_nan_does_not_confirm_a_shortcut(monkeypatch, caplog):

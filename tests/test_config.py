@@ -56,6 +56,16 @@ def test_values_that_do_not_fit(override, says):
     assert says in str(mistake.value) and "\n" not in str(mistake.value)
 
 
+def test_points_on_top_of_combinations_name_what_to_add():
+    named = "protocol.points=[{select: soft, fill: black}]"
+    with pytest.raises(UserError, match="already names every point") as mistake:
+        compose_jobs([named])
+    advice = [word.rstrip(",") for word in str(mistake.value).split() if word.startswith("protocol.")]
+    assert advice[-1] == "protocol.points=[]"
+    (job,) = compose_jobs([named, *advice[:-1]])
+    assert [point.select for point in job.config.protocol.points] == ["soft"]
+
+
 @pytest.mark.parametrize("name", ["2026", "nan", "1e3x"])
 def test_folders_whose_names_look_like_numbers(name):
     assert compose_jobs([f"out={name}"])[0].config.out == Path(name)

@@ -46,3 +46,13 @@ def test_unnamed_classes_take_the_lists_index():
 def test_classes_that_do_not_fit(given, says):
     with pytest.raises(UserError, match=says):
         load_classes(given, 10)
+
+
+def test_a_class_map_alone_translates_names(tmp_path):
+    file = tmp_path / "map.csv"
+    file.write_text("class,index,name\ndog,151,Chihuahua\ncat,281,tabby\ndog,152,Japanese spaniel\n")
+    mapped, plain = load_classes("imagenet", 1000, str(file)), load_classes("imagenet", 1000)
+    assert mapped.outputs_of("dog") == mapped.outputs_of(ListedClass("dog", None)) == (151, 152)
+    assert mapped.outputs_of("cat") == (281,)
+    assert mapped.outputs_of("kite") == () and plain.outputs_of("kite") == (21,)  # a homonym: there a toy, here a bird
+    assert mapped.outputs_of(7) == plain.outputs_of(7) == (7,)

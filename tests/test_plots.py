@@ -63,3 +63,19 @@ def test_files_are_told_apart_by_their_folders(tmp_path):
     plots.write_figures(runs, pd.concat([summarise(run) for run in runs]), tmp_path / "figures")
     names = {p.stem for p in (tmp_path / "figures").iterdir()}
     assert names == {f"{parent}-model-a_x-{kind}" for parent in ("one", "two") for kind in ("drop", "wins")}
+
+
+def test_many_methods_get_a_panel_each(tmp_path):
+    """Values in a panel are its own method's; the others stand behind it in grey."""
+    masked = {f"method_{i}": FULL - 0.1 * i for i in range(8)} | {"centre": FULL - 1}
+    run = make_run(tmp_path / "run", FULL, masked, top=10.0)
+    other = make_run(tmp_path / "other", FULL, {m: s - 0.5 for m, s in masked.items()}, top=40.0)
+    both = replace(run, rows=pd.concat([run.rows, other.rows]))
+    summary = summarise(both)
+    figure = plots.one_panel_a_method(both, summary, "activation")
+    drops = summary[(summary.metric == "average_drop") & (summary.score == "activation")]
+    panels = {ax.get_title().removesuffix(" (control)"): ax for ax in figure.axes if ax.get_title()}
+    assert set(panels) == set(masked)
+    for method, ax in panels.items():
+        assert len(ax.lines) == len(masked) + 1
+        np.testing.assert_allclose(ax.lines[-1].get_ydata(), drops[drops.method == method].sort_values("top_percent").value)

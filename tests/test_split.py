@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from conftest import HALF, TinyFC, TinyGAP, Untraceable
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import googlenet, resnet18
 
 from evalkit import Probe, SplitModel
@@ -141,3 +141,22 @@ def test_bf16_touches_the_trunk_only(tiny_gap):
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, exact)
     assert torch.allclose(rounded, exact, atol=0.1)
+
+
+class Viewing(TinyGAP):
+    """Calls `view` in the middle of its convolutions, which channels last do not allow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.features[0](x)
+        return self.fc(self.features[1:](y.view(y.size(0), -1).view(y.shape)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("factory", "layout"), [(TinyGAP, torch.channels_last), (Viewing, torch.contiguous_format)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_faster_layout_where_the_network_takes_it(factory, layout, batch):
+    module = factory().eval()
+    net = SplitModel(module, "features.3" if factory is Viewing else "features", mean=HALF, std=HALF)
+    images = torch.rand(batch, 3, 16, 16)
+    activations, _ = net.trunk(images)
+    assert net._layout == layout and activations.is_contiguous()
+    assert torch.allclose(net(images), module((images - 0.5) / 0.5), atol=1e-5)

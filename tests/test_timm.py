@@ -17,7 +17,8 @@ pytest.importorskip("timm")
         ("legacy_xception", "act4", 1), ("resnet10t", "layer4", 1), ("efficientnet_b0", "bn2", 1), ("tf_efficientnet_b0", "bn2", 1),
         ("densenet121", "features", 1), ("hrnet_w18_small", "final_layer", 1), ("repvgg_a0", "stages", 1), ("regnetx_002", "s4", 1),
         ("skresnet18", "layer4", 1), ("cspdarknet53", "stages", 1), ("test_nfnet", "final_act", 1), ("xception41", "blocks", 1),
-        ("dla34", "level5", 2), ("resnetv2_18", "norm", 2), ("ghostnet_100", "blocks", 3), ("mobilenetv4_conv_small", "blocks", 3),
+        ("dla34", "level5", 2), ("resnetv2_18", "norm", 2), ("ghostnet_100", "blocks", 2), ("mobilenetv4_conv_small", "blocks", 2),
+        ("mobilenetv3_small_100", "blocks", 2), ("lcnet_050", "blocks", 2),
         ("convnextv2_atto", "stages", 3), ("starnet_s1", "norm", 3), ("mobilevit_xxs", "final_conv", 1),
     ],
 )  # fmt: skip

@@ -9,8 +9,9 @@ that mixes channels, L being linear in its input,
 so that all K ablated inputs of r cost one application of L. No tier approximates:
 
 1. L is the last layer: the drops are the subtrahend itself, no forward pass at all.
-2. r runs on the K variants. Of a last linear layer only the row of the target class is computed; where r acts on
-   each output channel by itself, only the target's channel of L is.
+2. r runs on the K variants, where L is a linear layer or a convolution whose kernel covers its whole input. Of a last
+   linear layer only the row of the target class is computed. Behind any other convolution r must act on each output
+   channel by itself; then only the target's channel of L is computed.
 3. Anything else: g once, and whatever follows it repeated for every channel.
 
 The same holds where a region of all channels is set to zero instead (`evalkit.methods.spatial_ablation`): g on every

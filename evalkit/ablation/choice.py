@@ -68,18 +68,25 @@ def _read(head: fx.GraphModule) -> Tier:
     g = _part(head, walked.steps, walked.state)
     output = _output(head)
     if isinstance(layer, nn.Linear):
-        if output is walked.mixing:
-            return ClosedForm(g, layer)
-        last = head.get_submodule(str(output.target)) if output.op == "call_module" else None
-        if type(last) is nn.Linear and len(channelwise.shape(output)) == 2 and len(output.args) == 1:
-            before = output.all_input_nodes[0]
-            return MixOnce(g, layer, extract(head, [n for n in rest if n is not output], [walked.mixing], before), last)
-        return MixOnce(g, layer, extract(head, rest, [walked.mixing], output), None)
+        return ClosedForm(g, layer) if output is walked.mixing else _mix_once(head, g, walked.mixing, rest)
     assert isinstance(layer, nn.Conv2d)
     onward = channelwise.walk(head, walked.mixing)
     if onward.state is output and onward.steps == rest and not any(channelwise.has_parameters(head, n) for n in rest):
         return OneRow(g, layer, extract(head, rest, [walked.mixing], output))
+    if layer.kernel_size == channelwise.shape(walked.state)[2:] and layer.padding in ((0, 0), "valid"):
+        return _mix_once(head, g, walked.mixing, rest)
     return _repeat(head, walked, "a convolution follows whose outputs mix again")
+
+
+def _mix_once(head: fx.GraphModule, g: fx.GraphModule, mixing: fx.Node, rest: list[fx.Node]) -> MixOnce:
+    """Tier 2 behind a linear layer, or a convolution whose kernel covers all of its input, which is one."""
+    layer, output = head.get_submodule(str(mixing.target)), _output(head)
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    last = head.get_submodule(str(output.target)) if output.op == "call_module" else None
+    if type(last) is nn.Linear and len(channelwise.shape(output)) == 2 and len(output.args) == 1:
+        before = output.all_input_nodes[0]
+        return MixOnce(g, layer, extract(head, [n for n in rest if n is not output], [mixing], before), last)
+    return MixOnce(g, layer, extract(head, rest, [mixing], output), None)
 
 
 def _repeat(head: fx.GraphModule, walked: channelwise.Walk, reason: str) -> Repeat:

@@ -21,12 +21,12 @@ class Classes:
     keys: Sequence[str] | None = None
     names: Sequence[str] | None = None
     map: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Outputs that a data set's names stand for, where the model does not know these names itself."""
+    """Outputs that a data set's names stand for. Where given it alone is asked: COCO's kite is a toy, ImageNet's a bird."""
 
     def outputs_of(self, key: ClassKey) -> tuple[int, ...]:
         """The outputs that a class stands for: none where the model has no such class. Raises UserError as `index`."""
-        if str(key) in self.map:
-            return self.map[str(key)]
+        if self.map and not isinstance(key, int):
+            return self.map.get(str(key), ())
         index = self.index(key)
         return () if index is None else (index,)
 

@@ -26,16 +26,24 @@ def spatial_ablation(probe: Probe, window: int = 1, stride: int = 1) -> Tensor:
 
     Raises UserError: the window does not fit, or the stride would leave cells uncovered.
     """
-    height, width = probe.activations.shape[2:]
-    if not 1 <= stride <= window <= min(height, width):
-        raise UserError(f"spatial_ablation needs 1 <= stride <= window <= {min(height, width)}, not window={window}, stride={stride}")
-    starts = [(y, x) for y in _starts(height, window, stride) for x in _starts(width, window, stride)]
-    regions = torch.zeros(len(starts), height, width, dtype=torch.bool, device=probe.activations.device)
-    for region, (y, x) in zip(regions, starts, strict=True):
-        region[y : y + window, x : x + window] = True
+    regions = windows(probe.activations.shape[2], probe.activations.shape[3], window, stride).to(probe.activations.device)
     drops = probe.region_drops(regions)
     covering = regions.to(drops.dtype)
     return torch.einsum("nv,vhw->nhw", drops, covering) / covering.sum(0)
+
+
+def windows(height: int, width: int, window: int, stride: int) -> Tensor:
+    """Masks (V,h,w) of all places of a square window that moves by `stride`, the last one flush with the border.
+
+    Raises UserError: the window does not fit, or the stride would leave cells uncovered.
+    """
+    if not 1 <= stride <= window <= min(height, width):
+        raise UserError(f"spatial_ablation needs 1 <= stride <= window <= {min(height, width)}, not window={window}, stride={stride}")
+    starts = [(y, x) for y in _starts(height, window, stride) for x in _starts(width, window, stride)]
+    regions = torch.zeros(len(starts), height, width, dtype=torch.bool)
+    for region, (y, x) in zip(regions, starts, strict=True):
+        region[y : y + window, x : x + window] = True
+    return regions
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:

@@ -47,6 +47,7 @@ class SplitModel:
         """Set to torch.bfloat16 to run the trunk, and nothing behind it, in that precision."""
         self._cut: _GraphCut | _HookCut
         self._checked = False
+        self._layout = torch.contiguous_format
         try:
             traced = cutting.trace(self.module)
         except Exception as reason:  # torch.fx documents no closed set of errors; the slow path is right and is announced
@@ -65,13 +66,17 @@ class SplitModel:
             if not self._checked:
                 self._check(normalised[:1])
             with self._precision():
-                activations, context = self._cut.trunk(normalised)
+                activations, context = self._cut.trunk(normalised.contiguous(memory_format=self._layout))
         if activations.dim() != 4:
             raise UserError(
                 f"layer '{self.layer}' puts out {tuple(activations.shape)}, not (images, channels, height, width): "
                 "choose a convolutional layer"
             )
-        return activations.to(self.dtype), tuple(c.to(self.dtype) if c.is_floating_point() else c for c in context)
+        return self._plain(activations), tuple(self._plain(c) for c in context)
+
+    def _plain(self, tensor: Tensor) -> Tensor:
+        """In the model's precision and in the order of its axes, as methods expect it that `view` maps."""
+        return (tensor.to(self.dtype) if tensor.is_floating_point() else tensor).contiguous()
 
     def head(self, activations: Tensor, context: Context = ()) -> Tensor:
         """Activations (N,K,h,w) and the context of the same images -> logits (N,C); differentiable, inputs unharmed."""
@@ -114,6 +119,23 @@ class SplitModel:
         cut = self.head(activations, context)
         if not torch.allclose(cut, whole, rtol=1e-4, atol=1e-4 * float(whole.nan_to_num().abs().max()), equal_nan=True):
             self._fall_back(f"cutting {type(self.module).__name__} at '{self.layer}' changes its output")
+        else:
+            self._choose_layout(normalised, activations)
+
+    def _choose_layout(self, normalised: Tensor, activations: Tensor) -> None:
+        """Images with their colours side by side, where the trunk takes them.
+
+        Convolutions are then half again to nearly twice as fast on a CPU, whatever the layout of the weights; but a network
+        that calls `view` on its activations may refuse, and is left as it is.
+        """
+        try:
+            turned, _ = self._cut.trunk(normalised.contiguous(memory_format=torch.channels_last))
+        except RuntimeError as reason:
+            log.info("%s runs on contiguous images only: %s", type(self.module).__name__, first_line(reason))
+            return
+        largest = float(activations.nan_to_num().abs().max())
+        if torch.allclose(turned, activations, rtol=1e-4, atol=1e-4 * largest, equal_nan=True):
+            self._layout = torch.channels_last
 
 
 def _shadow(module: nn.Module) -> nn.Module:

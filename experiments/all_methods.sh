@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Every method and control on two networks with real weights, 200 images each, thresholds 10 to 90: one table a network.
+#
+#   experiments/all_methods.sh DATA OUT [score]      (about an hour and a half on two CPU cores; with `score` some three more)
+#
+# DATA as in real_images.sh, with boxes.csv beside each set's images. Score-CAM needs one forward pass for each of 512 and
+# 1280 channels, more than all others together, so it is a run of its own; `evalkit tables` joins runs that differ in
+# nothing but their methods. Integrated gradients take 16 steps and occlusion a 56 pixel window, to stay affordable.
+set -euo pipefail
+DATA=$1 OUT=$2 SCORE=${3:-}
+export PYTHONPATH=$DATA/weights${PYTHONPATH:+:$PYTHONPATH}
+METHODS=ablation_cam,grad_cam,ablation_cam_norm,ablation_cam_softmax,ablated_input_cam,spatial_ablation,grad_cam_pp,xgrad_cam
+METHODS=$METHODS,layer_cam,hires_cam,eigen_cam,gradient,guided_backprop,guided_grad_cam,guided_ablation_cam,integrated_gradients
+METHODS=$METHODS,occlusion,random,constant,centre,edges,fake_cam
+CHEAPER=(method.integrated_gradients.steps=16 method.occlusion.window=56 method.occlusion.stride=28)
+COMMON=('protocol.top_percent=[10,20,30,50,70,90]' sample=200 batch_size=16 shard_size=25 workers=1)
+
+mkdir -p "$OUT"
+ls "$DATA/imagenette224/images" > "$OUT/imagenette_classes.txt"
+squeezevgg10() {
+  evalkit run model=custom model.name=squeezevgg10 model.factory=archs.squeezevgg10 model.layer=features \
+    model.weights="$DATA/weights/squeezevgg10_imagenette.safetensors" 'model.resize=[224,224]' model.classes="$OUT/imagenette_classes.txt" \
+    data=image_folder data.root="$DATA/imagenette224/images" data.labels="$DATA/imagenette224/labels.csv" \
+    data.boxes="$DATA/imagenette224/boxes.csv" "${COMMON[@]}" "$@"
+}
+mobilenet_v2() {
+  evalkit run model=mobilenet_v2 model.weights="$DATA/weights/mobilenet_v2_imagenet.safetensors" 'model.resize=[225,225]' model.crop=null \
+    model.expected_top1=null 'model.mean=[0.5,0.5,0.5]' 'model.std=[0.5,0.5,0.5]' data=imagenet \
+    data.root="$DATA/imagenet_val_acuity/images" data.boxes="$DATA/imagenet_val_acuity/boxes.csv" "${COMMON[@]}" "$@"
+}
+squeezevgg10 "method=[$METHODS]" "${CHEAPER[@]}" out="$OUT/squeezevgg10"
+mobilenet_v2 "method=[cam,$METHODS]" "${CHEAPER[@]}" out="$OUT/mobilenet_v2"
+if [ "$SCORE" = score ]; then
+  squeezevgg10 'method=[score_cam]' out="$OUT/squeezevgg10-score"
+  mobilenet_v2 'method=[score_cam]' out="$OUT/mobilenet_v2-score"
+fi
+evalkit tables "$OUT"/*/ --out "$OUT"

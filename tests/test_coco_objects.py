@@ -1,0 +1,161 @@
+"""Maps against boxes: hand-made rows with known answers, and the experiment end to end on small pictures."""
+
+from pathlib import Path
+
+import coco_objects as coco
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import tiny_overrides
+
+from evalkit import protocol
+from evalkit.data.boxes import to_input
+from evalkit.summary import SCORES
+
+
+def test_density_against_loops():
+    maps, regions = torch.randn(3, 5, 4).double(), torch.rand(4, 5, 4) > 0.5
+    regions[3] = False
+    maps[2] = -maps[2].abs()
+    found = coco.density(maps, regions)
+    for n in range(2):
+        for r in range(3):
+            kept = [max(float(v), 0) for v, inside in zip(maps[n].flatten(), regions[r].flatten(), strict=True) if inside]
+            whole = sum(max(float(v), 0) for v in maps[n].flatten())
+            assert float(found[n, r]) == pytest.approx(sum(kept) / whole / (len(kept) / 20))
+    assert found[2, :3].tolist() == [0, 0, 0] and found[:, 3].isnan().all()
+    assert (coco.density(torch.full((1, 5, 4), 0.1).double(), regions)[:, :3] == 1).all()  # exactly, so that ties are ties
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "right", "share"), [(3.0, 1.0, 100, 75), (1.0, 3.0, 0, 25), (2.0, 2.0, 50, 50), (0.0, 0.0, 50, 50)]
+)
+def test_verdicts(own, other, right, share):
+    assert coco.verdict(own, other) == right and coco.share(own, other) == share
+
+
+def test_no_verdict_without_a_region():
+    assert np.isnan(coco.verdict(1.0, float("nan"))) and np.isnan(coco.verdict(float("nan"), 1.0))
+
+
+def pairs(right: dict[str, list[float]]) -> pd.DataFrame:
+    """Rows of images with two categories each, recognised in turn."""
+    rows = [
+        {
+            "network": network, "index": i // 2, "target": i % 2, "other": 1 - i % 2, "method": method, "categories": 2,
+            "prob_full": 0.5 if i % 2 else 0.001, "other_prob": 0.001 if i % 2 else 0.5, coco.RIGHT: value, coco.LIKENESS: 0.1 * value,
+        }
+        for network in ("one", "two") for method, values in right.items() for i, value in enumerate(values)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_pairs_by_hand(monkeypatch):
+    monkeypatch.setattr(coco, "PAIR_TESTS", (("sees", "blind"),))
+    monkeypatch.setattr(coco, "CENTRE_TESTS", ())
+    blind = [100.0, 0.0] * 4
+    found = pd.DataFrame(coco.pair_statistics(pairs({"sees": [100.0, 100, 100, 0, 100, 100, 0, 100], "blind": blind})))
+    level = found[(found.against == "") & (found["items"] == coco.TWO)].set_index(["network", "method", "measure"])
+    assert level.loc[("one", "blind", coco.RIGHT), ["value", "low", "high", "p"]].tolist() == [50, 50, 50, 1]
+    assert level.loc[("one", "sees", coco.RIGHT), ["value", "images", "n"]].tolist() == [75, 4, 8]
+    assert level.loc[("all", "sees", coco.RIGHT), ["value", "images", "n"]].tolist() == [75, 4, 16]  # twice the rows, no image more
+    assert level.loc[("all", "sees", coco.RIGHT)].low == level.loc[("one", "sees", coco.RIGHT)].low
+    gained = found[(found.against == "blind") & (found["items"] == coco.TWO) & (found.network == "one")].set_index("measure").value
+    assert gained[coco.RIGHT] == 25 and gained[coco.LIKENESS] == pytest.approx(-2.5)  # there less is better
+    own = found[(found["items"] == coco.OWN) & (found.against == "") & (found.measure == coco.RIGHT) & (found.network == "one")]
+    assert own.set_index("method").value.to_dict() == {"sees": 75, "blind": 0} and own.p.isna().all()
+    assert coco.BOTH not in set(found["items"])
+
+
+def instances(gains: dict[int, list[float]]) -> pd.DataFrame:
+    """Grad-CAM at 50 and Grad-CAM++ that much higher, by number of instances: each image shows one kind after the other."""
+    rows = [
+        {
+            "network": "one", "index": i, "target": count, "instances": count, "method": method, "prob_full": 0.5,
+            coco.ENERGY: 50 + gain * (method == "grad_cam_pp"), coco.DROPS[coco.KEEP, "confidence"]: 50 - gain * (method == "grad_cam_pp"),
+        }
+        for count, values in gains.items() for i, gain in enumerate(values) for method in ("grad_cam_pp", "grad_cam")
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_contrast_by_hand(monkeypatch):
+    monkeypatch.setattr(coco, "INSTANCE_TESTS", (("grad_cam_pp", "grad_cam"),))
+    noise = np.random.default_rng().normal(0, 1, 40)
+    table = instances({1: [*noise], 3: [*(5 + noise[::-1])]})
+    unseen = table.assign(prob_full=0.001, target=9, **{coco.ENERGY: 1e6 * table.instances})
+    found = pd.DataFrame(coco.instance_statistics(pd.concat([table, unseen]))).query("against == 'grad_cam'")
+    for measure in (coco.ENERGY, coco.DROPS[coco.KEEP, "confidence"]):  # higher and lower is better
+        at = found[found.measure == measure].set_index("items")
+        assert at.value[coco.ONE] == pytest.approx(noise.mean()) and at.value[coco.SEVERAL] == pytest.approx(5 + noise.mean())
+        assert at.value[coco.BETWEEN] == pytest.approx(5) and at.low[coco.BETWEEN] < 5 < at.high[coco.BETWEEN]
+        assert at.high[coco.BETWEEN] - at.low[coco.BETWEEN] < 2 and at.n.to_list() == [40, 40, 80] and at.images.to_list() == [40] * 3
+        assert coco.claim(*(at.loc[items].to_dict() for items in (coco.SEVERAL, coco.BETWEEN))) == "holds"
+
+
+@pytest.mark.parametrize(
+    ("several", "between", "says"),
+    [
+        ((1, 2), (1, 2), "holds"),
+        ((-1, 2), (1, 2), "cannot be told"),
+        ((1, 2), (-1, 2), "cannot be told"),
+        ((1, 2), (-2, -1), "does not hold"),
+        ((-2, -1), (-1, 1), "does not hold"),
+    ],
+)
+def test_the_claims_verdict(several, between, says):
+    assert coco.claim(*({"low": low, "high": high} for low, high in (several, between))) == says
+
+
+@pytest.fixture
+def boxed(folder: Path) -> Path:
+    """The pictures with boxes: a left, b right of the middle and overlapping; on one of the pictures b covers a."""
+    lines = ["file,w,h,class,x1,y1,x2,y2"]
+    for i, path in enumerate(sorted(folder.rglob("*.png"))):
+        name = path.relative_to(folder).as_posix()
+        lines += [f"{name},20,16,a,1,1,11,15", f"{name},20,16,b,{0 if i == 2 else 9},0,20,16"]
+        lines += [f"{name},20,16,a,0,0,3,16"] if i % 2 else []
+    (folder / "boxes.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_end_to_end(boxed, tmp_path):
+    given = [*tiny_overrides(boxed, tmp_path / "run"), f"data.labels={boxed}/boxes.csv", "target=label", "maps=store", *coco.POINTS]
+    session, run = coco.finished([one for one in given if not one.startswith("protocol.top")])
+    beside, seen = coco.pair_table(session, run), coco.instance_table(session, run)
+    assert len(beside) == 11 * 2 * 5 and not beside[[coco.RIGHT, coco.SHARE]].isna().any().any()
+    halves = beside.groupby(["method", "index"])[[coco.RIGHT, coco.SHARE]].mean()
+    for control in ("random", "constant", "centre"):
+        assert np.allclose(halves.loc[control], 50) and (beside[beside.method == control][coco.LIKENESS] > 1 - 1e-9).all()
+    assert seen.groupby("target").instances.unique().map(sorted).to_dict() == {0: [1, 2], 1: [1]}
+    flat = seen[seen.method == "constant"].set_index(["index", "target"])[coco.HIT]
+    assert np.isnan(flat.pop((2, 1))) and (flat == 50).all()  # no pixel is left outside a box that covers the picture
+
+    stored = pd.read_parquet(run.path / "maps").query("index == 5 and method == 'grad_cam' and target == 0").iloc[0]
+    low = torch.tensor(stored["map"]).view(1, stored.height, stored.width)
+    energy = protocol.upsample(low.double(), session.size)[0].clamp(min=0)
+    a, b = np.zeros((16, 16), bool), np.zeros((16, 16), bool)
+    for box in session.source.boxes(5):
+        shown = to_input(box, session.model.preprocess)
+        for y, x in np.ndindex(16, 16):
+            (a if box.key == "a" else b)[y, x] |= shown.x1 <= x + 0.5 < shown.x2 and shown.y1 <= y + 0.5 < shown.y2
+    own, other = (float(energy[torch.from_numpy(mask)].mean()) for mask in (a & ~b, b & ~a))
+    row = beside.query("index == 5 and method == 'grad_cam' and target == 0").iloc[0]
+    assert row[coco.RIGHT] == (50 if own == other else 100 * (own > other))
+    assert row[coco.SHARE] == pytest.approx(100 * own / (own + other) if own + other else 50)
+    inside = seen.query("index == 5 and method == 'grad_cam' and target == 0").iloc[0]
+    assert inside[coco.ENERGY] == pytest.approx(100 * float(energy[torch.from_numpy(a)].sum() / energy.sum()), nan_ok=True)
+
+
+def test_scores_are_those_of_the_rows(boxed, tmp_path):
+    given = [*tiny_overrides(boxed, tmp_path / "run"), f"data.labels={boxed}/boxes.csv", "target=label", "maps=store", *coco.POINTS]
+    _, run = coco.finished([one for one in given if not one.startswith("protocol.top")])
+    table = coco.scored(run).set_index(["index", "target", "method"])
+    for row in run.rows.sample(20).to_dict("records"):
+        for score, column in SCORES.items():
+            full, masked = row[f"{column}_full"], row[f"{column}_masked"]
+            point = (row["select"], row["top_percent"], row["fill"])
+            name = coco.drop_name(point, score)
+            expected = max(0, full - masked) / full * 100 if full > 0 else float("nan")
+            assert table.loc[(row["index"], row["target"], row["method"]), name] == pytest.approx(expected, nan_ok=True)
