@@ -138,7 +138,7 @@ def test_absent(tmp_path):
 def test_digits_have_one_named_box():
     digits = Digits()
     (box,) = digits.boxes(3)
-    assert (box.x1, box.y1, box.x2, box.y2) == digits.box(3) and (box.key, box.width) == (digits.class_key(3), 64)
+    assert (box.x1, box.y1, box.x2, box.y2) == digits.box(3) and (box.key, box.width) == (digits.class_keys(3)[0], 64)
 
 
 @needs_real
