@@ -257,7 +257,7 @@ def roll_call(adapter, name, size, options=None):
     """A class either makes maps that do not depend on the batch, or says why it cannot."""
     module = TinyGAP()
     nn.init.normal_(module.fc.bias, 3.0)
-    probe = probe_of(module, batch=3, indices=torch.tensor([3, 1, 8]))
+    probe = probe_of(module, batch=3, dtype=torch.float64, indices=torch.tensor([3, 1, 8]))
     if name in CANNOT[adapter]:
         with pytest.raises((UserError, ValueError), match=CANNOT[adapter][name]):
             adapter(probe, name)

@@ -241,7 +241,8 @@ def test_no_map_depends_on_its_batch(name):
     assert not maps.requires_grad
     for i in range(5):
         alone = method(Probe(whole.net, whole.images[i : i + 1], whole.targets[i : i + 1]))
-        assert torch.allclose(alone[0], maps[i], rtol=1e-4, atol=1e-5 * float(maps.abs().max()))
+        rounding = 1e-5 * float(maps.abs().max()) + 1e-6 * float(whole.scores.abs().max())  # a drop is a difference of scores
+        assert torch.allclose(alone[0], maps[i], rtol=1e-4, atol=rounding)
 
 
 @pytest.mark.parametrize("name", NAMES)
