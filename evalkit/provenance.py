@@ -15,6 +15,11 @@ from evalkit.models.zoo import find
 from evalkit.session import Session
 from evalkit.store import Identity
 
+VERSIONS = (
+    "torch", "torchvision", "numpy", "pillow", "pyarrow", "hydra-core", "pandas", "captum", "timm", "grad-cam", "torchcam",
+)  # fmt: skip
+"""Packages that can decide numbers, the last three where they are installed."""
+
 
 def identify(session: Session) -> Identity:
     """What changes numbers."""
@@ -48,9 +53,7 @@ def provenance(session: Session) -> dict[str, Any]:
         "class_names": [model.classes.name(i) for i in range(model.classes.outputs)],
         "git_commit": _git_commit(),
         **shard_metadata(session),
-        "versions": {
-            name: metadata.version(name) for name in ("torch", "torchvision", "numpy", "pillow", "pyarrow", "hydra-core", "pandas")
-        },
+        "versions": {name: metadata.version(name) for name in VERSIONS if _installed(name)},
         "python": platform.python_version(),
         "hardware": {"machine": platform.machine(), "processor": _processor(), "threads": torch.get_num_threads()},
     }
@@ -83,6 +86,14 @@ def code_version() -> str:
     files = [root / f"{name}.py" for name in names]
     files += sorted(path for folder in ("ablation", "data", "models", "methods") for path in (root / folder).glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _git_commit() -> str | None:
