@@ -71,7 +71,6 @@ POINTS = (  # Ablation-CAM paper, section 6.1; Bisen and Bakshi, methods 1 and 2
     "{select: remove_top, top_percent: 25, fill: black}]",
 )
 
-
 RECOGNISED = 0.01
 """Confidence above which the network counts as seeing a category: ten times chance."""
 
