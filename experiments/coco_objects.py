@@ -1,6 +1,6 @@
 """Does a map show the category it is asked about, and every instance of it? COCO photographs, ImageNet networks.
 
-    python experiments/coco_objects.py DATA OUT        (about five minutes on two CPU cores)
+    python experiments/coco_objects.py DATA OUT        (nine minutes on two busy CPU cores with OMP_NUM_THREADS=1)
 
 DATA holds coco256/ (images/, boxes.csv with file, w, h, class, x1, y1, x2, y2, and coco_to_imagenet.csv with coco_class,
 imagenet_index) and weights/<network>_imagenet.safetensors. OUT receives the runs, coco_objects.csv and coco_objects.md.
@@ -70,7 +70,6 @@ POINTS = (  # Ablation-CAM paper, section 6.1; Bisen and Bakshi, methods 1 and 2
     "protocol.points=[{select: keep_top, top_percent: 20, fill: black}, {select: soft, fill: black}, "
     "{select: remove_top, top_percent: 25, fill: black}]",
 )
-
 
 RECOGNISED = 0.01
 """Confidence above which the network counts as seeing a category: ten times chance."""
@@ -363,19 +362,21 @@ def _row(measure: str, against: str, values: NDArray[np.float64], images: NDArra
 
 
 def markdown(found: pd.DataFrame, runs: Sequence[Run]) -> str:
-    """The tables of all networks together, with how they came about; each network's are in the CSV."""
+    """The tables of all networks together, with how they came about; the first two runs are one network's, of pairs and of all."""
     said, pairs, instances = runs[0].provenance, found[found.part == "pairs"], found[found.part == "instances"]
     versions = ", ".join(f"{name} {said['versions'][name]}" for name in ("torch", "torchvision", "numpy"))
-    hardware = f"{said['hardware']['processor']}, {said['hardware']['threads']} threads, {said['device']}"
+    hardware = f"{said['hardware']['processor']}, threads: {said['hardware']['threads']}, {said['device']}"
     network = "all" if "all" in set(found.network) else found.network.iloc[0]
     names = ", ".join(dict.fromkeys(run.name for run in runs))
+    several, whole = (run.counts() for run in runs[:2])
     parts = [
         "# Two categories, several instances: maps against boxes on COCO photographs",
         f"Made by `experiments/coco_objects.py DATA OUT`: {names} with ImageNet weights, images resized without crop; "
         f"{hardware}; Python {said['python']}, {versions}. The images and weights are not part of this repository.",
+        f"{whole['images']} images show {whole['items']} categories that have an output, {several['images']} of them two or more. "
         "Values with 95 % bootstrap intervals; images are drawn whole, with all their categories and in every network, and differences "
         f"are paired. No correction for the number of comparisons. Recognised: confidence above {RECOGNISED:g}. The tables show "
-        f"{'all networks together' if network == 'all' else network}; n counts items of each; `coco_objects.csv` has them one by one.",
+        f"{'all networks together, and n counts an item once for each' if network == 'all' else network}; `coco_objects.csv` shows each.",
         *_pair_sections(pairs, network),
         *_instance_sections(instances[instances.network == network]),
     ]
@@ -433,7 +434,12 @@ def _instance_sections(here: pd.DataFrame) -> list[str]:
             lines.append([name, *(_cell(at[items], signed=True) for items in (*sizes, BETWEEN)), claim(at[SEVERAL], at[BETWEEN])])
         counts = pd.Series([line[-1] for line in lines[1:]]).value_counts()
         summary = ", ".join(f"{verdict} on {count}" for verdict, count in counts.items())
-        sections += [f"{method} over {other}, paired, in percentage points: {summary} of {len(lines) - 1} measures.", _pipes(lines)]
+        apart = (gains["items"] == ONE) & ((gains.low > 0) | (gains.high < 0))
+        sections.append(
+            f"{method} over {other}, paired, in percentage points: {summary} of {len(lines) - 1} measures. "
+            f"With one instance, where no difference is claimed, the interval excludes zero on {apart.sum()}."
+        )
+        sections.append(_pipes(lines))
     levels_of = here[here.against == ""]
     for items, head in sizes.items():
         part = levels_of[levels_of["items"] == items]

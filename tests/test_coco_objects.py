@@ -159,3 +159,19 @@ def test_scores_are_those_of_the_rows(boxed, tmp_path):
             name = coco.drop_name(point, score)
             expected = max(0, full - masked) / full * 100 if full > 0 else float("nan")
             assert table.loc[(row["index"], row["target"], row["method"]), name] == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_tables_say_what_was_measured(boxed, tmp_path, monkeypatch):
+    tests = {"PAIR_TESTS": ("ablation_cam", "grad_cam"), "CENTRE_TESTS": ("grad_cam", "centre"), "INSTANCE_TESTS": ("grad_cam", "random")}
+    for name, pair in tests.items():
+        monkeypatch.setattr(coco, name, (pair,))
+    given = [*tiny_overrides(boxed, tmp_path / "run"), f"data.labels={boxed}/boxes.csv", "target=label", "maps=store", *coco.POINTS]
+    session, run = coco.finished([one for one in given if not one.startswith("protocol.top")])
+    rows = [*coco.pair_statistics(coco.pair_table(session, run)), *coco.instance_statistics(coco.instance_table(session, run))]
+    found, text = pd.DataFrame(rows), coco.markdown(pd.DataFrame(rows), [run, run])
+    right = found[(found.measure == coco.RIGHT) & (found["items"] == coco.TWO) & (found.method == "grad_cam") & (found.against == "")].iloc[
+        0
+    ]
+    assert f"| grad_cam | {right.value:.1f} [{right.low:.1f}, {right.high:.1f}], p" in text and "two categories (11 images, n = 22)" in text
+    assert "12 images show 24 categories" in text and "| grad_cam over centre |" in text and text.count("Levels, ") == 2
+    assert all(len({line.count("|") for line in part.splitlines()}) == 1 for part in text.split("\n\n") if part.startswith("|"))
