@@ -15,6 +15,7 @@ MEASURE_LABELS = {
     "coherency": "Coherency",
     "adcc": "ADCC",
     "region_fraction": "Boxes' share of the image %",
+    "others_fraction": "Other classes' boxes' share of the image %",
     "pointing": "Pointing game %",
     "energy_inside": "Energy in own boxes %",
     "energy_others": "Energy in other classes' boxes %",
@@ -47,7 +48,7 @@ def _measure_label(metric: str, select: str | None, fill: str | None, score: str
         label = f"{name}, {score}, {fill} fill"
     else:
         label = MEASURE_LABELS[metric]
-    if metric == "region_fraction":
+    if metric.endswith("_fraction"):
         return label
     lower = metric in LOWER_IS_BETTER or select == "remove_top"
     return f"{label} ({'lower' if lower else 'higher'} is better)"

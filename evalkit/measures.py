@@ -26,9 +26,9 @@ class Measures:
         maps = ranking.maps
         measured = {"complexity": complexity(maps)}
         if self.own.any():
-            share = self.own.double().mean((1, 2))
             measured |= {
-                "region_fraction": torch.where(share > 0, share, torch.nan),
+                "region_fraction": _share(self.own),
+                "others_fraction": _share(self.others),
                 "pointing": localisation.pointing_game(maps, self.own),
                 "energy_inside": localisation.energy_inside(maps, self.own),
                 "energy_others": localisation.energy_inside(maps, self.others),
@@ -40,6 +40,12 @@ class Measures:
             second = protocol.upsample(apply_method(name, method, again), (maps.shape[1], maps.shape[2]))
             measured["coherency"] = coherency(maps, second)
         return measured
+
+
+def _share(regions: Tensor) -> Tensor:
+    """Of the image (n,); nan where there is no region."""
+    share = regions.double().mean((1, 2))
+    return torch.where(share > 0, share, torch.nan)
 
 
 def _regions(session: Session, item: Item) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,7 @@ ROWS = pa.schema(
 """Raw scores only; every metric is derived afterwards. Null where an image could not be read. `status` is ok,
 degenerate (constant map, included in every metric), nonfinite or error (both excluded, for all methods alike)."""
 
-MEASURES = ("complexity", "coherency", "region_fraction", "pointing", "energy_inside", "energy_others", "best_iou")
+MEASURES = ("complexity", "coherency", "region_fraction", "others_fraction", "pointing", "energy_inside", "energy_others", "best_iou")
 """What is measured of a map itself: see `evalkit.measures`."""
 
 MAPS = pa.schema(

@@ -45,6 +45,7 @@ def test_localisation_against_the_map_itself(boxed, folder, tmp_path):
         inside = np.zeros((16, 16), bool)
         inside[4:12, 4:right] = True
         assert row.region_fraction == pytest.approx(inside.mean())
+        assert row.others_fraction == (pytest.approx(8 * 4 / 256) if target == 0 else pytest.approx(np.nan, nan_ok=True))
         if heat.max() > 0:
             assert row.energy_inside == pytest.approx(heat[inside].sum() / heat.sum(), abs=1e-5)
             assert row.pointing == inside[np.unravel_index(heat.argmax(), heat.shape)]
