@@ -282,7 +282,9 @@ def compare(ours: Tensor, theirs: Tensor, size: tuple[int, int]) -> tuple[Tensor
     forms = []
     for maps in (ours, theirs):
         large = protocol.upsample(maps.double(), size) if maps.shape[1:] != size else maps.double()
-        forms.append(protocol.soft_mask(large).flatten(1))
+        # A head of dead units leaves nothing, exactly; repeated and subtracted it leaves rounding, which min-max would blow up.
+        nothing = large.amax((1, 2)) - large.amin((1, 2)) <= 1e-12 * large.abs().amax()
+        forms.append(torch.where(nothing[:, None, None], 0, protocol.soft_mask(large)).flatten(1))
     first, second = (form - form.mean(1, keepdim=True) for form in forms)
     norms = first.norm(dim=1) * second.norm(dim=1)
     correlation = torch.where(norms > 0, (first * second).sum(1) / norms.clamp(min=1e-300), 0)
