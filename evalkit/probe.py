@@ -134,7 +134,7 @@ class Probe:
                 context = tuple(tensor[here] for tensor in self.context)
                 by_class = self.tier.drops(self.activations[here], context, self.logits[here], None)[0].double()
                 logits = self.logits[i].double()
-                drops.append(logits.softmax(0)[c] - (logits - by_class).softmax(1)[:, c])
+                drops.append(_fall(_log_odds(logits[None], c), _log_odds(logits - by_class, c)))
         return torch.stack(drops)
 
     def scored(self, score: str) -> tuple[Tensor, Tensor]:
@@ -144,7 +144,7 @@ class Probe:
         if score == "softmax":
             return self.logits.double().softmax(1).gather(1, self.targets[:, None])[:, 0], self.softmax_drops
         y, drops = self.scores.double(), self.drops.double()
-        return y.sigmoid(), y.sigmoid()[:, None] - (y[:, None] - drops).sigmoid()
+        return y.sigmoid(), _fall(y[:, None], y[:, None] - drops)
 
     def region_drops(self, regions: Tensor) -> Tensor:
         """y - y^v where all channels are zero inside region v: masks (V,h,w) of the activations' cells -> (N,V)."""
@@ -161,3 +161,15 @@ class Probe:
                 f"{type(self.net.module).__name__} does not have; use grad_cam, its generalisation"
             )
         return weights.detach()[self.targets]
+
+
+def _log_odds(logits: Tensor, target: Tensor) -> Tensor:
+    """Logits (K,C) -> the log-odds of one class against all others (K,), whose sigmoid is its softmax."""
+    others = logits.clone()
+    others[:, target] = -torch.inf
+    return logits[:, target] - others.logsumexp(1)
+
+
+def _fall(before: Tensor, after: Tensor) -> Tensor:
+    """sigmoid(before) - sigmoid(after), by the complements where a confidence so near 1 would swallow the difference."""
+    return torch.where(before > 0, (-after).sigmoid() - (-before).sigmoid(), before.sigmoid() - after.sigmoid())

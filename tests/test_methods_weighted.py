@@ -107,6 +107,22 @@ def test_ablation_variants_equal_their_equations(factory, normalise, drop):
         assert torch.allclose(found[i], total.clamp(min=0), atol=1e-10)
 
 
+@pytest.mark.parametrize("drop", ["softmax", "sigmoid"])
+def test_a_saturated_confidence_still_ranks(drop):
+    """Where a logit leads by 200 the confidence is 1 in any float; its drops are not all 0, but those of the odds."""
+    module = TinyFC().eval()
+    with torch.no_grad():
+        module.classifier[-1].bias.copy_(torch.tensor([200.0, 0, 0, 0, 0]))
+    probe = Probe(SplitModel(module, "features", mean=HALF, std=HALF), torch.rand(2, 3, 16, 16), targets=[0, 0])
+    y, drops = probe.scored(drop)
+    assert (y == 1).all() and (drops != 0).any()
+    rises = probe.drops.double() if drop == "sigmoid" else drops
+    assert torch.equal((drops > 0), (rises > 0))
+    found = methods.ablation_cam(probe, drop=drop)
+    total = torch.einsum("nk,nkhw->nhw", drops, probe.activations.double()).clamp(min=0)
+    assert torch.allclose(found / found.amax().clamp(min=1e-300), total / total.amax().clamp(min=1e-300)) and found.dtype == torch.float64
+
+
 def test_ablation_variants_have_names(tiny_fc):
     with pytest.raises(UserError, match="drop=softmx is no choice; did you mean 'softmax'"):
         methods.ablation_cam(Probe(tiny_fc, torch.rand(1, 3, 16, 16)), drop="softmx")

@@ -61,8 +61,8 @@ def ablation_cam(probe: Probe, normalise: str = "score", drop: str = "score") ->
     y, drops = probe.scored(one_of(drop, ("score", "softmax", "sigmoid"), "drop"))
     by_norm = one_of(normalise, ("score", "norm"), "normalise") == "norm"
     size = probe.activations.flatten(2).norm(dim=2) if by_norm else y.abs()[:, None]
-    weights = (drops / torch.where(size > 0, size, 1)).to(probe.activations.dtype)
-    return relu(_weighted_sum(weights, probe.activations))
+    weights = drops / torch.where(size > 0, size, 1)
+    return relu(_weighted_sum(weights, probe.activations.to(weights.dtype)))  # drops in confidence are too small for float32
 
 
 def ablated_input_cam(probe: Probe, fill: str = "black") -> Tensor:
