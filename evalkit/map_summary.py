@@ -10,9 +10,14 @@ from evalkit.runs import ITEM, Run
 from evalkit.store import MEASURES
 from evalkit.summary import SCORES, scores_of
 
-LOWER_IS_BETTER = ("complexity", "energy_others")
+_LOWER_IS_BETTER = ("complexity", "energy_others")
 PERCENT = [name for name in MEASURES if name not in ("complexity", "coherency")]
 """Measures that are shares, shown in percent."""
+
+
+def lower_is_better(metric: str, select: str | None) -> bool:
+    """Of measures, and of areas under curves: what is removed first should cost much."""
+    return metric in _LOWER_IS_BETTER or select == "remove_top"
 
 
 def summarise_maps(run: Run) -> pd.DataFrame:
@@ -29,7 +34,7 @@ def summarise_maps(run: Run) -> pd.DataFrame:
             "fill": fill,
             "score": score,
             "metric": metric,
-            "lower_is_better": metric in LOWER_IS_BETTER or select == "remove_top",
+            "lower_is_better": lower_is_better(metric, select),
             "n": int(np.isfinite(values[i]).sum()),
             "value": found.value[i],
             "low": found.low[i],

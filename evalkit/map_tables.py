@@ -5,7 +5,7 @@ import math
 import pandas as pd
 from scipy.stats import kendalltau
 
-from evalkit.map_summary import LOWER_IS_BETTER
+from evalkit import map_summary
 from evalkit.runs import Run, at_point
 from evalkit.summary import better, lower_is_better
 from evalkit.tables import describe_point, interval
@@ -50,8 +50,7 @@ def _measure_label(metric: str, select: str | None, fill: str | None, score: str
         label = MEASURE_LABELS[metric]
     if metric.endswith("_fraction"):
         return label
-    lower = metric in LOWER_IS_BETTER or select == "remove_top"
-    return f"{label} ({'lower' if lower else 'higher'} is better)"
+    return f"{label} ({'lower' if map_summary.lower_is_better(metric, select) else 'higher'} is better)"
 
 
 def _measured(row: object, most: int) -> str:

@@ -13,7 +13,6 @@ our method: where that agrees, the note is the whole explanation.
 """
 
 import copy
-import csv
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from typing import Annotated, Any
 
 import equations
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 import typer
@@ -361,10 +361,7 @@ def main(
             net, images = random_weights(name, count) if name in RANDOM or data is None else real(name, data, count)
             rows += measure(name, net, images, slow_count, comparisons)
     if csv_file is not None and rows:
-        with csv_file.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows({key: f"{value:.7g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+        pd.DataFrame(rows).to_csv(csv_file, index=False, float_format="%.7g", na_rep="nan")
 
 
 if __name__ == "__main__":

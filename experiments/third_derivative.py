@@ -14,11 +14,11 @@ since all others weigh nothing; where they are too many, a random sample of them
 difference has no bound where autograd's alpha passes through zero; `negative_alpha_percent` says how often it is below.
 """
 
-import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import torch
 import typer
 from parity import in_float64, real
@@ -134,10 +134,7 @@ def main(
     for row in rows(data, count, sampled):
         found.append(row)
         print(row, flush=True)
-    with csv_file.open("w", newline="") as file:
-        writer = csv.DictWriter(file, found[0].keys())
-        writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in found)
+    pd.DataFrame(found).to_csv(csv_file, index=False, float_format="%.6g")
 
 
 if __name__ == "__main__":

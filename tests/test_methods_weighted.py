@@ -110,14 +110,24 @@ def test_ablation_variants_equal_their_equations(factory, normalise, drop):
 @pytest.mark.parametrize("drop", ["softmax", "sigmoid"])
 def test_a_saturated_confidence_still_ranks(drop):
     """Where a logit leads by 200 the confidence is 1 in any float; its drops are not all 0, but those of the odds."""
-    module = TinyFC().eval()
+    module = TinyFC().double().eval()
     with torch.no_grad():
         module.classifier[-1].bias.copy_(torch.tensor([200.0, 0, 0, 0, 0]))
-    probe = Probe(SplitModel(module, "features", mean=HALF, std=HALF), torch.rand(2, 3, 16, 16), targets=[0, 0])
+    net = SplitModel(module, "features", mean=HALF, std=HALF)
+    probe = Probe(net, torch.rand(2, 3, 16, 16, dtype=torch.float64), targets=[0, 0])
     y, drops = probe.scored(drop)
     assert (y == 1).all() and (drops != 0).any()
-    rises = probe.drops.double() if drop == "sigmoid" else drops
-    assert torch.equal((drops > 0), (rises > 0))
+
+    def doubt(activations: torch.Tensor) -> torch.Tensor:
+        """1 - confidence, from the odds against."""
+        z = net.head(activations[None])[0].detach()
+        return (-z[0] + (0 if drop == "sigmoid" else z[1:].logsumexp(0))).exp()
+
+    for i, a in enumerate(probe.activations):
+        for k in range(len(a)):
+            ablated = a.clone()
+            ablated[k] = 0
+            assert float(drops[i, k]) == pytest.approx(float(doubt(ablated) - doubt(a)), rel=1e-6, abs=1e-9 * float(doubt(a)))
     found = methods.ablation_cam(probe, drop=drop)
     total = torch.einsum("nk,nkhw->nhw", drops, probe.activations.double()).clamp(min=0)
     assert torch.allclose(found / found.amax().clamp(min=1e-300), total / total.amax().clamp(min=1e-300)) and found.dtype == torch.float64

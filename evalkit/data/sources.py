@@ -114,7 +114,8 @@ def image_folder(root: str, labels: str | None = None, boxes: str | None = None)
     """
     folder = existing_folder(root)
     listed = Path(labels) if labels is not None else folder / "labels.csv"
-    boxed = Path(boxes) if boxes is not None else next((file for file in [folder / "boxes.csv"] if file.is_file()), None)
+    beside = folder / "boxes.csv"
+    boxed = Path(boxes) if boxes is not None else beside if beside.is_file() else None
     if labels is None and not listed.is_file():
         paths = find_images(folder)
         return Files(folder, paths, [(path.split("/")[0],) if "/" in path else () for path in paths], boxed)
