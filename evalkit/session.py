@@ -18,6 +18,7 @@ from evalkit.data.decode import Preprocess, UnreadableImage
 from evalkit.data.labels import Classes
 from evalkit.data.sources import Source, choose
 from evalkit.errors import UserError, first_line
+from evalkit.memory import keep_freed_memory
 from evalkit.models import zoo
 from evalkit.probe import Probe
 from evalkit.shards import world
@@ -48,6 +49,8 @@ def open_session(config: RunConfig) -> Session:
     """Load model, data and methods. Raises UserError for whatever does not fit."""
     device = pick_device(config.device)
     set_precision(config.precision)
+    if device.type == "cpu":
+        keep_freed_memory()
     methods = load_methods(config.method)
     source = load_source(config.data)
     positions = choose(source, limit=config.limit, sample=config.sample, seed=config.seed)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from evalkit import SplitModel
 from evalkit.config import ModelConfig, compose_jobs
+from evalkit.memory import keep_freed_memory
 from evalkit.models import zoo
 
 
@@ -52,6 +53,7 @@ def subject(model: str, overrides: list[str], batch_size: int, threads: int | No
         overrides = [*overrides, "model.weights=null"]
     if threads is not None:
         torch.set_num_threads(threads)
+    keep_freed_memory()  # as a run does
     config = compose_jobs([f"model={model}", *overrides])[0].config.model
     module, weights = zoo.build(config)
     module.eval()

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # Every method and control on two networks with real weights, 200 images each, thresholds 10 to 90: one table a network.
 #
-#   experiments/all_methods.sh DATA OUT [score]      (about an hour and a half on two CPU cores; with `score` some three more)
+#   experiments/all_methods.sh DATA OUT [all] [score] [peers]      (25 minutes, an hour and a half, an hour on two CPU cores)
 #
-# DATA as in real_images.sh, with boxes.csv beside each set's images. Score-CAM needs one forward pass for each of 512 and
-# 1280 channels, more than all others together, so it is a run of its own; `evalkit tables` joins runs that differ in
-# nothing but their methods. Integrated gradients take 16 steps and occlusion a 56 pixel window, to stay affordable.
+# DATA as in real_images.sh, with boxes.csv beside each set's images. `all` is the table (what runs if nothing is said).
+# Score-CAM needs one forward pass for each of 512 and 1280 channels, more than all others together, so `score` is a run of
+# its own; `evalkit tables` joins runs that differ in nothing but their methods. `peers` sets other libraries' classes beside
+# ours on 20 images: the same figures, other speeds. Integrated gradients take 16 steps and occlusion a 56 pixel window, to
+# stay affordable.
 set -euo pipefail
-DATA=$1 OUT=$2 SCORE=${3:-}
+DATA=$1 OUT=$2
+shift 2
 export PYTHONPATH=$DATA/weights${PYTHONPATH:+:$PYTHONPATH}
 METHODS=ablation_cam,grad_cam,ablation_cam_norm,ablation_cam_softmax,ablated_input_cam,spatial_ablation,grad_cam_pp,xgrad_cam
 METHODS=$METHODS,layer_cam,hires_cam,eigen_cam,gradient,guided_backprop,guided_grad_cam,guided_ablation_cam,integrated_gradients
@@ -28,10 +31,34 @@ mobilenet_v2() {
     model.expected_top1=null 'model.mean=[0.5,0.5,0.5]' 'model.std=[0.5,0.5,0.5]' data=imagenet \
     data.root="$DATA/imagenet_val_acuity/images" data.boxes="$DATA/imagenet_val_acuity/boxes.csv" "${COMMON[@]}" "$@"
 }
-squeezevgg10 "method=[$METHODS]" "${CHEAPER[@]}" out="$OUT/squeezevgg10"
-mobilenet_v2 "method=[cam,$METHODS]" "${CHEAPER[@]}" out="$OUT/mobilenet_v2"
-if [ "$SCORE" = score ]; then
-  squeezevgg10 'method=[score_cam]' out="$OUT/squeezevgg10-score"
-  mobilenet_v2 'method=[score_cam]' out="$OUT/mobilenet_v2-score"
-fi
-evalkit tables "$OUT"/*/ --out "$OUT"
+theirs() { echo "+method.$1._target_=evalkit.methods.peers.$2" "+method.$1.name=$3"; }
+# shellcheck disable=SC2046 # every word is an override
+peers() {
+  "$1" 'method=[grad_cam,grad_cam_pp,layer_cam,ablation_cam,score_cam,guided_grad_cam]' sample=20 batch_size=10 shard_size=10 out="$OUT/peers/$1" \
+    $(theirs pgc_grad_cam pytorch_grad_cam GradCAM) $(theirs torchcam_grad_cam torch_cam GradCAM) $(theirs captum_grad_cam captum_attr LayerGradCam) \
+    $(theirs pgc_grad_cam_pp pytorch_grad_cam GradCAMPlusPlus) $(theirs torchcam_grad_cam_pp torch_cam GradCAMpp) \
+    $(theirs pgc_layer_cam pytorch_grad_cam LayerCAM) $(theirs torchcam_layer_cam torch_cam LayerCAM) \
+    $(theirs pgc_ablation_cam pytorch_grad_cam AblationCAM) $(theirs pgc_score_cam pytorch_grad_cam ScoreCAM) \
+    $(theirs torchcam_score_cam torch_cam ScoreCAM) $(theirs captum_guided_grad_cam captum_attr GuidedGradCam) \
+    +method.captum_guided_grad_cam.{channels=max,interpolate_mode=bilinear}
+}
+for stage in "${@:-all}"; do
+  case $stage in
+    all)
+      squeezevgg10 "method=[$METHODS]" "${CHEAPER[@]}" out="$OUT/all/squeezevgg10"
+      mobilenet_v2 "method=[cam,$METHODS]" "${CHEAPER[@]}" out="$OUT/all/mobilenet_v2"
+      evalkit tables "$OUT"/all/*/ --out "$OUT/all"
+      ;;
+    score)
+      squeezevgg10 'method=[score_cam]' out="$OUT/all/squeezevgg10-score"
+      mobilenet_v2 'method=[score_cam]' out="$OUT/all/mobilenet_v2-score"
+      evalkit tables "$OUT"/all/*/ --out "$OUT/all"
+      ;;
+    peers)
+      peers squeezevgg10
+      peers mobilenet_v2
+      evalkit tables "$OUT"/peers/*/ --out "$OUT/peers"
+      ;;
+    *) echo "no stage '$stage': all, score, peers" >&2; exit 2 ;;
+  esac
+done

@@ -140,7 +140,7 @@ def ablated_input_cam(image: Image) -> Tensor:
     total = torch.zeros_like(image.a[0])
     for k in range(len(image.a)):
         m, without = image.a[k].abs().mean(), nothing[k].abs().mean()
-        total += (m - without) / (m if m > 0 else 1) * image.a[k]
+        total += max(0.0, 1 - float(without / m)) * image.a[k] if m > 0 else 0
     return total.clamp(min=0)
 
 

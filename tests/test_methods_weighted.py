@@ -182,5 +182,6 @@ def test_ablated_input_cam_equals_its_formula(tiny_fc, fill):
     blank = torch.full((1, 3, 16, 16), -1.0 if fill == "black" else 0.0)
     nothing = tiny_fc.module.features(blank)[0].detach()
     for found, a in zip(methods.ablated_input_cam(probe, fill=fill), probe.activations, strict=True):
-        expected = sum((1 - nothing[k].mean() / a[k].mean()) * a[k] for k in range(len(a)) if a[k].mean() > 0)
+        shares = [max(0.0, 1 - float(nothing[k].mean() / a[k].mean())) if a[k].mean() > 0 else 0.0 for k in range(len(a))]
+        expected = sum(share * channel for share, channel in zip(shares, a, strict=True))
         assert torch.allclose(found, expected.clamp(min=0), atol=1e-5)

@@ -70,14 +70,15 @@ def ablated_input_cam(probe: Probe, fill: str = "black") -> Tensor:
 
     That text gives the idea only: a channel that still fires on an all-zero image fires without having met a shape, and
     gets its weight from that. Written as eq. 3 of Ablation-CAM, with the channel's mean |A_k| in place of the class score:
-    w_k = (m_k - m_k(nothing)) / m_k, the share of its activation that the image is answerable for; map = ReLU(sum_k w_k A_k)
-    (N,h,w). It knows no class: all classes of an image have one map. `fill` says what "all-zero" is: "black" (before
-    normalisation) or "mean" (zero after it).
+    w_k = max(0, m_k - m_k(nothing)) / m_k, the share of its activation that the image is answerable for, in [0, 1]: a channel
+    that fires more without the image gets no weight, or one that hardly fires at all would divide by almost nothing and
+    outweigh all others. Map = sum_k w_k A_k behind a ReLU (N,h,w). It knows no class: all classes of an image have one map.
+    `fill` says what "all-zero" is: "black" (before normalisation) or "mean" (zero after it).
     """
     nothing = protocol.filling(probe.images[:1], one_of(fill, ("black", "mean"), "fill"), probe.net.mean)
     without = probe.net.trunk(nothing.expand_as(probe.images[:1]))[0].abs().mean((2, 3))
     fires = probe.activations.abs().mean((2, 3))
-    weights = (fires - without) / torch.where(fires > 0, fires, 1)
+    weights = relu(fires - without) / torch.where(fires > 0, fires, 1)
     return relu(_weighted_sum(weights, probe.activations))
 
 

@@ -1,0 +1,46 @@
+"""What a forward pass on the CPU costs when glibc keeps freed memory, against its default: ratios, in turns in one process.
+
+python experiments/allocator.py --json results/allocator.json
+"""
+
+import ctypes
+import statistics
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evalkit import timing
+from evalkit.memory import keep_freed_memory
+
+
+def by_default() -> None:
+    """What glibc's settings have grown to in a process that frees large tensors: mapped from 32 MiB on, trimmed from 64 MiB on."""
+    for parameter, value in ((-4, 65536), (-3, 2**25), (-1, 2**26)):
+        ctypes.CDLL(None).mallopt(parameter, value)
+
+
+def main(
+    json_file: Annotated[Path | None, typer.Option("--json", help="The figures.")] = None,
+    model: Annotated[list[str], typer.Option(help="Networks.")] = ["mobilenet_v2", "resnet50"],  # noqa: B006
+    repeats: Annotated[int, typer.Option(help="Of each.")] = 5,
+) -> None:
+    """Medians of time by default over time with memory kept, at batches of 1, 8 and 32 images."""
+    figures: dict[str, float | int] = {"repeats": repeats}
+    for name in model:
+        for batch_size in (1, 8, 32):
+            subject = timing.subject(name, [], batch_size, None)
+
+            def run(allocator: object, subject: timing.Subject = subject) -> None:
+                allocator()  # type: ignore[operator]
+                subject.forward()
+
+            times = timing.take_turns({"default": lambda: run(by_default), "kept": lambda: run(keep_freed_memory)}, repeats)
+            ratio = statistics.median(times["default"]) / statistics.median(times["kept"])
+            figures[f"{name}_batch_{batch_size}"] = round(ratio, 3)
+            print(f"{name}, batch {batch_size}: {ratio:.2f}", flush=True)
+    timing.write(figures, json_file)
+
+
+if __name__ == "__main__":
+    typer.run(main)
