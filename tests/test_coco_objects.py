@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import coco_objects as coco
+import coco_report
+import coco_statistics as cs
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,7 +46,7 @@ def pairs(right: dict[str, list[float]]) -> pd.DataFrame:
     rows = [
         {
             "network": network, "index": i // 2, "target": i % 2, "other": 1 - i % 2, "method": method, "categories": 2,
-            "prob_full": 0.5 if i % 2 else 0.001, "other_prob": 0.001 if i % 2 else 0.5, coco.RIGHT: value, coco.LIKENESS: 0.1 * value,
+            "prob_full": 0.5 if i % 2 else 0.001, "other_prob": 0.001 if i % 2 else 0.5, cs.RIGHT: value, cs.LIKENESS: 0.1 * value,
         }
         for network in ("one", "two") for method, values in right.items() for i, value in enumerate(values)
     ]  # fmt: skip
@@ -52,20 +54,20 @@ def pairs(right: dict[str, list[float]]) -> pd.DataFrame:
 
 
 def test_pairs_by_hand(monkeypatch):
-    monkeypatch.setattr(coco, "PAIR_TESTS", (("sees", "blind"),))
-    monkeypatch.setattr(coco, "CENTRE_TESTS", ())
+    monkeypatch.setattr(cs, "PAIR_TESTS", (("sees", "blind"),))
+    monkeypatch.setattr(cs, "CENTRE_TESTS", ())
     blind = [100.0, 0.0] * 4
-    found = pd.DataFrame(coco.pair_statistics(pairs({"sees": [100.0, 100, 100, 0, 100, 100, 0, 100], "blind": blind})))
-    level = found[(found.against == "") & (found["items"] == coco.TWO)].set_index(["network", "method", "measure"])
-    assert level.loc[("one", "blind", coco.RIGHT), ["value", "low", "high", "p"]].tolist() == [50, 50, 50, 1]
-    assert level.loc[("one", "sees", coco.RIGHT), ["value", "images", "n"]].tolist() == [75, 4, 8]
-    assert level.loc[("all", "sees", coco.RIGHT), ["value", "images", "n"]].tolist() == [75, 4, 16]  # twice the rows, no image more
-    assert level.loc[("all", "sees", coco.RIGHT)].low == level.loc[("one", "sees", coco.RIGHT)].low
-    gained = found[(found.against == "blind") & (found["items"] == coco.TWO) & (found.network == "one")].set_index("measure").value
-    assert gained[coco.RIGHT] == 25 and gained[coco.LIKENESS] == pytest.approx(-2.5)  # there less is better
-    own = found[(found["items"] == coco.OWN) & (found.against == "") & (found.measure == coco.RIGHT) & (found.network == "one")]
+    found = pd.DataFrame(cs.pair_statistics(pairs({"sees": [100.0, 100, 100, 0, 100, 100, 0, 100], "blind": blind})))
+    level = found[(found.against == "") & (found["items"] == cs.TWO)].set_index(["network", "method", "measure"])
+    assert level.loc[("one", "blind", cs.RIGHT), ["value", "low", "high", "p"]].tolist() == [50, 50, 50, 1]
+    assert level.loc[("one", "sees", cs.RIGHT), ["value", "images", "n"]].tolist() == [75, 4, 8]
+    assert level.loc[("all", "sees", cs.RIGHT), ["value", "images", "n"]].tolist() == [75, 4, 16]  # twice the rows, no image more
+    assert level.loc[("all", "sees", cs.RIGHT)].low == level.loc[("one", "sees", cs.RIGHT)].low
+    gained = found[(found.against == "blind") & (found["items"] == cs.TWO) & (found.network == "one")].set_index("measure").value
+    assert gained[cs.RIGHT] == 25 and gained[cs.LIKENESS] == pytest.approx(-2.5)  # there less is better
+    own = found[(found["items"] == cs.OWN) & (found.against == "") & (found.measure == cs.RIGHT) & (found.network == "one")]
     assert own.set_index("method").value.to_dict() == {"sees": 75, "blind": 0} and own.p.isna().all()
-    assert coco.BOTH not in set(found["items"])
+    assert cs.BOTH not in set(found["items"])
 
 
 def instances(gains: dict[int, list[float]]) -> pd.DataFrame:
@@ -73,7 +75,7 @@ def instances(gains: dict[int, list[float]]) -> pd.DataFrame:
     rows = [
         {
             "network": "one", "index": i, "target": count, "instances": count, "method": method, "prob_full": 0.5,
-            coco.ENERGY: 50 + gain * (method == "grad_cam_pp"), coco.DROPS[coco.KEEP, "confidence"]: 50 - gain * (method == "grad_cam_pp"),
+            cs.ENERGY: 50 + gain * (method == "grad_cam_pp"), cs.DROPS[cs.KEEP, "confidence"]: 50 - gain * (method == "grad_cam_pp"),
         }
         for count, values in gains.items() for i, gain in enumerate(values) for method in ("grad_cam_pp", "grad_cam")
     ]  # fmt: skip
@@ -81,17 +83,17 @@ def instances(gains: dict[int, list[float]]) -> pd.DataFrame:
 
 
 def test_contrast_by_hand(monkeypatch):
-    monkeypatch.setattr(coco, "INSTANCE_TESTS", (("grad_cam_pp", "grad_cam"),))
+    monkeypatch.setattr(cs, "INSTANCE_TESTS", (("grad_cam_pp", "grad_cam"),))
     noise = np.random.default_rng().normal(0, 1, 40)
     table = instances({1: [*noise], 3: [*(5 + noise[::-1])]})
-    unseen = table.assign(prob_full=0.001, target=9, **{coco.ENERGY: 1e6 * table.instances})
-    found = pd.DataFrame(coco.instance_statistics(pd.concat([table, unseen]))).query("against == 'grad_cam'")
-    for measure in (coco.ENERGY, coco.DROPS[coco.KEEP, "confidence"]):  # higher and lower is better
+    unseen = table.assign(prob_full=0.001, target=9, **{cs.ENERGY: 1e6 * table.instances})
+    found = pd.DataFrame(cs.instance_statistics(pd.concat([table, unseen]))).query("against == 'grad_cam'")
+    for measure in (cs.ENERGY, cs.DROPS[cs.KEEP, "confidence"]):  # higher and lower is better
         at = found[found.measure == measure].set_index("items")
-        assert at.value[coco.ONE] == pytest.approx(noise.mean()) and at.value[coco.SEVERAL] == pytest.approx(5 + noise.mean())
-        assert at.value[coco.BETWEEN] == pytest.approx(5) and at.low[coco.BETWEEN] < 5 < at.high[coco.BETWEEN]
-        assert at.high[coco.BETWEEN] - at.low[coco.BETWEEN] < 2 and at.n.to_list() == [40, 40, 80] and at.images.to_list() == [40] * 3
-        assert coco.claim(*(at.loc[items].to_dict() for items in (coco.SEVERAL, coco.BETWEEN))) == "holds"
+        assert at.value[cs.ONE] == pytest.approx(noise.mean()) and at.value[cs.SEVERAL] == pytest.approx(5 + noise.mean())
+        assert at.value[cs.BETWEEN] == pytest.approx(5) and at.low[cs.BETWEEN] < 5 < at.high[cs.BETWEEN]
+        assert at.high[cs.BETWEEN] - at.low[cs.BETWEEN] < 2 and at.n.to_list() == [40, 40, 80] and at.images.to_list() == [40] * 3
+        assert cs.claim(*(at.loc[items].to_dict() for items in (cs.SEVERAL, cs.BETWEEN))) == "holds"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_contrast_by_hand(monkeypatch):
     ],
 )
 def test_the_claims_verdict(several, between, says):
-    assert coco.claim(*({"low": low, "high": high} for low, high in (several, between))) == says
+    assert cs.claim(*({"low": low, "high": high} for low, high in (several, between))) == says
 
 
 @pytest.fixture
@@ -124,12 +126,12 @@ def test_end_to_end(boxed, tmp_path):
     given = [*tiny_overrides(boxed, tmp_path / "run"), f"data.labels={boxed}/boxes.csv", "target=label", "maps=store", *coco.POINTS]
     session, run = coco.finished([one for one in given if not one.startswith("protocol.top")])
     beside, seen = coco.pair_table(session, run), coco.instance_table(session, run)
-    assert len(beside) == 11 * 2 * 5 and not beside[[coco.RIGHT, coco.SHARE]].isna().any().any()
-    halves = beside.groupby(["method", "index"])[[coco.RIGHT, coco.SHARE]].mean()
+    assert len(beside) == 11 * 2 * 5 and not beside[[cs.RIGHT, cs.SHARE]].isna().any().any()
+    halves = beside.groupby(["method", "index"])[[cs.RIGHT, cs.SHARE]].mean()
     for control in ("random", "constant", "centre"):
-        assert np.allclose(halves.loc[control], 50) and (beside[beside.method == control][coco.LIKENESS] > 1 - 1e-9).all()
+        assert np.allclose(halves.loc[control], 50) and (beside[beside.method == control][cs.LIKENESS] > 1 - 1e-9).all()
     assert seen.groupby("target").instances.unique().map(sorted).to_dict() == {0: [1, 2], 1: [1]}
-    flat = seen[seen.method == "constant"].set_index(["index", "target"])[coco.HIT]
+    flat = seen[seen.method == "constant"].set_index(["index", "target"])[cs.HIT]
     assert np.isnan(flat.pop((2, 1))) and (flat == 50).all()  # no pixel is left outside a box that covers the picture
 
     stored = pd.read_parquet(run.path / "maps").query("index == 5 and method == 'grad_cam' and target == 0").iloc[0]
@@ -142,10 +144,10 @@ def test_end_to_end(boxed, tmp_path):
             (a if box.key == "a" else b)[y, x] |= shown.x1 <= x + 0.5 < shown.x2 and shown.y1 <= y + 0.5 < shown.y2
     own, other = (float(energy[torch.from_numpy(mask)].mean()) for mask in (a & ~b, b & ~a))
     row = beside.query("index == 5 and method == 'grad_cam' and target == 0").iloc[0]
-    assert row[coco.RIGHT] == (50 if own == other else 100 * (own > other))
-    assert row[coco.SHARE] == pytest.approx(100 * own / (own + other) if own + other else 50)
+    assert row[cs.RIGHT] == (50 if own == other else 100 * (own > other))
+    assert row[cs.SHARE] == pytest.approx(100 * own / (own + other) if own + other else 50)
     inside = seen.query("index == 5 and method == 'grad_cam' and target == 0").iloc[0]
-    assert inside[coco.ENERGY] == pytest.approx(100 * float(energy[torch.from_numpy(a)].sum() / energy.sum()), nan_ok=True)
+    assert inside[cs.ENERGY] == pytest.approx(100 * float(energy[torch.from_numpy(a)].sum() / energy.sum()), nan_ok=True)
 
 
 def test_scores_are_those_of_the_rows(boxed, tmp_path):
@@ -156,7 +158,7 @@ def test_scores_are_those_of_the_rows(boxed, tmp_path):
         for score, column in SCORES.items():
             full, masked = row[f"{column}_full"], row[f"{column}_masked"]
             point = (row["select"], row["top_percent"], row["fill"])
-            name = coco.drop_name(point, score)
+            name = cs.drop_name(point, score)
             expected = max(0, full - masked) / full * 100 if full > 0 else float("nan")
             assert table.loc[(row["index"], row["target"], row["method"]), name] == pytest.approx(expected, nan_ok=True)
 
@@ -164,14 +166,12 @@ def test_scores_are_those_of_the_rows(boxed, tmp_path):
 def test_the_tables_say_what_was_measured(boxed, tmp_path, monkeypatch):
     tests = {"PAIR_TESTS": ("ablation_cam", "grad_cam"), "CENTRE_TESTS": ("grad_cam", "centre"), "INSTANCE_TESTS": ("grad_cam", "random")}
     for name, pair in tests.items():
-        monkeypatch.setattr(coco, name, (pair,))
+        monkeypatch.setattr(cs, name, (pair,))
     given = [*tiny_overrides(boxed, tmp_path / "run"), f"data.labels={boxed}/boxes.csv", "target=label", "maps=store", *coco.POINTS]
     session, run = coco.finished([one for one in given if not one.startswith("protocol.top")])
-    rows = [*coco.pair_statistics(coco.pair_table(session, run)), *coco.instance_statistics(coco.instance_table(session, run))]
-    found, text = pd.DataFrame(rows), coco.markdown(pd.DataFrame(rows), [run, run])
-    right = found[(found.measure == coco.RIGHT) & (found["items"] == coco.TWO) & (found.method == "grad_cam") & (found.against == "")].iloc[
-        0
-    ]
+    rows = [*cs.pair_statistics(coco.pair_table(session, run)), *cs.instance_statistics(coco.instance_table(session, run))]
+    found, text = pd.DataFrame(rows), coco_report.markdown(pd.DataFrame(rows), [run, run])
+    right = found[(found.measure == cs.RIGHT) & (found["items"] == cs.TWO) & (found.method == "grad_cam") & (found.against == "")].iloc[0]
     assert f"| grad_cam | {right.value:.1f} [{right.low:.1f}, {right.high:.1f}], p" in text and "two categories (11 images, n = 22)" in text
     assert "12 images show 24 categories" in text and "| grad_cam over centre |" in text and text.count("Levels, ") == 2
     assert all(len({line.count("|") for line in part.splitlines()}) == 1 for part in text.split("\n\n") if part.startswith("|"))

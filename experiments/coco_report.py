@@ -1,0 +1,135 @@
+"""The tables of coco_objects.py in Markdown, with how they came about."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from coco_statistics import (
+    BETTER,
+    BETWEEN,
+    DROPS,
+    DROPS_FIRST,
+    ENERGY,
+   
+    LIKENESS,
+    MORE,
+    ONE,
+    OWN,
+    RECOGNISED,
+    RIGHT,
+    SEVERAL,
+    SHARE,
+    TWO,
+    claim,
+)  # fmt: skip
+
+from evalkit.runs import Run
+
+
+def markdown(found: pd.DataFrame, runs: Sequence[Run]) -> str:
+    """The tables of all networks together, with how they came about; the first two runs are one network's, of pairs and of all."""
+    said, pairs, instances = runs[0].provenance, found[found.part == "pairs"], found[found.part == "instances"]
+    versions = ", ".join(f"{name} {said['versions'][name]}" for name in ("torch", "torchvision", "numpy"))
+    hardware = f"{said['hardware']['processor']}, threads: {said['hardware']['threads']}, {said['device']}"
+    network = "all" if "all" in set(found.network) else found.network.iloc[0]
+    names = ", ".join(dict.fromkeys(run.name for run in runs))
+    several, whole = (run.counts() for run in runs[:2])
+    parts = [
+        "# Two categories, several instances: maps against boxes on COCO photographs",
+        f"Made by `experiments/coco_objects.py DATA OUT`: {names} with ImageNet weights, images resized without crop; "
+        f"{hardware}; Python {said['python']}, {versions}. The images and weights are not part of this repository.",
+        f"{whole['images']} images show {whole['items']} categories that have an output, {several['images']} of them two or more. "
+        "Values with 95 % bootstrap intervals; images are drawn whole, with all their categories and in every network, and differences "
+        f"are paired. No correction for the number of comparisons. Recognised: confidence above {RECOGNISED:g}. The tables show "
+        f"{'all networks together, and n counts an item once for each' if network == 'all' else network}; `coco_objects.csv` shows each.",
+        *_pair_sections(pairs, network),
+        *_instance_sections(instances[instances.network == network]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _pair_sections(pairs: pd.DataFrame, network: str) -> list[str]:
+    here, plain = pairs[pairs.network == network], pairs[pairs.against == ""]
+    level = plain[plain.network == network]
+    right = level[level.measure == RIGHT]
+    sizes = {items: f"{items} ({part.images.iloc[0]} images, n = {part.n.iloc[0]})" for items, part in right.groupby("items", sort=False)}
+    several, seen = level[level["items"] == MORE], level[level["items"] == OWN]
+    each = plain[(plain["items"] == MORE) & (plain.network != "all")].groupby("network", sort=False)
+    tests = here[(here.against != "") & (here.measure == RIGHT)]
+    compared = tests.assign(method=tests.method + " over " + tests.against)
+    return [
+        "## Which of two categories?",
+        "A map is right where its density (share of the positive values over share of the pixels) is higher in the boxes of the explained "
+        "category than in those of another category of the image, without what both cover; ties count half, and images where nothing is "
+        f"left of one category do not count. {TWO.capitalize()}: the paper's case. {MORE.capitalize()}: every category beside every other "
+        "one. A map that knows no class is right about one of the two: exactly 50 %, against which p is. In the last column, where only "
+        "recognised categories are explained, it need not be: what a network recognises tends to lie in the middle; centre is the rival.",
+        "Ablation-CAM paper, section 6.5: people were right about 73.6 % of Guided Ablation-CAM's and 65.4 % of Guided Grad-CAM's maps, "
+        "the answer 'both' counted as wrong (VGG16 fine-tuned on PASCAL VOC 2007, 50 images and categories, 10 answers each).",
+        f"{RIGHT} (higher is better):",
+        _table({head: right[right["items"] == items] for items, head in sizes.items()}),
+        "Gains in percentage points of the same, paired:",
+        _table({head: compared[compared["items"] == items] for items, head in sizes.items()}, signed=True),
+        f"{MORE.capitalize()}: {SHARE} (50 knows no class), and {LIKENESS} (Pearson's, of the pixels; 1 knows no class):",
+        _table({SHARE: several[several.measure == SHARE], LIKENESS: several[several.measure == LIKENESS]}, 2),
+        f"{MORE.capitalize()}: {RIGHT}, by network:",
+        _table({str(name): part[part.measure == RIGHT] for name, part in each}),
+        f"{MORE.capitalize()}: {LIKENESS}, by network:",
+        _table({str(name): part[part.measure == LIKENESS] for name, part in each}, 2),
+        f"Drops, {sizes[OWN]}, each once for every other category of its image; lower is better:",
+        _table({name: seen[seen.measure == name] for name in DROPS.values() if (seen.measure == name).any()}),
+    ]
+
+
+def _instance_sections(here: pd.DataFrame) -> list[str]:
+    counted = {items: part.iloc[0] for items, part in here[here.measure == ENERGY].groupby("items", sort=False)}
+    sizes = {items: f"{items} ({row.images} images, n = {row.n})" for items, row in counted.items() if items != BETWEEN}
+    sections = [
+        "## One instance or several?",
+        "Recognised categories only. The claim (Bisen and Bakshi, section 6): Grad-CAM++ outperforms Grad-CAM where an image shows several "
+        "instances of the category; where it shows one there is no difference. Their method 1 is the soft mask, their method 2 removes the "
+        "top 25 %. On a measure it holds if the intervals of the gain with several and of its excess over the gain with one "
+        "lie above zero, does not if either lies below, and cannot be told otherwise.",
+    ]
+    for (method, other), gains in here[here.against != ""].groupby(["method", "against"], sort=False):
+        lines = [["gain: positive is better", *sizes.values(), "several less one", "the claim"]]
+        for name in DROPS_FIRST:
+            at = {row["items"]: row for row in gains[gains.measure == name].to_dict("records")}
+            lines.append([name, *(_cell(at[items], signed=True) for items in (*sizes, BETWEEN)), claim(at[SEVERAL], at[BETWEEN])])
+        counts = pd.Series([line[-1] for line in lines[1:]]).value_counts()
+        summary = ", ".join(f"{verdict} on {count}" for verdict, count in counts.items())
+        apart = (gains["items"] == ONE) & ((gains.low > 0) | (gains.high < 0))
+        sections.append(
+            f"{method} over {other}, paired, in percentage points: {summary} of {len(lines) - 1} measures. "
+            f"With one instance, where no difference is claimed, the interval excludes zero on {apart.sum()}."
+        )
+        sections.append(_pipes(lines))
+    levels_of = here[here.against == ""]
+    for items, head in sizes.items():
+        part = levels_of[levels_of["items"] == items]
+        methods = list(dict.fromkeys(part.method))
+        rows = [
+            [f"{name} ({BETTER[name]} is better)", *(_cell(row) for row in part[part.measure == name].to_dict("records"))]
+            for name in DROPS_FIRST
+        ]
+        sections += [f"Levels, {head}:", _pipes([["", *methods], *rows])]
+    return sections
+
+
+def _table(columns: dict[str, pd.DataFrame], digits: int = 1, signed: bool = False) -> str:
+    """A line a method, a column for each of the tables."""
+    methods = list(dict.fromkeys(method for part in columns.values() for method in part.method))
+    cells = {head: {row["method"]: _cell(row, digits, signed) for row in part.to_dict("records")} for head, part in columns.items()}
+    return _pipes([["", *columns], *([method, *(found.get(method, "") for found in cells.values())] for method in methods)])
+
+
+def _cell(row: dict[str, Any], digits: int = 1, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    value, low, high = (f"{row[name]:{sign}.{digits}f}" for name in ("value", "low", "high"))
+    p = "" if pd.isna(row["p"]) else ", p < 0.001" if row["p"] < 0.001 else f", p = {row['p']:.3f}"
+    return f"{value} [{low}, {high}]{p}"
+
+
+def _pipes(lines: list[list[str]]) -> str:
+    rule = ["---", *("---:" for _ in lines[0][1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
