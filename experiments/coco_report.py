@@ -10,7 +10,6 @@ from coco_statistics import (
     DROPS,
     DROPS_FIRST,
     ENERGY,
-   
     LIKENESS,
     MORE,
     ONE,

@@ -103,15 +103,25 @@ def eigen_cam(image: Image) -> Tensor:
 
 def ablation_cam(image: Image, normalise: str = "score", drop: str = "score") -> Tensor:
     """Desai and Ramaswamy 2020, eq. 2, 3 and 4; see `evalkit.methods.ablation_cam` for the variants."""
-    forms = {"score": lambda z: z[:, image.c], "softmax": lambda z: z.softmax(1)[:, image.c], "sigmoid": lambda z: z[:, image.c].sigmoid()}
     with torch.no_grad():
-        y = forms[drop](image.logits(image.a[None]))[0]
-        y_k = torch.cat([forms[drop](image.logits(variants)) for variants in _without_each_channel(image.a)])
+        y, rest = _confidence(image.logits(image.a[None]), image.c, drop)
+        parts = [_confidence(image.logits(variants), image.c, drop) for variants in _without_each_channel(image.a)]
+    y_k, rest_k = (torch.cat(column) for column in zip(*parts, strict=True))
+    drops = rest_k - rest if drop != "score" and y > 0.5 else y - y_k  # 1 - 1e-20 is 1
     total = torch.zeros_like(image.a[0])
     for k in range(len(image.a)):
         size = image.a[k].norm() if normalise == "norm" else y.abs()
-        total += (y - y_k[k]) / (size if size > 0 else 1) * image.a[k]
+        total += drops[k] / (size if size > 0 else 1) * image.a[k]
     return total.clamp(min=0)
+
+
+def _confidence(logits: Tensor, c: int, drop: str) -> tuple[Tensor, Tensor]:
+    """What Ablation-CAM calls y, by logits (V,C), and for confidences 1 - y without the subtraction: both (V,)."""
+    z = logits[:, c]
+    if drop == "softmax":
+        p = logits.softmax(1)
+        return p[:, c], p[:, [j for j in range(logits.shape[1]) if j != c]].sum(1)
+    return (z.sigmoid(), (-z).sigmoid()) if drop == "sigmoid" else (z, -z)
 
 
 def _without_each_channel(a: Tensor) -> Iterator[Tensor]:

@@ -7,12 +7,12 @@ hide a forgotten bracket. For each network and layer: the tier chosen, and the l
 channels, relative to the largest drop.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import torch
 import torchvision
 import typer
@@ -137,10 +137,7 @@ def main(
         for dtype in (torch.float32, torch.float64):
             rows.append(measure(case, dtype, case.size, count, batch=1))
             print(rows[-1], flush=True)
-    with csv_file.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    pd.DataFrame(rows).to_csv(csv_file, index=False)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ network per channel, over the largest drop. A network without maps in front of i
 has the reason instead.
 """
 
-import csv
 import gc
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import torch
 import typer
 from exactness import MEAN, STD, brute_force_drops, randomise_norms
@@ -86,10 +86,7 @@ def main(
             rows.append({"model": name, "reason": str(reason)})
         print(rows[-1], flush=True)
         gc.collect()
-    with csv_file.open("w", newline="") as file:
-        writer = csv.DictWriter(file, max(rows, key=len).keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    pd.DataFrame(rows).convert_dtypes().to_csv(csv_file, index=False)
 
 
 if __name__ == "__main__":
