@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from evalkit.methods.pixel import guided
 from evalkit.models.zoo import find
 from evalkit.session import Session
 from evalkit.store import Identity
@@ -28,7 +29,12 @@ def identify(session: Session) -> Identity:
         mode="json", exclude={"expected_top1", "expected_top1_source", "paper_table", "seed", "weights", "classes", "class_map"}
     )
     names = hashlib.sha256(repr((list(model.classes.keys or []), sorted(model.classes.map.items()))).encode()).hexdigest()[:16]
-    code = {f"method.{name}": source_hash(method.func) for name, method in session.methods.items() if isinstance(method, partial)}
+    code = {}
+    for name, method in session.methods.items():
+        if isinstance(method, partial):
+            code[f"method.{name}"] = source_hash(method.func)
+            if method.func is guided and "method" in method.keywords:  # which takes another method by its dotted path
+                code[f"method.{name}.method"] = source_hash(find(method.keywords["method"], f"method.{name}.method"))
     code["model.factory"] = source_hash(find(config.model.factory, "model.factory"))
     facts = {
         "model": {**settings, "weights_hash": model.weights_hash, "classes_hash": names},

@@ -61,6 +61,16 @@ def test_only_other_peoples_code_is_hashed_by_file(tmp_path, monkeypatch):
     assert provenance.source_hash(pytest.fixture) is None
 
 
+def test_a_method_behind_guided_backpropagation_is_part_of_it(identity, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "behind_guided.py"
+    file.write_text("def f(probe):\n    return probe.activations.sum(1)\n")
+    theirs = ["+method.fine._target_=evalkit.methods.guided", "+method.fine.method=behind_guided.f"]
+    before = identity(*theirs)
+    file.write_text(file.read_text() + "# edited\n")
+    assert [line.split(":")[0] for line in identity(*theirs).difference(before)] == ["code.method.fine.method"]
+
+
 def test_hardware_and_versions_are_told(folder, tmp_path):
     (job,) = compose_jobs(tiny_overrides(folder, tmp_path / "run"))
     told = provenance.provenance(open_session(job.config))
