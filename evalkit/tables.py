@@ -87,7 +87,7 @@ def caption(run: Run) -> list[str]:
         of = f" of {counts['labelled']} labelled images" if counts["labelled"] < counts["images"] else ""
         lines.append(f"Top-1 {counts['top1_percent']:.2f} %{of}{source}; weights: {run.provenance['weights']}.")
     seconds = ", ".join(f"{method} {took:.2g}" for method, took in run.seconds_per_map().items() if math.isfinite(took))
-    if seconds:
+    if seconds and len(run.methods) <= MANY:  # else they are a column of tables.md
         lines.append(f"Seconds per map, what methods share falling to the first: {seconds}.")
     if counts["code_versions"] > 1:
         lines.append(f"Shards were computed by {counts['code_versions']} versions of the code.")

@@ -91,3 +91,6 @@ def test_areas_come_from_the_rows_of_a_sweep(boxed, tmp_path):
     text = (tmp_path / "out" / "tables.md").read_text()
     assert "Insertion AUC, confidence, black fill (higher is better)" in text and "The same maps under every protocol" in text
     assert "Deletion AUC, activation, black fill (lower is better)" in text
+    took = run.seconds_per_map()
+    for method in run.methods:
+        assert any(line.startswith(f"| {method} ") and line.endswith(f"| {took[method]:.2g} |") for line in text.splitlines())

@@ -34,6 +34,7 @@ def make_run(
     paper="table1",
     layer="l",
     code=None,
+    seconds=None,
 ):
     """A run folder from scores: full (n,), masked {method: (n,)}; confidence is score / 10."""
     facts = {
@@ -54,7 +55,7 @@ def make_run(
                 "prob_masked": scores[i] / 10, "logit_full": y, "logit_masked": scores[i], "status": (status or {}).get((i, method), "ok"),
                 "error": None,
             })  # fmt: skip
-    metadata = {"code": "c", "seconds": 2.0, "left_out": 0, "seconds_per_method": {}}
+    metadata = {"code": "c", "seconds": 2.0, "left_out": 0, "seconds_per_method": seconds or {}}
     folder.write_shard(0, pa.Table.from_pylist(rows, schema=ROWS), MAPS.empty_table(), metadata)
     return load_runs([path])[0]
 
@@ -70,6 +71,14 @@ MASKED = {
 def value(summary, metric, method, score="activation"):
     (found,) = summary[(summary.metric == metric) & (summary.method == method) & (summary.score == score)].value
     return found
+
+
+def test_seconds_per_map(tmp_path):
+    full = np.ones(4)
+    run = make_run(tmp_path / "run", full, dict.fromkeys(METHODS, full), seconds={"ablation_cam": 2.0, "grad_cam": 0.02})
+    found = run.seconds_per_map()
+    assert np.isnan(found.pop("centre")) and found == {"ablation_cam": 0.5, "grad_cam": 0.005}
+    assert any("ablation_cam 0.5, grad_cam 0.005." in line for line in caption(run))
 
 
 def test_by_hand(tmp_path):
