@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Every method and control on two networks with real weights, 200 images each, thresholds 10 to 90: one table a network.
 #
-#   experiments/all_methods.sh DATA OUT [all] [score] [peers]      (25 minutes, an hour and a half, an hour on two CPU cores)
+#   experiments/all_methods.sh DATA OUT [all] [score] [peers]      (half an hour, an hour, a quarter of an hour on two CPU cores)
 #
 # DATA as in real_images.sh, with boxes.csv beside each set's images. `all` is the table (what runs if nothing is said).
 # Score-CAM needs one forward pass for each of 512 and 1280 channels, more than all others together, so `score` is a run of
 # its own; `evalkit tables` joins runs that differ in nothing but their methods. `peers` sets other libraries' classes beside
-# ours on 20 images: the same figures, other speeds. Integrated gradients take 16 steps and occlusion a 56 pixel window, to
+# ours on 10 images: the same figures, other speeds. Integrated gradients take 16 steps and occlusion a 56 pixel window, to
 # stay affordable.
 set -euo pipefail
 DATA=$1 OUT=$2
@@ -34,7 +34,7 @@ mobilenet_v2() {
 theirs() { echo "+method.$1._target_=evalkit.methods.peers.$2" "+method.$1.name=$3"; }
 # shellcheck disable=SC2046 # every word is an override
 peers() {
-  "$1" 'method=[grad_cam,grad_cam_pp,layer_cam,ablation_cam,score_cam,guided_grad_cam]' sample=20 batch_size=10 shard_size=10 out="$OUT/peers/$1" \
+  "$1" 'method=[grad_cam,grad_cam_pp,layer_cam,ablation_cam,score_cam,guided_grad_cam]' sample=10 batch_size=10 shard_size=10 out="$OUT/peers/$1" \
     $(theirs pgc_grad_cam pytorch_grad_cam GradCAM) $(theirs torchcam_grad_cam torch_cam GradCAM) $(theirs captum_grad_cam captum_attr LayerGradCam) \
     $(theirs pgc_grad_cam_pp pytorch_grad_cam GradCAMPlusPlus) $(theirs torchcam_grad_cam_pp torch_cam GradCAMpp) \
     $(theirs pgc_layer_cam pytorch_grad_cam LayerCAM) $(theirs torchcam_layer_cam torch_cam LayerCAM) \

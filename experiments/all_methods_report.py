@@ -1,0 +1,65 @@
+"""From the runs of all_methods.sh to what a repository can hold: all_methods.md, .csv, all_methods-peers.md and a figure a network.
+
+python experiments/all_methods_report.py OUT results
+
+OUT is the folder that all_methods.sh filled. The tables are those of `evalkit tables`, cut down to the maps and the top 20 %.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+import typer
+
+from evalkit import plots
+from evalkit.runs import load_runs
+
+NUMBERS = ["model", "method", "select", "top_percent", "fill", "score", "metric", "against", "n", "value", "low", "high"]
+METRICS = ["average_drop", "increase", "win"]
+HEADS = {
+    "all": (
+        "Every method and control on two networks with real weights",
+        "Here the maps, the threshold of 20 % and the win matrices; `all_methods.csv` has the paper's metrics at 10 to 90 %, "
+        "`all_methods-*.png` draw average drop against them. Integrated gradients with 16 steps, occlusion with a window of 56 pixels "
+        "and a stride of 28.",
+    ),
+    "peers": (
+        "Other libraries' classes beside ours: the same figures at other speeds",
+        "pgc: pytorch-grad-cam. 10 images are for reading off that rows agree and what a map costs, not for ranking methods.",
+    ),
+}
+
+
+def main(
+    runs: Annotated[Path, typer.Argument(help="The folder that all_methods.sh filled.")],
+    out: Annotated[Path, typer.Argument(help="Where the files go.")],
+) -> None:
+    """Whatever stages there are."""
+    for stage, name in (("all", "all_methods"), ("peers", "all_methods-peers")):
+        if (runs / stage / "tables.md").exists():
+            (out / f"{name}.md").write_text(cut(runs / stage, stage), encoding="utf-8")
+    summary = pd.read_csv(runs / "all" / "summary.csv")
+    summary[summary.metric.isin(METRICS)][NUMBERS].to_csv(out / "all_methods.csv", index=False, float_format="%.5g")
+    sns.set_theme(style="whitegrid", context="paper", palette="colorblind")
+    for run in load_runs([runs / "all"]):
+        figure = plots.one_panel_a_method(run, summary[summary.run == str(run.path)], "confidence")
+        figure.savefig(out / f"all_methods-{run.name}.png", dpi=75)
+        plt.close(figure)
+
+
+def cut(folder: Path, stage: str) -> str:
+    """tables.md without the other thresholds, under a headline, with the command and the machine."""
+    sections = re.split(r"^(?=##)", (folder / "tables.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    kept = [part for part in sections if not part.startswith("### top") or part.startswith("### top 20 %")]
+    said = load_runs([folder])[0].provenance
+    versions = ", ".join(f"{name} {said['versions'][name]}" for name in ("torch", "torchvision", "captum", "grad-cam", "torchcam"))
+    machine = f"{said['hardware']['processor']}, threads: {said['hardware']['threads']}, Python {said['python']}, {versions}"
+    headline, text = HEADS[stage]
+    return f"# {headline}\n\nMade by `experiments/all_methods.sh DATA OUT {stage}` on {machine}. {text}\n\n" + "".join(kept)
+
+
+if __name__ == "__main__":
+    typer.run(main)
