@@ -155,6 +155,7 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path
     if conf is not None and not conf.is_dir():
         raise UserError(f"no folder {conf} (--conf)")
     extra = [f"hydra.searchpath=[file://{conf.resolve()}]"] if conf is not None else []
+    _refuse_known_names(conf)
     parsed = _parse(overrides)
     _check_names(parsed, conf)
     _check_keys(parsed, extra)
@@ -174,9 +175,17 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path
     return [_job([*fixed, *combination], combination, extra) for combination in _combinations(sweeps)]
 
 
-def choices(group: str, conf: Path | None = None) -> list[str]:
-    """Names of the yaml files of one group."""
-    folders: list[Any] = [resources.files("evalkit.conf") / group]
+def _refuse_known_names(conf: Path | None) -> None:
+    """Hydra would take ours, without a word."""
+    for group in GROUPS if conf is not None else ():
+        twice = sorted(set(choices(group)) & set(choices(group, conf, own=True)))
+        if twice:
+            raise UserError(f"{conf}/{group}/{twice[0]}.yaml has the name of one of evalkit's own; give it another")
+
+
+def choices(group: str, conf: Path | None = None, *, own: bool = False) -> list[str]:
+    """Names of the yaml files of one group; with `own`, only of those in `conf`."""
+    folders: list[Any] = [] if own else [resources.files("evalkit.conf") / group]
     if conf is not None and (conf / group).is_dir():
         folders.append(conf / group)
     return sorted({entry.name.removesuffix(".yaml") for folder in folders for entry in folder.iterdir() if entry.name.endswith(".yaml")})
@@ -194,7 +203,10 @@ def read_choice(group: str, name: str, conf: Path | None = None, *, as_text: boo
     """One yaml file of a group, parsed or as it stands."""
     own = conf / group / f"{name}.yaml" if conf is not None else None
     text = own.read_text() if own is not None and own.is_file() else (resources.files("evalkit.conf") / group / f"{name}.yaml").read_text()
-    content: dict[str, Any] = yaml.safe_load(text)
+    try:
+        content: dict[str, Any] = yaml.safe_load(text)
+    except yaml.YAMLError as reason:
+        raise UserError(f"{own} is no valid yaml: {' '.join(str(reason).split())}") from reason
     return text if as_text else content
 
 
@@ -208,6 +220,9 @@ def _job(overrides: list[str], folder: list[str], extra: list[str]) -> Job:
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise UserError(f"{missing[0]} is not set: add {missing[0]}=...")
+    loose = [key for key, value in composed.get("method", {}).items() if not isinstance(value, DictConfig)]
+    if loose:
+        raise UserError(f"method.{loose[0]} is no method: a file of conf/method begins with the line '# @package method.NAME'")
     try:
         content = OmegaConf.to_container(composed, resolve=True)
         config = RunConfig.model_validate(content)
@@ -236,7 +251,9 @@ def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:
         group, _, name = str(reason.missing_cfg_file).partition("/")
         if group != "model" or not _offer(name):
             raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
-    except (HydraException, OmegaConfBaseException, ConfigCompositionException) as reason:
+    except yaml.YAMLError as reason:
+        raise UserError(f"a configuration file is no valid yaml: {' '.join(str(reason).split())}") from reason
+    except (HydraException, OmegaConfBaseException, ConfigCompositionException, TypeError) as reason:  # Hydra's for 'method=[{}]'
         raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
     return _compose(overrides, with_hydra)
 
@@ -299,6 +316,9 @@ def _check_keys(parsed: list[Override], extra: list[str]) -> None:
     for override in parsed:
         key = override.key_or_group
         if not override.is_add() and not override.is_delete() and key not in known and key not in GROUPS and not key.startswith("hydra"):
+            first, _, name = key.partition(".")
+            if first == "method" and name.partition(".")[0] in choices("method"):
+                raise UserError(f"'{key}' is set, but {name.partition('.')[0]} is not among the chosen methods: add it to method=[...]")
             raise UserError(f"no key '{key}' in the configuration{did_you_mean(key, known)}")
 
 

@@ -24,6 +24,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; known: {listed}" if names else ""
 
 
+def whole(value: int, name: str, least: int = 1) -> int:
+    """The value itself. Raises UserError where it is no whole number, or less than `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{name}={value} must be a whole number, {least} or more")
+    return value
+
+
 def one_of(value: str, known: Iterable[str], name: str) -> str:
     """The value itself. Raises UserError where it is no known one."""
     if value not in known:

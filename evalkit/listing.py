@@ -31,13 +31,15 @@ def models(conf: Path | None) -> Table:
 
 def methods(conf: Path | None) -> Table:
     """Every entry of conf/method."""
-    table = Table("method", "function", "about", title="methods: evalkit run 'method=[NAME,NAME]'")
+    table = Table("method", "options", "about", title="methods: evalkit run 'method=[NAME,NAME]' method.NAME.OPTION=VALUE")
     for name in choices("method", conf):
-        text = read_choice("method", name, conf, as_text=True)
+        text, content = read_choice("method", name, conf, as_text=True), read_choice("method", name, conf)
         about = next((line[2:] for line in text.splitlines() if line.startswith("# ") and "@package" not in line), "")
-        content = yaml.safe_load(text)
         content = content.get("method", {}).get(name, content)
-        table.add_row(name, escape(str(content.get("_target_", "?"))), escape(about))
+        options = ", ".join(f"{key}={_text(value)}" for key, value in content.items() if key != "_target_")
+        target = str(content.get("_target_", "?"))
+        own = "" if target.startswith("evalkit.") else f"{target}; "
+        table.add_row(name, escape(options), escape(own + about))
     return table
 
 

@@ -23,7 +23,8 @@ MEASURE_LABELS = {
 }
 LOCALISATION = (
     "Localisation asks where the object is, not what the network looked at; a constant map scores the boxes' share of the image "
-    "in the pointing game. Maps that are constant have no coherency and no ADCC. Of the seconds per map, what methods share (logits, "
+    "in the pointing game; boxes of classes that are no output of the model are neither own nor other. ADCC is a mean over images. "
+    "Maps that are constant have no coherency and no ADCC. Of the seconds per map, what methods share (logits, "
     "gradients, drops) falls to the first that asks for it."
 )
 SAME_MAPS = "The same maps under every protocol, average drop % in confidence (rank among the methods)"

@@ -52,18 +52,31 @@ class Probe:
         self.net = net
         self.images = images.to(net.device, net.dtype)
         self._targets = targets
-        self._watched: dict[str, list[tuple[Tensor, int]]] = {}
+        self._watched: dict[str, tuple[object, list[tuple[Tensor, int, Tensor]]]] = {}
         self._watch("images", self.images)
+        self._network = self._state_of_network()
         self.indices = torch.arange(len(images)) if indices is None else indices
 
-    @property
-    def written(self) -> list[str]:
-        """What somebody has written into since it was computed; a method must not, since all methods share it."""
-        return [name for name, tensors in self._watched.items() if any(tensor._version != version for tensor, version in tensors)]
+    def written(self, *, by_value: bool = False) -> list[str]:
+        """What somebody has written into or replaced; a method must not, since all methods share it.
+
+        `by_value` compares sums too, which also tells of writes through numpy or `.data`, unknown to autograd's counters.
+        """
+        found = [
+            "activations" if name == "_trunk" else name
+            for name, (value, tensors) in self._watched.items()
+            if vars(self).get(name) is not value
+            or any(tensor._version != version or (by_value and not torch.equal(_sum(tensor), was)) for tensor, version, was in tensors)
+        ]
+        return found if self._network == self._state_of_network() else [*found, "network"]
 
     def _watch(self, name: str, value: Tensor | tuple[Tensor, Context]) -> None:
         tensors = [value] if isinstance(value, Tensor) else [value[0], *value[1]]
-        self._watched["activations" if name == "_trunk" else name] = [(tensor, tensor._version) for tensor in tensors]
+        self._watched[name] = value, [(tensor, tensor._version, _sum(tensor)) for tensor in tensors]
+
+    def _state_of_network(self) -> list[int]:
+        module = self.net.module
+        return [*(p._version for p in module.parameters()), *(part.training for part in module.modules())]
 
     @shared
     def _trunk(self) -> tuple[Tensor, Context]:
@@ -161,6 +174,12 @@ class Probe:
                 f"{type(self.net.module).__name__} does not have; use grad_cam, its generalisation"
             )
         return weights.detach()[self.targets]
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    """Of the bits read as whole numbers: exact in any order, and nan equals itself."""
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return tensor.detach().contiguous().view(bits).sum(dtype=torch.int64)
 
 
 def _log_odds(logits: Tensor, target: Tensor) -> Tensor:

@@ -43,8 +43,9 @@ def points(settings: ProtocolConfig) -> list[Point]:
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (N,h,w) -> (N,H,W), bilinear, align_corners False."""
-    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    """Maps (N,h,w) -> (N,H,W), bilinear, align_corners False. No pixel leaves its map's range: a constant map stays one, bit for bit."""
+    large = F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    return large.clamp(maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from evalkit import protocol
 from evalkit.config import ModelConfig, RunConfig
 from evalkit.data.decode import Preprocess, UnreadableImage
 from evalkit.data.labels import Classes
-from evalkit.data.sources import Source, choose
+from evalkit.data.sources import ClassKey, Source, choose
 from evalkit.errors import UserError, first_line
 from evalkit.memory import keep_freed_memory
 from evalkit.models import zoo
@@ -62,6 +62,8 @@ def open_session(config: RunConfig) -> Session:
         model.net.autocast = torch.bfloat16
     targets = resolve(config.target, model.classes)
     _check_labels(config, source, positions, model.classes)
+    if config.data.get("boxes") and not any(source.boxes(position) for position in positions):
+        log.warning("data.boxes=%s holds no box of any of the %d images: is it their names?", config.data["boxes"], len(positions))
     points = protocol.points(config.protocol)
     return Session(config, model, source, positions, methods, points, device, targets, size)
 
@@ -82,20 +84,25 @@ def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
 
 def apply_method(name: str, method: Method, probe: Probe) -> Tensor:
     """A method's raw maps (N,h,w), checked. Raises UserError for another shape, or for writing into the probe."""
+    function = method.func if isinstance(method, partial) else method
+    ours = str(getattr(function, "__module__", "")).startswith("evalkit.")
     try:
         low = method(probe)
     except UserError:
         raise
-    except Exception as reason:  # whatever somebody's method raises, with the place where its author will look
+    except (Exception, SystemExit) as reason:  # whatever somebody's method raises, with the place where its author will look
         place = traceback.extract_tb(reason.__traceback__)[-1]
         raise UserError(
             f"method {name} failed with {type(reason).__name__}: {first_line(reason)} ({Path(place.filename).name}, line {place.lineno})"
         ) from reason
-    if probe.written:
-        raise UserError(f"method {name} writes into the probe's {probe.written[0]}, which all methods share; let it work on a clone")
+    written = probe.written(by_value=not ours)
+    if written:
+        raise UserError(f"method {name} writes into the probe's {written[0]}, which all methods share; let it work on a clone")
     fits = isinstance(low, Tensor) and low.dim() == 3 and len(low) == len(probe.images) and low.numel()
     if not fits or low.is_complex() or low.layout != torch.strided:
         found = f"{low.dtype} {tuple(low.shape)}" if isinstance(low, Tensor) else type(low).__name__
+        found += f", {low.layout}" if isinstance(low, Tensor) and low.layout != torch.strided else ""
+        found += ": wrap it in torch.from_numpy" if type(low).__module__ == "numpy" else ""
         raise UserError(f"method {name} must return maps ({len(probe.images)}, h, w), one per image; it returned {found}")
     return low.detach().to(probe.images.device, torch.promote_types(low.dtype, torch.float32))
 
@@ -160,3 +167,18 @@ def _check_labels(config: RunConfig, source: Source, positions: list[int], class
         if config.target == "label" or config.images == "correct":
             raise UserError(f"{note}; name them alike (model.classes=FILE, one wnid or name a line), or use target=predicted")
         log.warning("%s: top-1 cannot be told", note)
+    if config.target == "label":
+        _check_unknown(source, positions, keys, classes)
+
+
+def _check_unknown(source: Source, positions: list[int], keys: Sequence[Sequence[ClassKey]], classes: Classes) -> None:
+    """Labels without an output are not explained, and said so; an image that has no other is refused, unless a class map leaves it out."""
+    unknown = sorted({str(key) for of_image in keys for key in of_image if not classes.outputs_of(key)})
+    bare = [p for p, of_image in zip(positions, keys, strict=True) if not any(classes.outputs_of(key) for key in of_image)]
+    if bare and not classes.map:
+        raise UserError(
+            f"target=label, but {len(bare)} of {len(positions)} images have no label among the model's classes (the first is "
+            f"{source.image_id(bare[0])}); name them alike, give model.class_map, or leave them out of data.labels"
+        )
+    if unknown:
+        log.warning("no output of the model stands for %d labels, which are not explained: %s", len(unknown), ", ".join(unknown[:5]))

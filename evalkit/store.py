@@ -96,6 +96,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._identity_hash: str | None = None
 
     @property
     def exists(self) -> bool:
@@ -105,16 +106,17 @@ class RunFolder:
     def create_or_resume(self, identity: Identity, provenance: dict[str, Any], run_yaml: str, images: int, shard_size: int) -> None:
         """Make the folder, or check that it belongs to the same run.
 
-        Raises UserError: it belongs to another one (the difference is in the message), or cannot be written.
+        A folder that another configuration left without a single finished shard is taken over. Raises UserError: it
+        belongs to another run (the difference is in the message), or cannot be written.
         """
-        if not self.exists:
+        self._identity_hash = identity.hash
+        if not self.exists or (self._hash != identity.hash and not any((self.path / "rows").glob("*"))):
             record = {"identity_hash": identity.hash, "identity": identity.facts, "images": images, "shard_size": shard_size, **provenance}
             writable_folder(self.path, "out=")
             _publish(self.path / "run.yaml", run_yaml.encode())
             _publish(self.path / "provenance.json", json.dumps(record, indent=2).encode())
-        stored = Identity(self.provenance["identity"])
-        if stored.hash != identity.hash:
-            difference = "; ".join(identity.difference(stored))
+        if self._hash != identity.hash:
+            difference = "; ".join(identity.difference(Identity(self.provenance["identity"])))
             raise UserError(f"{self.path} holds another run ({difference}); choose another folder with out=, or remove that one")
 
     @property
@@ -131,6 +133,10 @@ class RunFolder:
         if not isinstance(record, dict) or not {"identity", "images", "shard_size"} <= record.keys():
             raise UserError(f"{self.path}/provenance.json was not written by evalkit; name a run folder")
         return record
+
+    @property
+    def _hash(self) -> str:
+        return Identity(self.provenance["identity"]).hash
 
     def rows_file(self, shard: int) -> Path:
         """The done-marker of a shard."""
@@ -155,6 +161,8 @@ class RunFolder:
 
     def write_shard(self, shard: int, rows: pa.Table, maps: pa.Table, metadata: Mapping[str, Any]) -> None:
         """Publish one shard: its maps first, its rows last, each whole or not at all."""
+        if self._identity_hash not in (None, self._hash):
+            raise UserError(f"another run has taken {self.path} over meanwhile; choose another folder with out=")
         described = rows.replace_schema_metadata({"evalkit": json.dumps(metadata)})
         for file, table in ((self._maps_file(shard), maps), (self.rows_file(shard), described)):
             writable_folder(file.parent, "out=")

@@ -20,7 +20,7 @@ DROPS = ("average_drop", "median_drop", "drop_of_sums")
 
 
 class Scores(NamedTuple):
-    """Y and O of all methods at one protocol point, (M,n) each, over the same items in the same order; their images (n,)."""
+    """Y and O of all methods at one protocol point, (M,n) each, over the same items, sorted; their images (n,)."""
 
     full: np.ndarray
     masked: np.ndarray
@@ -31,7 +31,10 @@ def scores_of(run: Run, point: Point, score: str) -> Scores:
     """The scores at one protocol point, by confidence or activation."""
     here = at_point(run.scored, point)
     column = SCORES[score]
-    full, masked = (here.pivot(index="method", columns=ITEM, values=f"{column}_{of}").reindex(run.methods) for of in ("full", "masked"))
+    full, masked = (
+        here.pivot(index="method", columns=ITEM, values=f"{column}_{of}").reindex(run.methods).sort_index(axis=1)
+        for of in ("full", "masked")
+    )
     images = full.columns.get_level_values("index").to_numpy()
     return Scores(full.to_numpy(np.float64), masked.to_numpy(np.float64), images)
 

@@ -53,7 +53,7 @@ def _items(session: Session, probe: Probe, i: int, predicted: int, position: int
         return []
     if session.targets == "label":
         if not labels and not classes.map:
-            called = f"it is called '{keys[0]}'" if keys else "it has none"
+            called = f"it is called '{keys[0]}'" if keys else "it has none"  # streamed data: others were checked beforehand
             raise UserError(
                 f"target=label, but {session.source.image_id(position)} has no label among the model's classes ({called}); "
                 "name them alike, or give model.class_map"

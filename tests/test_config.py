@@ -69,3 +69,23 @@ def test_points_on_top_of_combinations_name_what_to_add():
 @pytest.mark.parametrize("name", ["2026", "nan", "1e3x"])
 def test_folders_whose_names_look_like_numbers(name):
     assert compose_jobs([f"out={name}"])[0].config.out == Path(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("bad", "# @package method.bad\n_target_: [", "no valid yaml: while parsing"),
+        ("loose", "_target_: mine.f\n", "begins with the line '# @package method.NAME'"),
+        ("grad_cam", "# @package method.grad_cam\n_target_: mine.f\n", "has the name of one of evalkit's own"),
+    ],
+)
+def test_files_of_ones_own_that_do_not_fit(tmp_path, name, text, says):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / f"{name}.yaml").write_text(text)
+    with pytest.raises(UserError, match=says):
+        compose_jobs([f"method=[{name}]", "data=digits"], conf=tmp_path)
+
+
+def test_a_switch_of_a_method_that_was_not_chosen():
+    with pytest.raises(UserError, match=r"ablation_cam is not among the chosen methods: add it to method=\[...\]"):
+        compose_jobs(["method=[grad_cam]", "method.ablation_cam.drop=softmax", "data=digits"])

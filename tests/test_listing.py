@@ -25,7 +25,7 @@ def test_every_entry_is_listed_with_what_it_is():
         assert list(table.columns[0].cells) == choices(
             "method" if kind == "methods" else kind.removesuffix("s") if kind != "data" else kind
         )
-    assert "evalkit.methods.grad_cam" in text(listing.methods(None)) and "root=???" in text(listing.data(None))
+    assert "normalise=score, drop=score" in text(listing.methods(None)) and "root=???" in text(listing.data(None))
 
 
 def test_layers_are_those_that_can_be_explained():

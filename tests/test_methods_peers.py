@@ -326,6 +326,22 @@ def test_deep_lift_on_reused_and_functional_rectifiers(name):
     assert torch.allclose(captum_attr(probe, name, baseline="black").sum((1, 2)), gap, rtol=1e-8)
 
 
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.fc(torch.tanh(relu(self.features(x))).mean((2, 3)))
+
+
+def test_deep_lift_refuses_activations_that_captum_does_not_see():
+    probe = probe_of(Functional())
+    with pytest.raises(UserError, match="the network calls tanh as a function: make it a module"):
+        captum_attr(probe, "DeepLift")
+    captum_attr(probe, "GuidedBackprop")  # which changes rectifiers only
+
+
 def test_the_callers_network_is_untouched_also_after_a_failure():
     module = TinyFC().train()
     module.classifier[1].requires_grad_(False)
@@ -352,7 +368,7 @@ def test_the_callers_network_is_untouched_also_after_a_failure():
             except (RuntimeError, ValueError) as reason:
                 assert "bang" in str(reason) or "score_projection" in str(reason)
     assert sys.stdout is sys.__stdout__ or "redirect" not in repr(sys.stdout)
-    assert probe.written == []
+    assert probe.written(by_value=True) == []
     assert module.training
     assert torch.equal(module.classifier[4].bias.grad, torch.ones(5))
     assert [p.grad for p in module.parameters() if p is not module.classifier[4].bias] == [None] * 5
@@ -388,7 +404,7 @@ def test_untraceable_networks_work_where_no_graph_is_needed():
         (lambda p: captum_attr(p, "NoiseTunnel"), "needs the option 'attribution_method'"),
         (lambda p: captum_attr(p, "Saliency", attribution_method="DeepLift"), "Saliency has no option 'attribution_method'"),
         (lambda p: captum_attr(p, "Saliency", channels="mean"), "channels=mean is no choice; known: max, sum"),
-        (lambda p: captum_attr(p, "DeepLift", baseline="white"), "fill=white is no choice"),
+        (lambda p: captum_attr(p, "DeepLift", baseline="white"), "baseline=white is no choice"),
         (lambda p: grad_cam_library(p, "AblationCAM", batchsize=3), "AblationCAM has no option 'batchsize'; did you mean 'batch_size'"),
         (lambda p: torch_cam(p, "ScoreCAM", targets=3), "no option 'targets'"),
     ],

@@ -185,3 +185,25 @@ def test_ablated_input_cam_equals_its_formula(tiny_fc, fill):
         shares = [max(0.0, 1 - float(nothing[k].mean() / a[k].mean())) if a[k].mean() > 0 else 0.0 for k in range(len(a))]
         expected = sum(share * channel for share, channel in zip(shares, a, strict=True))
         assert torch.allclose(found, expected.clamp(min=0), atol=1e-5)
+
+
+def test_eigen_cam_of_activations_that_are_not_finite_is_nan_there_alone(tiny_fc, monkeypatch):
+    images = torch.rand(3, 3, 16, 16)
+    alone = methods.eigen_cam(Probe(tiny_fc, images[[0, 2]]))
+    trunk = tiny_fc.trunk
+
+    def broken(images):
+        activations, context = trunk(images)
+        activations[1, 0, 0, 0] = torch.nan
+        return activations, context
+
+    monkeypatch.setattr(tiny_fc, "trunk", broken)
+    found = methods.eigen_cam(Probe(tiny_fc, images))
+    assert found[1].isnan().all() and torch.allclose(found[[0, 2]], alone, atol=1e-5)
+
+
+def test_a_confidence_too_small_to_divide_by(tiny_fc):
+    probe = Probe(tiny_fc, torch.rand(2, 3, 16, 16))
+    probe.__dict__["logits"] = probe.logits + torch.tensor([0.0, 0, 0, 0, -720])
+    probe._targets = [4, 4]
+    assert methods.ablation_cam(probe, drop="softmax").isfinite().all()

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from conftest import HALF, TinyFC
 
-from evalkit import Probe
+from evalkit import Probe, SplitModel
 from evalkit.errors import UserError
 
 
@@ -33,9 +34,24 @@ def test_writing_into_what_is_shared_is_noticed(tiny_fc, name):
     probe = Probe(tiny_fc, torch.rand(2, 3, 16, 16))
     shared = getattr(probe, name)
     probe.gradients, probe.drops  # noqa: B018
-    assert probe.written == []
+    assert probe.written(by_value=True) == []
     shared[0].mul_(2)
-    assert probe.written == [name]
+    assert probe.written(by_value=True) == [name]
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (lambda p: p.activations.numpy().fill(0), "activations"), (lambda p: p.images.data.mul_(0.5), "images"),
+        (lambda p: setattr(p, "targets", p.targets + 1), "targets"), (lambda p: p.net.module.train(), "network"),
+        (lambda p: torch.nn.init.zeros_(p.net.module.classifier[1].weight), "network"),
+    ],
+)  # fmt: skip
+def test_what_autograd_does_not_count_is_noticed_too(write, name):
+    probe = Probe(SplitModel(TinyFC().eval(), "features", mean=HALF, std=HALF), torch.rand(2, 3, 16, 16))
+    probe.activations, probe.targets  # noqa: B018
+    write(probe)
+    assert probe.written(by_value=True) == [name]
 
 
 def test_mistakes(tiny_fc):

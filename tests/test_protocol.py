@@ -93,3 +93,14 @@ def test_points_combine_and_soft_has_no_threshold():
         ("keep_top", 20, "black"), ("keep_top", 20, "mean"), ("keep_top", 30, "black"), ("keep_top", 30, "mean"),
         ("soft", None, "black"), ("soft", None, "mean"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_upsampled_maps_stay_within_their_range_and_constant_ones_constant(dtype):
+    for _ in range(200):
+        small, large = ([int(n) for n in torch.randint(1, most, (2,))] for most in (20, 300))
+        flat = protocol.upsample(torch.full((1, *small), 0.1, dtype=dtype), tuple(large))
+        assert (flat == flat[0, 0, 0]).all()
+        maps = torch.randn(2, *small, dtype=dtype)
+        fine = protocol.upsample(maps, tuple(large))
+        assert (fine.amax((1, 2)) <= maps.amax((1, 2))).all() and (fine.amin((1, 2)) >= maps.amin((1, 2))).all()

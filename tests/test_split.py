@@ -160,3 +160,19 @@ def test_the_faster_layout_where_the_network_takes_it(factory, layout, batch):
     activations, _ = net.trunk(images)
     assert net._layout == layout and activations.is_contiguous()
     assert torch.allclose(net(images), module((images - 0.5) / 0.5), atol=1e-5)
+
+
+class Dropping(torch.nn.Module):
+    """A functional dropout that nobody tells of eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.fc(torch.nn.functional.dropout(self.features(x).mean((2, 3)), 0.5))
+
+
+def test_a_network_that_draws_random_numbers_is_refused():
+    with pytest.raises(UserError, match="Dropping is not deterministic"):
+        SplitModel(Dropping().eval(), "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))

@@ -29,11 +29,21 @@ def test_missing_shards_and_done_markers(tmp_path):
 
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path):
-    created(tmp_path / "run")
+    folder = created(tmp_path / "run")
+    folder.write_shard(0, ROWS.empty_table(), MAPS.empty_table(), {"maps_stored": False})
     other = Identity({**FACTS, "model": {"name": "vgg16", "layer": "features.30"}})
     with pytest.raises(UserError, match=r"model.layer: features.29 -> features.30"):
         RunFolder(tmp_path / "run").create_or_resume(other, {}, "", 10, 4)
     created(tmp_path / "run")  # its own is welcome
+
+
+def test_a_folder_without_a_finished_shard_is_taken_over_and_its_former_run_stops(tmp_path):
+    former = created(tmp_path / "run")
+    RunFolder(tmp_path / "run").create_or_resume(Identity({**FACTS, "limit": 5}), {}, "", 5, 4)
+    assert former.provenance["images"] == 5
+    with pytest.raises(UserError, match="another run has taken"):
+        former.write_shard(0, ROWS.empty_table(), MAPS.empty_table(), {"maps_stored": False})
+    assert not list((tmp_path / "run").rglob("*.parquet"))
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):

@@ -11,7 +11,9 @@ from evalkit import Probe, methods, runner
 from evalkit.config import compose_jobs
 from evalkit.data.labels import load_classes
 from evalkit.errors import UserError
+from evalkit.map_summary import summarise_maps
 from evalkit.models import zoo
+from evalkit.runs import load_runs
 from evalkit.store import RunFolder
 
 
@@ -108,3 +110,36 @@ def test_methods_explain_the_class_that_is_asked_for(folder, tmp_path):
     for name in ("grad_cam", "ablation_cam"):
         row = stored[(stored.image_id == "b/1.png") & (stored.method == name)].iloc[0]
         assert row.target == 3 and np.allclose(row["map"], getattr(methods, name)(probe).flatten(), atol=1e-5)
+
+
+def test_adcc_pairs_every_label_with_itself(labelled, tmp_path):
+    """Also where an image's labels do not come in the order of the outputs."""
+    given = [*labelled, "measures=[coherency]", "protocol.select=[soft]"]
+    folder = run([one for one in given if not one.startswith("protocol.top")])
+    assert any(list(part.target) != sorted(part.target) for _, part in folder.maps().query("method == 'grad_cam'").groupby("index"))
+    (loaded,) = load_runs([folder.path])
+    found = summarise_maps(loaded).query("metric == 'adcc'").set_index("method").value
+    key = ["index", "target", "method"]
+    table = folder.rows().merge(folder.maps()[[*key, "complexity", "coherency"]], on=key)
+    drop = (1 - table.prob_masked / table.prob_full).clip(lower=0)
+    parts = [table.coherency, 1 - table.complexity, 1 - drop]
+    expected = (3 / sum(1 / part for part in parts)).groupby(table.method).mean()
+    for method in ("ablation_cam", "grad_cam", "centre"):
+        assert found[method] == pytest.approx(expected[method], rel=1e-9)
+
+
+def test_labels_without_an_output(labelled, tmp_path, caplog):
+    listed = tmp_path / "labels.csv"
+    listed.write_text(listed.read_text() + "a/0.png,zebra\n")
+    rows = run(labelled).rows()
+    assert set(rows[rows.image_id == "a/0.png"].target_name) == {"a", "b"}
+    assert "no output of the model stands for 1 labels, which are not explained: zebra" in caplog.text
+    listed.write_text(listed.read_text().replace("c/3.png,c", "c/3.png,zebra"))
+    with pytest.raises(UserError, match=r"1 of 12 images have no label among the model's classes \(the first is c/3.png\)"):
+        run(labelled)
+
+
+def test_boxes_of_other_images_are_pointed_out(labelled, tmp_path, caplog):
+    (tmp_path / "boxes.csv").write_text("file,w,h,x1,y1,x2,y2\nelsewhere.png,20,16,1,1,5,5\n")
+    run([*labelled, f"data.boxes={tmp_path}/boxes.csv"])
+    assert "holds no box of any of the 12 images" in caplog.text

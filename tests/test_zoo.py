@@ -111,3 +111,24 @@ def test_configs_repeat_what_torchvision_says_of_its_weights(name):
     assert entry["mean"] == transforms.mean and entry["std"] == transforms.std
     assert entry["interpolation"] == transforms.interpolation.value
     assert entry["expected_top1"] == weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("def f(:", "failed with SyntaxError"),
+        ("1 / 0", "failed with ZeroDivisionError: division"),
+        ("def g(): ...", "has no 'f'; known: g"),
+    ],
+)
+def test_files_that_cannot_be_imported(tmp_path, monkeypatch, text, says):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / f"broken_{abs(hash(text))}.py").write_text(text + "\n")
+    with pytest.raises(UserError, match=says):
+        zoo.find(f"broken_{abs(hash(text))}.f", "method.m._target_")
+
+
+@pytest.mark.parametrize("path", ["./mine.py", "mine", ".mine.f", "mine..f", ""])
+def test_what_is_no_dotted_path(path):
+    with pytest.raises(UserError, match="is no dotted path"):
+        zoo.find(path, "method.m._target_")

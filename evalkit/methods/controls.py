@@ -5,13 +5,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
+from evalkit.errors import whole
 from evalkit.probe import Probe
 
 
 def random(probe: Probe, seed: int = 0) -> Tensor:
     """Uniform noise at the activations' resolution (N,h,w), seeded by each image's index: the same in any batch."""
     height, width = probe.activations.shape[2:]
-    maps = [np.random.default_rng([seed, int(index)]).random((height, width), dtype=np.float32) for index in probe.indices]
+    draws = [np.random.default_rng([whole(seed, "seed", least=0), int(index)]) for index in probe.indices]
+    maps = [draw.random((height, width), dtype=np.float32) for draw in draws]
     return torch.from_numpy(np.stack(maps)).to(probe.activations)
 
 

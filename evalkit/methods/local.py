@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from evalkit.errors import UserError
+from evalkit.errors import UserError, whole
 from evalkit.probe import Probe
 
 
@@ -19,7 +19,9 @@ def hires_cam(probe: Probe) -> Tensor:
 
 
 def spatial_ablation(probe: Probe, window: int = 1, stride: int = 1) -> Tensor:
-    """FastAblationCAM: how much the class score drops when all channels are zero at a position. No weights, no ReLU.
+    """FastAblationCAM  (its README, "Improving Ablation-CAM"): how far the class score drops when all channels are zero at a position.
+
+    No weights, no ReLU: against Ablation-CAM's eq. 3 and 4, positions are ablated instead of channels.
 
     The window (cells of the activation map) moves by `stride`, the last one flush with the border; a cell's value is the
     mean drop over the windows that cover it, so that the map keeps its place whatever the window. Returns (N,h,w).
@@ -37,7 +39,7 @@ def windows(height: int, width: int, window: int, stride: int) -> Tensor:
 
     Raises UserError: the window does not fit, or the stride would leave cells uncovered.
     """
-    if not 1 <= stride <= window <= min(height, width):
+    if not whole(stride, "stride") <= whole(window, "window") <= min(height, width):
         raise UserError(f"spatial_ablation needs 1 <= stride <= window <= {min(height, width)}, not window={window}, stride={stride}")
     starts = [(y, x) for y in _starts(height, window, stride) for x in _starts(width, window, stride)]
     regions = torch.zeros(len(starts), height, width, dtype=torch.bool)

@@ -18,9 +18,9 @@ from typing import Any
 import captum.attr
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from evalkit.errors import UserError, did_you_mean, one_of
+from evalkit.errors import UserError, did_you_mean, one_of, whole
 from evalkit.methods.pixel import fill_image, normalised
 from evalkit.models.standin import stand_in
 from evalkit.probe import Probe
@@ -35,6 +35,24 @@ _OURS = {
     "baselines", "class_idx", "scores", "normalized", "self", "args", "kwargs",
 }  # fmt: skip
 """Arguments that the adapters fill in themselves."""
+
+_HAVE_RULES_AS_MODULES = ("DeepLift", "LRP")
+_FUNCTIONS = (
+    "leaky_relu",
+    "leaky_relu_",
+    "elu",
+    "elu_",
+    "softplus",
+    "sigmoid",
+    "sigmoid_",
+    "tanh",
+    "tanh_",
+    "prelu",
+    "selu",
+    "gelu",
+    "silu",
+)
+"""Activations for which those classes know a rule, or say that they know none, where the network calls them as modules."""
 
 _HOOK_RECTIFIERS = ("DeepLift", "GuidedBackprop", "Deconvolution", "GuidedGradCam", "LRP")
 """captum's classes, and their Layer and Neuron forms, that see only activations which are modules and called once."""
@@ -91,13 +109,16 @@ def captum_attr(
     protocol, makes: "mean" is 0 after normalisation, captum's own default; "black" or "blur". `options` go to the
     constructor or to `attribute`; NoiseTunnel takes the name of another class as `attribution_method`. DeepLift, LRP
     and the guided methods get a network whose every ReLU is a module of its own, as captum asks; the ceiling of a ReLU6
-    stays outside DeepLift's and LRP's rules. Errors as in `pytorch_grad_cam`.
+    stays outside DeepLift's and LRP's rules, and of a network that calls another activation as a function they would
+    give wrong maps: refused. Errors as in `pytorch_grad_cam`.
     """
     one_of(channels, ("sum", "max"), "channels")
     chosen = _Attribution.named(name, options)
 
     def explain(part: Probe, module: nn.Module, layer: nn.Module) -> Tensor:
-        start = fill_image(part, baseline)
+        if chosen.reads_modules:
+            _refuse_functions(name, module)
+        start = fill_image(part, baseline, "baseline")
         # What asks for a distribution of baselines refuses one of a single image, and gets the same image twice.
         given = {"target": part.targets, "baselines": torch.cat([start, start]) if chosen.distribution else start}
         out = chosen.run(module, layer, normalised(part), given)
@@ -138,7 +159,14 @@ class _Attribution:
 
     @property
     def hooks_rectifiers(self) -> bool:
-        return any(part in c.__name__ for part in _HOOK_RECTIFIERS for c in (self.cls, self.inner) if c)
+        return self._is_one_of(_HOOK_RECTIFIERS)
+
+    @property
+    def reads_modules(self) -> bool:
+        return self._is_one_of(_HAVE_RULES_AS_MODULES)
+
+    def _is_one_of(self, names: tuple[str, ...]) -> bool:
+        return any(part in c.__name__ for part in names for c in (self.cls, self.inner) if c)
 
     def run(self, module: nn.Module, layer: nn.Module, images: Tensor, given: Mapping[str, Any]) -> Any:
         """attribute(images), with those of the `given` arguments that it takes."""
@@ -158,6 +186,14 @@ def _captum_class(name: str) -> Any:
     return _find(captum.attr, name, "captum", lambda c: issubclass(c, base) and hasattr(c, "attribute") and _required(c) <= fits)
 
 
+def _refuse_functions(name: str, module: nn.Module) -> None:
+    """Of a traced network: torch.fx has a node of the function's name where a module would have a node of its own."""
+    for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
+        called = getattr(node.target, "__name__", node.target) if node.op in ("call_function", "call_method") else None
+        if called in _FUNCTIONS:
+            raise UserError(f"captum's {name} has rules for modules only, and the network calls {called} as a function: make it a module")
+
+
 def _library(path: str) -> ModuleType:
     try:
         return importlib.import_module(path)
@@ -166,6 +202,8 @@ def _library(path: str) -> ModuleType:
 
 
 def _find(library: ModuleType, name: str, called: str, fits: Callable[[Any], bool]) -> Any:
+    if not isinstance(name, str):
+        raise UserError(f"name={name} must be the name of one class of {called}")
     known = {key: value for key, value in vars(library).items() if inspect.isclass(value) and fits(value)}
     if name not in known:
         raise UserError(f"{called} has no class '{name}' that makes maps{did_you_mean(name, known)}")
@@ -204,7 +242,7 @@ def _run(probe: Probe, explain: Explain, seed: int, *, rectifiers: bool = False,
     alone = len(probe.images) == 1
     if alone or not one_by_one:
         with torch.enable_grad(), _quiet(), _random_state_restored(probe), stand_in(probe.net, rectifiers=rectifiers) as (module, layer):
-            before = _seeded(seed, int(probe.indices[0]))
+            before = _seeded(whole(seed, "seed", least=0), int(probe.indices[0]))
             maps = explain(probe, module, layer).detach().to(probe.images.device)
             if alone or _random_state() == before:
                 return maps

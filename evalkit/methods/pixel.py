@@ -11,7 +11,7 @@ from typing import Any
 from captum.attr import GuidedBackprop, IntegratedGradients, Occlusion, Saliency
 from torch import Tensor
 
-from evalkit.errors import UserError, one_of
+from evalkit.errors import UserError, one_of, whole
 from evalkit.models.rectifiers import rectified
 from evalkit.models.zoo import find
 from evalkit.probe import Probe
@@ -66,10 +66,10 @@ def integrated_gradients(probe: Probe, steps: int = 50, baseline: str = "black",
     images = normalised(probe)
     attributed = IntegratedGradients(_network(probe)).attribute(
         images,
-        baselines=fill_image(probe, baseline),
+        baselines=fill_image(probe, baseline, "baseline"),
         target=probe.targets,
-        n_steps=_whole(steps, "steps"),
-        internal_batch_size=max(_whole(batch_size, "batch_size"), len(images)),
+        n_steps=whole(steps, "steps"),
+        internal_batch_size=max(whole(batch_size, "batch_size"), len(images)),
     )
     return attributed.detach().sum(1)
 
@@ -83,7 +83,7 @@ def occlusion(probe: Probe, window: int = 32, stride: int = 16, fill: str = "bla
     """
     images = normalised(probe)
     n, _, height, width = images.shape
-    if not 0 < _whole(stride, "stride") <= _whole(window, "window") <= min(height, width):
+    if not 0 < whole(stride, "stride") <= whole(window, "window") <= min(height, width):
         raise UserError(f"occlusion needs stride <= window <= {min(height, width)}, the image's side; not stride={stride}, window={window}")
     return (
         Occlusion(_network(probe))
@@ -93,7 +93,7 @@ def occlusion(probe: Probe, window: int = 32, stride: int = 16, fill: str = "bla
             strides=(3, stride, stride),
             baselines=fill_image(probe, fill),
             target=probe.targets,
-            perturbations_per_eval=max(1, _whole(batch_size, "batch_size") // n),
+            perturbations_per_eval=max(1, whole(batch_size, "batch_size") // n),
         )[:, 0]  # the square covers all colours, so they share one value
         .to(images.dtype)
     )
@@ -109,13 +109,7 @@ def _network(probe: Probe) -> Callable[[Tensor], Tensor]:
     return lambda images: probe.net.module(images.clone())
 
 
-def fill_image(probe: Probe, fill: str) -> Tensor:
-    """The baseline image (N,3,H,W) of one of the protocol's fills, normalised."""
-    known = one_of(fill, ("black", "mean", "blur"), "fill")
+def fill_image(probe: Probe, fill: str, option: str = "fill") -> Tensor:
+    """The baseline image (N,3,H,W) of one of the protocol's fills, normalised; `option` is what the caller calls it."""
+    known = one_of(fill, ("black", "mean", "blur"), option)
     return normalised(probe, filling(probe.images, known, probe.net.mean)).expand_as(probe.images)
-
-
-def _whole(value: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{name}={value} must be a whole number, 1 or more")
-    return value

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from evalkit import protocol
-from evalkit.errors import one_of
+from evalkit.errors import one_of, whole
 from evalkit.probe import Probe
 
 
@@ -61,7 +61,7 @@ def ablation_cam(probe: Probe, normalise: str = "score", drop: str = "score") ->
     y, drops = probe.scored(one_of(drop, ("score", "softmax", "sigmoid"), "drop"))
     by_norm = one_of(normalise, ("score", "norm"), "normalise") == "norm"
     size = probe.activations.flatten(2).norm(dim=2) if by_norm else y.abs()[:, None]
-    weights = drops / torch.where(size > 0, size, 1)
+    weights = drops / torch.where(size > torch.finfo(size.dtype).tiny, size, 1)  # a divisor below that may overflow
     return relu(_weighted_sum(weights, probe.activations.to(weights.dtype)))  # drops in confidence are too small for float32
 
 
@@ -89,7 +89,7 @@ def score_cam(probe: Probe, batch_size: int = 32) -> Tensor:
     channels; map = ReLU(sum_k w_k A_k) (N,h,w). The product is taken after normalisation, as in the authors' code: what
     H_k removes turns into the mean colour. Channels that are constant have H_k = 0 and share one pass.
     """
-    maps = []
+    maps, batch_size = [], whole(batch_size, "batch_size")
     size = (probe.images.shape[2], probe.images.shape[3])
     mean = probe.net.mean.to(probe.images)
     for image, target, channels in zip(probe.images, probe.targets, probe.activations, strict=True):
@@ -107,11 +107,12 @@ def eigen_cam(probe: Probe) -> Tensor:
     """Eigen-CAM (Muhammad and Yeasin, IJCNN 2020, section III): A as (hw,K) on its first right singular vector.
 
     No centring, as in the paper. A singular vector has no sign of its own: it is chosen so that the map's sum is not
-    negative. Knows no class. Returns (N,h,w).
+    negative. Knows no class. Returns (N,h,w), nan for an image whose activations are not finite.
     """
-    _, _, v = torch.linalg.svd(probe.activations.flatten(2).mT, full_matrices=False)
+    finite = probe.activations.isfinite().all((1, 2, 3))[:, None, None]
+    _, _, v = torch.linalg.svd(torch.where(finite, probe.activations.flatten(2).mT, 0), full_matrices=False)
     maps = _weighted_sum(v[:, 0], probe.activations)
-    return torch.where(maps.sum((1, 2), keepdim=True) < 0, -maps, maps)
+    return torch.where(finite, torch.where(maps.sum((1, 2), keepdim=True) < 0, -maps, maps), torch.nan)
 
 
 def _weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:

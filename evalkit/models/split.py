@@ -118,6 +118,11 @@ class SplitModel:
             return
         cut = self.head(activations, context)
         if not torch.allclose(cut, whole, rtol=1e-4, atol=1e-4 * float(whole.nan_to_num().abs().max()), equal_nan=True):
+            if not torch.equal(whole, self.module(normalised)):
+                raise UserError(
+                    f"{type(self.module).__name__} is not deterministic: two passes over one image differ in eval mode, "
+                    "as with a functional dropout that is not told of it"
+                )
             self._fall_back(f"cutting {type(self.module).__name__} at '{self.layer}' changes its output")
         else:
             self._choose_layout(normalised, activations)

@@ -102,14 +102,18 @@ def find(dotted: str, key: str) -> Callable[..., Any]:
     path, _, name = dotted.rpartition(".")
     if path.partition(".")[0] == "timm":
         import_timm(f"{key}={dotted}")
+    if not all(part.isidentifier() for part in (*path.split("."), name)):
+        raise UserError(f"{key}={dotted} is no dotted path such as package.module.function")
     try:
-        found = getattr(importlib.import_module(path), name)
-    except ValueError as reason:
-        raise UserError(f"{key}={dotted} is no dotted path such as package.module.function") from reason
+        module = importlib.import_module(path)
     except ImportError as reason:
         raise UserError(f"{key}={dotted}: cannot import '{path}' ({reason}); put its folder on PYTHONPATH") from reason
-    except AttributeError as reason:
-        raise UserError(f"{key}={dotted}: '{path}' has no '{name}'{did_you_mean(name, vars(importlib.import_module(path)))}") from reason
+    except Exception as reason:  # whatever somebody's file does when it is imported
+        raise UserError(f"{key}={dotted}: importing '{path}' failed with {type(reason).__name__}: {reason}") from reason
+    found = getattr(module, name, None)
+    if found is None:
+        public = [other for other, value in vars(module).items() if callable(value) and not other.startswith("_")]
+        raise UserError(f"{key}={dotted}: '{path}' has no '{name}'{did_you_mean(name, public)}")
     if not callable(found):
         raise UserError(f"{key}={dotted} is not callable")
     return found
