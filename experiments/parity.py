@@ -1,6 +1,6 @@
 """Are our maps those of the equations and of other libraries? A table of differences, with the reason for each known one.
 
-    python experiments/parity.py DATA --csv results/parity.csv                  (four networks with real weights and images)
+    python experiments/parity.py DATA --csv results/parity.csv                  (six networks with real weights and images)
     python experiments/parity.py --images 10                                    (two with random weights only; no data needed)
     python experiments/parity.py DATA --only ablation_cam --network squeezevgg10
 
@@ -42,6 +42,8 @@ from evalkit.models import zoo
 from evalkit.models.standin import stand_in
 
 HALF = ["model.mean=[0.5,0.5,0.5]", "model.std=[0.5,0.5,0.5]"]
+SMALL = ["model.resize=[32,32]"]
+"""Images on which also the slow methods can explain all of them."""
 NETWORKS = {
     "squeezevgg10": (
         "imagenette224",
@@ -55,6 +57,16 @@ NETWORKS = {
         ["model=mobilenet_v3_small", "model.resize=[225,225]", *HALF],
     ),
     "squeezenet1_0": ("imagenet_val_acuity", "squeezenet1_0_imagenet", ["model=squeezenet1_0", "model.resize=[227,227]"]),
+    "cifar_vgg6": (
+        "cifar10_test",
+        "cifar_vgg6_fc",
+        ["model=custom", "model.factory=archs.cifar_vgg6", "model.layer=features", *SMALL, "model.mean=[0,0,0]", "model.std=[1,1,1]"],
+    ),
+    "cifar_resnet20": (
+        "cifar10_test",
+        "cifar_resnet20",
+        ["model=custom", "model.factory=archs.cifar_resnet20", "model.layer=layer3", *SMALL],
+    ),
 }
 RANDOM = {"alexnet (random)": Case("alexnet", "features.11", 128), "resnet18 (random)": Case("resnet18", "layer3", 128)}
 """Random weights: fully connected layers behind an inner ReLU, and a layer that residual blocks follow (tier 3)."""
@@ -101,6 +113,17 @@ def small_sums(probe: Probe) -> Tensor:
 def has_relu6(probe: Probe) -> Tensor:
     """Networks with rectifiers that pytorch-grad-cam does not replace."""
     return everywhere(probe) if any(isinstance(part, nn.ReLU6) for part in probe.net.module.modules()) else ~everywhere(probe)
+
+
+def windows(probe: Probe) -> dict[str, int]:
+    """Occlusion's window and stride for an image of any size: 32 and 16 pixels of 224."""
+    side = probe.images.shape[3]
+    return {"window": side // 7, "stride": side // 14}
+
+
+def occlusion(probe: Probe) -> Tensor:
+    """Ours at that size."""
+    return methods.occlusion(probe, **windows(probe))
 
 
 def captum_ablation(probe: Probe) -> Tensor:
@@ -248,8 +271,11 @@ COMPARISONS = [
         partial(captum_attr, name="GuidedGradCam", channels="max", interpolate_mode="bilinear"),
     ),
     in_float32("guided_ablation_cam", methods.guided_ablation_cam, equations.of(equations.guided, cam=ABLATION), slow=True),
-    in_float32("integrated_gradients", methods.integrated_gradients, equations.of(equations.integrated_gradients), slow=True),
-    equation("occlusion", methods.occlusion, equations.of(equations.occlusion), slow=True),
+    in_float32(
+        "integrated_gradients", methods.integrated_gradients, equations.of(equations.integrated_gradients),
+        slow=True, note=KINKS, **EVERYWHERE,
+    ),
+    equation("occlusion", occlusion, lambda probe: equations.of(equations.occlusion, **windows(probe))(probe), slow=True),
 ]  # fmt: skip
 
 
@@ -260,7 +286,7 @@ def real(name: str, data: Path, count: int) -> tuple[SplitModel, Tensor]:
     file = f"model.weights={data / 'weights' / weights}.safetensors"
     config = compose_jobs([*overrides, file, "model.crop=null", "model.classes=null"])[0].config.model
     model = zoo.load(config, torch.device("cpu"))
-    files = sorted((data / folder / "images").rglob("*.JPEG"))
+    files = sorted(file for file in (data / folder / "images").rglob("*") if file.suffix in (".JPEG", ".jpg"))
     images = [model.preprocess(decode(file)) for file in files[:: max(1, len(files) // count)][:count]]
     return model.net, torch.stack(images).float() / 255
 
@@ -347,7 +373,9 @@ def _summary(difference: np.ndarray, correlation: np.ndarray, deviating: np.ndar
 
 def main(
     data: Annotated[Path | None, typer.Argument(help="The folder of real images and weights; without it, random weights only.")] = None,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="The table.")] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="The table; rows of a former call stay unless they are measured again.")
+    ] = None,
     count: Annotated[int, typer.Option("--images", help="Images per network.")] = 50,
     slow_count: Annotated[int, typer.Option("--slow-images", help="Images for what passes each channel through the network.")] = 2,
     only: Annotated[list[str] | None, typer.Option(help="Methods; all by default.")] = None,
@@ -359,9 +387,20 @@ def main(
     for name in [*(NETWORKS if data else ()), *RANDOM]:
         if not network or name.split()[0] in network:
             net, images = random_weights(name, count) if name in RANDOM or data is None else real(name, data, count)
-            rows += measure(name, net, images, slow_count, comparisons)
+            rows += measure(name, net, images, count if images.shape[3] == 32 else slow_count, comparisons)
     if csv_file is not None and rows:
-        pd.DataFrame(rows).to_csv(csv_file, index=False, float_format="%.7g", na_rep="nan")
+        written(pd.DataFrame(rows), csv_file).to_csv(csv_file, index=False, float_format="%.7g", na_rep="nan")
+
+
+def written(table: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """The rows beside those that a former call left in the file and this one has not measured again, in the order of the lists above."""
+    key = ["model", "method", "reference"]
+    if file.exists():
+        table = pd.concat([pd.read_csv(file, keep_default_na=False, na_values="nan"), table]).drop_duplicates(key, keep="last")
+    models = [*NETWORKS, *RANDOM]
+    places = {(c.method, c.reference): place for place, c in enumerate(COMPARISONS)}
+    order = [(models.index(model), places.get((method, reference), -1)) for model, method, reference in table[key].to_numpy()]
+    return table.iloc[sorted(range(len(table)), key=order.__getitem__)]
 
 
 if __name__ == "__main__":
