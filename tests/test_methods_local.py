@@ -50,7 +50,9 @@ def test_on_gap_and_linear_spatial_ablation_is_cam(tiny_gap):
     assert torch.allclose(methods.spatial_ablation(probe) * 64, methods.cam(probe), atol=1e-4)
 
 
-@pytest.mark.parametrize(("window", "stride"), [(9, 1), (1, 2), (2, 0)])
-def test_windows_that_do_not_cover_the_map_are_refused(tiny_gap, window, stride):
-    with pytest.raises(UserError, match="1 <= stride <= window <= 8"):
+@pytest.mark.parametrize(
+    ("window", "stride", "says"), [(9, 1, "stride <= window <= 8"), (1, 2, "<= 8"), (2, 0, "stride=0 must be a whole number, 1 or more")]
+)
+def test_windows_that_do_not_cover_the_map_are_refused(tiny_gap, window, stride, says):
+    with pytest.raises(UserError, match=says):
         methods.spatial_ablation(Probe(tiny_gap, torch.rand(1, 3, 16, 16)), window=window, stride=stride)

@@ -117,8 +117,12 @@ class SplitModel:
             self._fall_back(f"behind '{self.layer}', {type(self.module).__name__} reads something that is no tensor of the batch")
             return
         cut = self.head(activations, context)
-        if not torch.allclose(cut, whole, rtol=1e-4, atol=1e-4 * float(whole.nan_to_num().abs().max()), equal_nan=True):
-            if not torch.equal(whole, self.module(normalised)):
+
+        def differs(logits: Tensor) -> bool:
+            return not torch.allclose(logits, whole, rtol=1e-4, atol=1e-4 * float(whole.nan_to_num().abs().max()), equal_nan=True)
+
+        if differs(cut):
+            if differs(self.module(normalised)):
                 raise UserError(
                     f"{type(self.module).__name__} is not deterministic: two passes over one image differ in eval mode, "
                     "as with a functional dropout that is not told of it"
