@@ -170,7 +170,7 @@ class Dropping(torch.nn.Module):
         self.features, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 5)
 
     def forward(self, x):
-        return self.fc(torch.nn.functional.dropout(self.features(x).mean((2, 3)), 0.5))
+        return self.fc(torch.nn.functional.dropout(self.features(x), 0.5).mean((2, 3)))
 
 
 def test_a_network_that_draws_random_numbers_is_refused():
