@@ -39,6 +39,7 @@ from evalkit.errors import UserError
 from evalkit.methods.peers import captum_attr, pytorch_grad_cam, torch_cam
 from evalkit.methods.pixel import normalised
 from evalkit.models import zoo
+from evalkit.models.graph import trace
 from evalkit.models.standin import stand_in
 
 HALF = ["model.mean=[0.5,0.5,0.5]", "model.std=[0.5,0.5,0.5]"]
@@ -110,9 +111,11 @@ def small_sums(probe: Probe) -> Tensor:
     return ((total > 0) & (total < 1e-3)).any(1)
 
 
-def has_relu6(probe: Probe) -> Tensor:
-    """Networks with rectifiers that pytorch-grad-cam does not replace."""
-    return everywhere(probe) if any(isinstance(part, nn.ReLU6) for part in probe.net.module.modules()) else ~everywhere(probe)
+def has_other_rectifiers(probe: Probe) -> Tensor:
+    """Networks with rectifiers that pytorch-grad-cam does not replace: it looks for modules of the class nn.ReLU."""
+    called = {getattr(node.target, "__name__", node.target) for node in trace(probe.net.module).graph.nodes if node.op != "call_module"}
+    others = any(isinstance(part, nn.ReLU6) for part in probe.net.module.modules()) or called & {"relu", "relu_", "relu6"}
+    return everywhere(probe) if others else ~everywhere(probe)
 
 
 def windows(probe: Probe) -> dict[str, int]:
@@ -263,7 +266,7 @@ COMPARISONS = [
     equation("guided_backprop", methods.guided_backprop, equations.of(equations.guided_backprop), note=KINKS, **EVERYWHERE),
     Comparison(
         "guided_backprop", methods.guided_backprop, "pytorch-grad-cam GuidedBackpropReLUModel", replaced_relus,
-        note="replaces no ReLU6", deviating=has_relu6,
+        note="replaces modules of the class nn.ReLU only, no ReLU6 and no function", deviating=has_other_rectifiers,
     ),
     in_float32("guided_grad_cam", methods.guided_grad_cam, equations.of(equations.guided, cam=equations.grad_cam)),
     Comparison(
