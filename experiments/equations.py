@@ -107,7 +107,9 @@ def ablation_cam(image: Image, normalise: str = "score", drop: str = "score") ->
         y, rest = _confidence(image.logits(image.a[None]), image.c, drop)
         parts = [_confidence(image.logits(variants), image.c, drop) for variants in _without_each_channel(image.a)]
     y_k, rest_k = (torch.cat(column) for column in zip(*parts, strict=True))
-    drops = rest_k - rest if drop != "score" and y > 0.5 else y - y_k  # 1 - 1e-20 is 1
+    before, drops = (rest, rest_k - rest) if drop != "score" and y > 0.5 else (y.abs(), y - y_k)  # 1 - 1e-20 is 1
+    if drops.abs().max() <= 1e-12 * before:  # a head of dead units: two passes differ by rounding alone
+        drops = torch.zeros_like(drops)
     total = torch.zeros_like(image.a[0])
     for k in range(len(image.a)):
         size = image.a[k].norm() if normalise == "norm" else y.abs()
