@@ -47,17 +47,17 @@ for stage in "${@:-all}"; do
     all)
       squeezevgg10 "method=[$METHODS]" "${CHEAPER[@]}" out="$OUT/all/squeezevgg10"
       mobilenet_v2 "method=[cam,$METHODS]" "${CHEAPER[@]}" out="$OUT/all/mobilenet_v2"
-      evalkit tables "$OUT"/all/*/ --out "$OUT/all"
+      evalkit tables "$OUT/all"
       ;;
     score)
       squeezevgg10 'method=[score_cam]' out="$OUT/all/squeezevgg10-score"
       mobilenet_v2 'method=[score_cam]' out="$OUT/all/mobilenet_v2-score"
-      evalkit tables "$OUT"/all/*/ --out "$OUT/all"
+      evalkit tables "$OUT/all"
       ;;
     peers)
       peers squeezevgg10
       peers mobilenet_v2
-      evalkit tables "$OUT"/peers/*/ --out "$OUT/peers"
+      evalkit tables "$OUT/peers"
       ;;
     *) echo "no stage '$stage': all, score, peers" >&2; exit 2 ;;
   esac

@@ -19,12 +19,13 @@ from evalkit.runs import load_runs
 
 NUMBERS = ["model", "method", "select", "top_percent", "fill", "score", "metric", "against", "n", "value", "low", "high"]
 METRICS = ["average_drop", "increase", "win"]
+STAGES = {"all": ("all", "score"), "peers": ("peers",)}
 HEADS = {
     "all": (
         "Every method and control on two networks with real weights",
         "Here the maps, the threshold of 20 % and the win matrices; `all_methods.csv` has the paper's metrics at 10 to 90 %, "
         "`all_methods-*.png` draw average drop against them. Integrated gradients with 16 steps, occlusion with a window of 56 pixels "
-        "and a stride of 28.",
+        "and a stride of 28. Score-CAM ran by itself on one busy core; all_methods-peers.md has seconds to compare it by.",
     ),
     "peers": (
         "Other libraries' classes beside ours: the same figures at other speeds",
@@ -45,7 +46,7 @@ def main(
     summary[summary.metric.isin(METRICS)][NUMBERS].to_csv(out / "all_methods.csv", index=False, float_format="%.5g")
     sns.set_theme(style="whitegrid", context="paper", palette="colorblind")
     for run in load_runs([runs / "all"]):
-        figure = plots.one_panel_a_method(run, summary[summary.run == str(run.path)], "confidence")
+        figure = plots.one_panel_a_method(run, summary[summary.model == run.name], "confidence")
         figure.savefig(out / f"all_methods-{run.name}.png", dpi=75)
         plt.close(figure)
 
@@ -58,7 +59,9 @@ def cut(folder: Path, stage: str) -> str:
     versions = ", ".join(f"{name} {said['versions'][name]}" for name in ("torch", "torchvision", "captum", "grad-cam", "torchcam"))
     machine = f"{said['hardware']['processor']}, threads: {said['hardware']['threads']}, Python {said['python']}, {versions}"
     headline, text = HEADS[stage]
-    return f"# {headline}\n\nMade by `experiments/all_methods.sh DATA OUT {stage}` on {machine}. {text}\n\n" + "".join(kept)
+    return f"# {headline}\n\nMade by `experiments/all_methods.sh DATA OUT {' '.join(STAGES[stage])}` on {machine}. {text}\n\n" + "".join(
+        kept
+    )
 
 
 if __name__ == "__main__":
