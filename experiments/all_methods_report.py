@@ -29,7 +29,7 @@ HEADS = {
     ),
     "peers": (
         "Other libraries' classes beside ours: the same figures at other speeds",
-        "pgc: pytorch-grad-cam. 10 images on one busy core are for reading off that rows agree and what a map costs, not for ranking methods.",
+        "pgc: pytorch-grad-cam. 10 images on one busy core: to read off that rows agree and what a map costs, not to rank methods.",
     ),
 }
 
