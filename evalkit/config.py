@@ -316,9 +316,9 @@ def _check_keys(parsed: list[Override], extra: list[str]) -> None:
     for override in parsed:
         key = override.key_or_group
         if not override.is_add() and not override.is_delete() and key not in known and key not in GROUPS and not key.startswith("hydra"):
-            first, _, name = key.partition(".")
-            if first == "method" and name.partition(".")[0] in choices("method"):
-                raise UserError(f"'{key}' is set, but {name.partition('.')[0]} is not among the chosen methods: add it to method=[...]")
+            group, method, *_ = [*key.split("."), ""]
+            if group == "method" and method in choices("method"):
+                raise UserError(f"'{key}' is set, but {method} is not among the chosen methods: add it to method=[...]")
             raise UserError(f"no key '{key}' in the configuration{did_you_mean(key, known)}")
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
@@ -48,7 +47,7 @@ def data(conf: Path | None) -> Table:
     table = Table("data", "keys (??? must be given)", "about", title="data: evalkit run data=NAME data.KEY=...")
     for name in choices("data", conf):
         text = read_choice("data", name, conf, as_text=True)
-        entry = yaml.safe_load(text)
+        entry = read_choice("data", name, conf)
         keys = ", ".join(f"{key}={_text(value)}" for key, value in entry.items() if key not in ("name", "_target_"))
         table.add_row(name, escape(keys), escape(text.splitlines()[0].removeprefix("# ")))
     return table

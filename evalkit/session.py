@@ -16,7 +16,7 @@ from evalkit import protocol
 from evalkit.config import ModelConfig, RunConfig
 from evalkit.data.decode import Preprocess, UnreadableImage
 from evalkit.data.labels import Classes
-from evalkit.data.sources import ClassKey, Source, choose
+from evalkit.data.sources import Source, choose
 from evalkit.errors import UserError, first_line
 from evalkit.memory import keep_freed_memory
 from evalkit.models import zoo
@@ -160,25 +160,24 @@ def _check_labels(config: RunConfig, source: Source, positions: list[int], class
     if getattr(source, "streamed", False):
         return
     keys = [source.class_keys(position) for position in positions]
-    outputs = [classes.outputs_of(key) for of_image in keys for key in of_image]  # all of them: a label that is no output is refused
-    if not any(outputs):
+    outputs = [[classes.outputs_of(key) for key in of_image] for of_image in keys]  # all of them: a label that is no output is refused
+    if not any(map(any, outputs)):
         called = f"the first is called '{keys[0][0]}'" if keys[0] else "the first has none"
         note = f"none of the {len(positions)} images has a label among the classes of {config.model.name} ({called})"
         if config.target == "label" or config.images == "correct":
             raise UserError(f"{note}; name them alike (model.classes=FILE, one wnid or name a line), or use target=predicted")
         log.warning("%s: top-1 cannot be told", note)
     if config.target == "label":
-        _check_unknown(source, positions, keys, classes)
+        bare = [position for position, known in zip(positions, outputs, strict=True) if not any(known)]
+        if bare and not classes.map:
+            raise UserError(
+                f"target=label, but {len(bare)} of {len(positions)} images have no label among the model's classes (the first is "
+                f"{source.image_id(bare[0])}); name them alike, give model.class_map, or leave them out of data.labels"
+            )
+        _name_unknown({str(key) for pair in zip(keys, outputs, strict=True) for key, known in zip(*pair, strict=True) if not known})
 
 
-def _check_unknown(source: Source, positions: list[int], keys: Sequence[Sequence[ClassKey]], classes: Classes) -> None:
-    """Labels without an output are not explained, and said so; an image that has no other is refused, unless a class map leaves it out."""
-    unknown = sorted({str(key) for of_image in keys for key in of_image if not classes.outputs_of(key)})
-    bare = [p for p, of_image in zip(positions, keys, strict=True) if not any(classes.outputs_of(key) for key in of_image)]
-    if bare and not classes.map:
-        raise UserError(
-            f"target=label, but {len(bare)} of {len(positions)} images have no label among the model's classes (the first is "
-            f"{source.image_id(bare[0])}); name them alike, give model.class_map, or leave them out of data.labels"
-        )
-    if unknown:
-        log.warning("no output of the model stands for %d labels, which are not explained: %s", len(unknown), ", ".join(unknown[:5]))
+def _name_unknown(labels: set[str]) -> None:
+    """Labels without an output are not explained."""
+    if labels:
+        log.warning("no output of the model stands for %d labels, which are not explained: %s", len(labels), ", ".join(sorted(labels)[:5]))

@@ -16,9 +16,9 @@ import typer
 
 from evalkit import plots
 from evalkit.runs import load_runs
+from evalkit.summary import PAPER_METRICS
 
 NUMBERS = ["model", "method", "select", "top_percent", "fill", "score", "metric", "against", "n", "value", "low", "high"]
-METRICS = ["average_drop", "increase", "win"]
 STAGES = {"all": ("all", "score"), "peers": ("peers",)}
 HEADS = {
     "all": (
@@ -43,7 +43,7 @@ def main(
         if (runs / stage / "tables.md").exists():
             (out / f"{name}.md").write_text(cut(runs / stage, stage), encoding="utf-8")
     summary = pd.read_csv(runs / "all" / "summary.csv")
-    summary[summary.metric.isin(METRICS)][NUMBERS].to_csv(out / "all_methods.csv", index=False, float_format="%.5g")
+    summary[summary.metric.isin(PAPER_METRICS)][NUMBERS].to_csv(out / "all_methods.csv", index=False, float_format="%.5g")
     sns.set_theme(style="whitegrid", context="paper", palette="colorblind")
     for run in load_runs([runs / "all"]):
         figure = plots.one_panel_a_method(run, summary[summary.model == run.name], "confidence")
@@ -59,9 +59,8 @@ def cut(folder: Path, stage: str) -> str:
     versions = ", ".join(f"{name} {said['versions'][name]}" for name in ("torch", "torchvision", "captum", "grad-cam", "torchcam"))
     machine = f"{said['hardware']['processor']}, threads: {said['hardware']['threads']}, Python {said['python']}, {versions}"
     headline, text = HEADS[stage]
-    return f"# {headline}\n\nMade by `experiments/all_methods.sh DATA OUT {' '.join(STAGES[stage])}` on {machine}. {text}\n\n" + "".join(
-        kept
-    )
+    command = f"experiments/all_methods.sh DATA OUT {' '.join(STAGES[stage])}"
+    return f"# {headline}\n\nMade by `{command}` on {machine}. {text}\n\n{''.join(kept)}"
 
 
 if __name__ == "__main__":

@@ -26,7 +26,19 @@ import pandas as pd
 import torch
 import typer
 from coco_report import markdown
-from coco_statistics import ENERGY, HIT, IOU, LIKENESS, RIGHT, SHARE, Rows, drop_name, instance_statistics, pair_statistics
+from coco_statistics import (
+    ENERGY,
+    HIT,
+    IOU,
+    LIKENESS,
+    RIGHT,
+    RIVALS_OF_CENTRE,
+    SHARE,
+    Rows,
+    drop_name,
+    instance_statistics,
+    pair_statistics,
+)
 from torch import Tensor
 
 from evalkit import localisation, metrics, protocol, runner
@@ -46,10 +58,7 @@ NETWORKS = {
 HAVE_CAM = ("mobilenet_v2",)
 """Global average pooling and one linear layer."""
 
-PAIR_METHODS = (
-    "grad_cam", "ablation_cam", "grad_cam_pp", "layer_cam", "hires_cam", "spatial_ablation",
-    "guided_grad_cam", "guided_ablation_cam", "random", "constant", "centre", "edges",
-)  # fmt: skip
+PAIR_METHODS = (*RIVALS_OF_CENTRE, "random", "constant", "centre", "edges")
 INSTANCE_METHODS = ("grad_cam_pp", "grad_cam", "ablation_cam", "centre", "random")
 POINTS = (  # Ablation-CAM paper, section 6.1; Bisen and Bakshi, methods 1 and 2
     "protocol=published",  # which names its points one by one

@@ -20,7 +20,7 @@ from coco_statistics import (
     SHARE,
     TWO,
     claim,
-)  # fmt: skip
+)
 
 from evalkit.runs import Run
 

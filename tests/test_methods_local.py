@@ -51,7 +51,8 @@ def test_on_gap_and_linear_spatial_ablation_is_cam(tiny_gap):
 
 
 @pytest.mark.parametrize(
-    ("window", "stride", "says"), [(9, 1, "stride <= window <= 8"), (1, 2, "<= 8"), (2, 0, "stride=0 must be a whole number, 1 or more")]
+    ("window", "stride", "says"),
+    [(9, 1, "1 <= stride <= window <= 8"), (1, 2, "1 <= stride <= window <= 8"), (2, 0, "stride=0 must be a whole number, 1 or more")],
 )
 def test_windows_that_do_not_cover_the_map_are_refused(tiny_gap, window, stride, says):
     with pytest.raises(UserError, match=says):

@@ -54,7 +54,7 @@ _FUNCTIONS = (
 )
 """Activations for which those classes know a rule, or say that they know none, where the network calls them as modules."""
 
-_HOOK_RECTIFIERS = ("DeepLift", "GuidedBackprop", "Deconvolution", "GuidedGradCam", "LRP")
+_HOOK_RECTIFIERS = (*_HAVE_RULES_AS_MODULES, "GuidedBackprop", "Deconvolution", "GuidedGradCam")
 """captum's classes, and their Layer and Neuron forms, that see only activations which are modules and called once."""
 
 
