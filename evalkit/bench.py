@@ -19,7 +19,7 @@ from evalkit.errors import UserError
 from evalkit.methods import ablation_cam
 from evalkit.models import graph
 from evalkit.probe import Probe
-from evalkit.store import writable_folder
+from evalkit.storage import writable_folder
 
 
 def bench_ablation(

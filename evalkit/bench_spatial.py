@@ -10,7 +10,7 @@ from torch import Tensor
 from evalkit import timing
 from evalkit.methods.local import windows
 from evalkit.probe import Probe
-from evalkit.store import writable_folder
+from evalkit.storage import writable_folder
 
 
 def bench_spatial(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from evalkit.errors import UserError, did_you_mean
-from evalkit.shards import world
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from evalkit.config import Job
-    from evalkit.store import RunFolder
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -33,6 +34,7 @@ ConfFolder = Annotated[Optional[Path], typer.Option("--conf", help="A folder of 
 
 def main() -> None:
     """Entry point: a mistake of the user ends in one sentence and exit code 2."""
+    signal.signal(signal.SIGTERM, _stopped)  # a scheduler's warning: leave as on Ctrl-C, in order
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         app()
@@ -42,6 +44,10 @@ def main() -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; the same command continues where it was")
         sys.exit(130)
+
+
+def _stopped(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @app.command()
@@ -79,16 +85,19 @@ def _run_one(job: "Job", console: Console) -> str:
 
         folder = runner.run(job, advance, lambda total, before: bar.update(task, total=total, completed=before))
     seconds = time.perf_counter() - started
-    what = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s){_left_out(folder)}" if done else "every shard was done before"
-    here, left = world(), len(folder.missing())
-    if here.size > 1:
-        what += f", as worker {here.rank} of {here.size}; {left} shards are still with the others"
+    stored = folder.load()
+    what = (
+        f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s){_left_out(stored.rows)}"
+        if done
+        else "every shard was done before"
+    )
+    what += f"; {len(stored.missing)} shards are still with other workers" if stored.missing else ""
     return f"{job.config.model.name}: {what} -> {folder.path}"
 
 
-def _left_out(folder: "RunFolder") -> str:
+def _left_out(rows: "pd.DataFrame") -> str:
     """What the tables will not count, told while it can still be mended."""
-    rows = folder.rows().drop_duplicates(["index", "status"])
+    rows = rows.drop_duplicates(["index", "status"])
     counted = {status: int((rows.status == status).sum()) for status in ("error", "nonfinite")}
     names = {"error": "unreadable", "nonfinite": "without finite maps or scores"}
     return "".join(f"; {number} {names[status]}" for status, number in counted.items() if number)
@@ -101,7 +110,7 @@ class _ImagesPerSecond(ProgressColumn):
 
 @app.command()
 def tables(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders.")],
+    runs: Annotated[list[str], typer.Argument(help="Run folders, or folders of run folders; also s3://bucket/folder.")],
     out: Annotated[
         Path | None, typer.Option(help="Where tables and figures go; default the folder itself, or results/tables for several.")
     ] = None,
@@ -115,7 +124,7 @@ def tables(
     if figures:
         from evalkit.plots import write_figures
     loaded = load_runs(runs, allow_incomplete=allow_incomplete)
-    folder = out or (runs[0] if len(runs) == 1 else Path("results/tables"))
+    folder = out or (Path(runs[0]) if len(runs) == 1 and "://" not in runs[0] else Path("results/tables"))
     summary, comparisons = write_all(loaded, folder, write_figures if figures else None)
     print_tables(Console(), loaded, summary, comparisons)
     Console(stderr=True, highlight=False, soft_wrap=True).print(

@@ -17,9 +17,20 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PositiveFloat,
+    ValidationError,
+    model_validator,
+)
 
 from evalkit.errors import UserError, did_you_mean, first_line
+from evalkit.storage import Place, place
 
 GROUPS = ("model", "data", "method", "protocol", "experiment")
 
@@ -31,6 +42,10 @@ def _as_list(value: Any) -> Any:
 def _as_name(value: Any) -> Any:
     """Hydra reads out=2026 and out=nan as numbers."""
     return str(value) if isinstance(value, int | float) else value
+
+
+def _as_place(value: Any) -> Place:
+    return place(_as_name(value))
 
 
 ClassChoice = Annotated[int, Field(ge=0, strict=True)] | str
@@ -116,7 +131,7 @@ class RunConfig(_Config):
     sample: Positive | None
     limit: Positive | None
     seed: Annotated[int, Field(ge=0)]
-    out: Annotated[Path, BeforeValidator(_as_name)]
+    out: Annotated[Place, PlainValidator(_as_place)]
     batch_size: Positive
     shard_size: Positive
     device: Literal["auto", "cpu", "cuda"]

@@ -19,7 +19,7 @@ from evalkit.models import zoo
 from evalkit.probe import Probe
 from evalkit.records import confidence_and_logit
 from evalkit.session import apply_method, load_methods, pick_device, resolve, set_precision
-from evalkit.store import writable_folder
+from evalkit.storage import writable_folder
 
 OVERLAY = 0.55
 """Opacity of the heat map over the photograph."""

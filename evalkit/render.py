@@ -13,7 +13,7 @@ from rich.table import Table
 from evalkit import map_tables
 from evalkit.map_summary import summarise_maps
 from evalkit.runs import Point, Run, at_point
-from evalkit.store import writable_folder
+from evalkit.storage import writable_folder
 from evalkit.summary import PAPER_METRICS, compare, lower_is_better, summarise, win_matrix
 from evalkit.tables import LABELS, PAIRED, caption, cells, comparison_table, describe_point, interval, main_points, title
 

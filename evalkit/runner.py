@@ -1,18 +1,19 @@
 """The loop: load -> explain -> perturb -> score -> rows, shard by shard."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
 from evalkit import protocol
+from evalkit.claims import Claims
 from evalkit.config import Job, RunConfig
 from evalkit.data.loader import Batch, batches
 from evalkit.measures import Measures
 from evalkit.provenance import identify, provenance, shard_metadata
 from evalkit.records import ShardRecords
 from evalkit.session import Session, apply_method, open_session
-from evalkit.shards import mine, world
+from evalkit.shards import world
 from evalkit.store import RunFolder
 from evalkit.targets import explained
 
@@ -24,36 +25,60 @@ Announce = Callable[[int, int], None]
 
 
 def run(job: Job, progress: Progress | None = None, announce: Announce | None = None) -> RunFolder:
-    """Compute the missing shards of one run that are this worker's; returns its folder.
+    """Compute the missing shards of one run, beside any other workers that do the same; returns its folder.
 
     Raises UserError: bad configuration, or the folder belongs to another run.
     """
+    session, folder, missing = prepare(job)
+    size = folder.provenance["shard_size"]
+    if announce is not None:
+        todo = sum(len(session.positions[shard * size : (shard + 1) * size]) for shard in missing)
+        announce(len(session.positions), len(session.positions) - todo)
+    if missing:
+        stored = job.config.maps == "store"
+        with Claims(folder.path / "claims") as claims:
+            order = claims.take(missing, lambda shard: folder.is_done(shard, maps=stored), start=world().start)
+            compute(session, folder, order, progress, claims.release)
+    return folder
+
+
+def prepare(job: Job) -> tuple[Session, RunFolder, list[int]]:
+    """Everything loaded and checked, the folder made or recognised, and the shards that are missing."""
     config = job.config
     session = open_session(config)
-    identity = identify(session)
     folder = RunFolder(config.out)
-    folder.create_or_resume(identity, provenance(session), job.yaml, len(session.positions), config.shard_size)
-    size = folder.provenance["shard_size"]
-    missing = mine(folder.missing(maps=config.maps == "store"), world())
-    shards = {shard: session.positions[shard * size : (shard + 1) * size] for shard in missing}
-    todo = sum(len(positions) for positions in shards.values())
-    if announce is not None:
-        announce(len(session.positions), len(session.positions) - todo)
-    if not shards:
-        return folder
-    started = time.perf_counter()
-    records = _records(config)
+    folder.create_or_resume(identify(session), provenance(session), job.yaml, len(session.positions), config.shard_size)
+    return session, folder, folder.missing(maps=config.maps == "store")
+
+
+def compute(
+    session: Session,
+    folder: RunFolder,
+    shards: Iterable[int],
+    progress: Progress | None = None,
+    published: Callable[[int], None] | None = None,
+) -> None:
+    """Compute and publish shards in this order; one that somebody else finishes meanwhile is dropped."""
+    config, size = session.config, folder.provenance["shard_size"]
     pin = session.device.type == "cuda"
-    for batch in batches(session.source, session.model.preprocess, session.size, shards, config.batch_size, config.workers, pin):
-        evaluate(session, batch, records)
-        if progress is not None:
-            progress(len(batch.keys))
+    positions = ((shard, session.positions[shard * size : (shard + 1) * size]) for shard in shards)
+    started, records, at, dropped = time.perf_counter(), _records(config), -1, -1
+    for batch in batches(session.source, session.model.preprocess, session.size, positions, config.batch_size, config.workers, pin):
+        if batch.shard != at:
+            at, records, started = batch.shard, _records(config), time.perf_counter()
+        if batch.shard == dropped or folder.is_done(batch.shard, maps=config.maps == "store"):
+            dropped = batch.shard
+        else:
+            evaluate(session, batch, records)
+            if progress is not None:
+                progress(len(batch.keys))
         if batch.last:
-            rows, maps = records.tables()
-            described = {**shard_metadata(session), **records.metadata(), "seconds": time.perf_counter() - started}
-            folder.write_shard(batch.shard, rows, maps, described)
-            records, started = _records(config), time.perf_counter()
-    return folder
+            if batch.shard != dropped:
+                rows, maps = records.tables()
+                described = {**shard_metadata(session), **records.metadata(), "seconds": time.perf_counter() - started}
+                folder.write_shard(batch.shard, rows, maps, described)
+            if published is not None:
+                published(batch.shard)
 
 
 def evaluate(session: Session, batch: Batch, records: ShardRecords) -> None:

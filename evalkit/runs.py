@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from evalkit.errors import UserError
+from evalkit.storage import Place, place
 from evalkit.store import Identity, RunFolder
 
 CONTROLS = ("random", "constant", "centre", "edges", "fake_cam")
@@ -24,7 +24,7 @@ Point = tuple[str, float, str]
 class Run:
     """The rows of one run folder with what is known of them."""
 
-    path: Path
+    path: Place
     provenance: dict[str, Any]
     rows: pd.DataFrame
     maps: pd.DataFrame
@@ -91,26 +91,26 @@ class Run:
         return {m: took[m] / maps[m] if took[m] and m in maps else float("nan") for m in self.methods}
 
 
-def load_runs(paths: Iterable[Path], *, allow_incomplete: bool = False) -> list[Run]:
+def load_runs(paths: Iterable[str | Place], *, allow_incomplete: bool = False) -> list[Run]:
     """Run folders, or folders of run folders (multirun); those of one protocol with different methods are merged.
 
     Raises UserError for what is no run folder, or not finished.
     """
-    found: list[Path] = []
-    for path in paths:
+    found: list[Place] = []
+    for path in map(place, paths):
         below = sorted(p.parent for p in path.glob("*/provenance.json"))
         found += [path] if RunFolder(path).exists or not below else below
     runs = []
-    for path in {path.resolve(): path for path in found}.values():
+    for path in {str(path.resolve()): path for path in found}.values():
         folder = RunFolder(path)
-        provenance, missing = folder.provenance, folder.missing()
-        if missing and not allow_incomplete:
+        provenance, stored = folder.provenance, folder.load()
+        if stored.missing and not allow_incomplete:
             raise UserError(
-                f"{path} is not finished: {len(missing)} shards are missing; "
+                f"{path} is not finished: {len(stored.missing)} shards are missing; "
                 "run the same command again, or render it as it is with --allow-incomplete"
             )
-        provenance["missing_shards"] = len(missing)
-        runs.append(Run(path, provenance, folder.rows(), folder.maps(), folder.shard_metadata()))
+        provenance["missing_shards"] = len(stored.missing)
+        runs.append(Run(path, provenance, stored.rows, stored.maps, stored.shards))
     return _tagged(_merged(runs))
 
 

@@ -1,11 +1,11 @@
-"""Which part of a run is whose. No process group: a worker knows its rank and takes its share of what is missing."""
+"""Shards and workers. No process group: a worker's rank says where in the list it begins, its claims what is its own."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-# torchrun's names, then srun's: of the step, so that a batch script which runs without srun is one worker. Job arrays
-# are not read: people use them for one model a task, not one shard.
+# torchrun's names, then srun's: of the step, so that a batch script which runs without srun is one worker. The tasks of a job
+# array need no rank: those that are given the same command share its run through their claims.
 _NAMES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
 
 
@@ -16,6 +16,11 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+
+    @property
+    def start(self) -> float:
+        """Where in the list of missing shards, from 0 to 1, this worker begins."""
+        return self.rank / self.size
 
 
 def world(environment: Mapping[str, str] = os.environ) -> World:
@@ -29,8 +34,3 @@ def world(environment: Mapping[str, str] = os.environ) -> World:
 def shard_count(images: int, shard_size: int) -> int:
     """How many contiguous ranges of `shard_size` cover `images`."""
     return -(-images // shard_size)
-
-
-def mine(missing: Sequence[int], here: World) -> list[int]:
-    """The missing shards that this worker computes."""
-    return [shard for shard in missing if shard % here.size == here.rank]

@@ -4,23 +4,24 @@
 <out>/provenance.json    identity, versions, weights' hash, data fingerprint, hardware
 <out>/rows/*.parquet     one row per image x method x protocol point
 <out>/maps/*.parquet     one row per image x method, with the low-resolution map itself where stored
+<out>/claims/            who is at work on what; hints, see `evalkit.claims`
 """
 
 import hashlib
 import json
-import os
-import tempfile
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from evalkit.errors import UserError, first_line
+from evalkit.errors import UserError
 from evalkit.shards import shard_count
+from evalkit.storage import Place, described, parquet_bytes, place, publish, read_parquet, writable_folder
+
+log = logging.getLogger(__name__)
 
 ROWS = pa.schema(
     [
@@ -91,157 +92,153 @@ class Identity:
         return [f"{key}: {theirs.get(key)} -> {ours.get(key)}" for key in keys if ours.get(key) != theirs.get(key)]
 
 
-class RunFolder:
-    """One run on disk."""
+class Damaged(UserError):
+    """A record that cannot be trusted."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+
+@dataclass(frozen=True)
+class Stored:
+    """All that a run folder holds."""
+
+    missing: list[int]
+    """Shards that still have to be computed, damaged ones among them."""
+    rows: pd.DataFrame
+    """`ROWS`, by index."""
+    maps: pd.DataFrame
+    """`MAPS` without the maps themselves, by index."""
+    shards: list[dict[str, Any]]
+    """What each finished shard says of itself: seconds, code and library versions, device."""
+
+
+class RunFolder:
+    """One run, on a disk or wherever fsspec reaches."""
+
+    def __init__(self, path: str | Place) -> None:
+        self.path = place(path)
         self._identity_hash: str | None = None
+        self._named: set[Place] = set()
+        """Damaged files that somebody was told of."""
 
     @property
     def exists(self) -> bool:
         """Whether a run was ever started here."""
-        return (self.path / "provenance.json").is_file()
+        return self._record.is_file()
 
     def create_or_resume(self, identity: Identity, provenance: dict[str, Any], run_yaml: str, images: int, shard_size: int) -> None:
         """Make the folder, or check that it belongs to the same run.
 
-        A folder that another configuration left without a single finished shard is taken over. Raises UserError: it
-        belongs to another run (the difference is in the message), or cannot be written.
+        A folder that another configuration left without a single finished shard is taken over; a damaged record is
+        written anew, since the shards say whose they are. Raises UserError: the folder belongs to another run (the
+        difference is in the message), or cannot be written.
         """
-        self._identity_hash = identity.hash
-        if not self.exists or (self._hash != identity.hash and not any((self.path / "rows").glob("*"))):
-            record = {"identity_hash": identity.hash, "identity": identity.facts, "images": images, "shard_size": shard_size, **provenance}
-            writable_folder(self.path, "out=")
-            _publish(self.path / "run.yaml", run_yaml.encode())
-            _publish(self.path / "provenance.json", json.dumps(record, indent=2).encode())
-        if self._hash != identity.hash:
-            difference = "; ".join(identity.difference(Identity(self.provenance["identity"])))
+        files: list[Place] = list((self.path / "rows").glob("shard-*.parquet"))
+        shards = [said for file in files if (said := described(file)) is not None]
+        before = self._identity_before()
+        if before is None and any(said.get("identity") != identity.hash for said in shards):
+            raise UserError(f"{self.path} holds shards of another run; choose another folder with out=, or remove that one")
+        if before is not None and shards and before.hash != identity.hash:
+            difference = "; ".join(identity.difference(before))
             raise UserError(f"{self.path} holds another run ({difference}); choose another folder with out=, or remove that one")
+        if before is None or before.hash != identity.hash:
+            size = next((int(said["shard_size"]) for said in shards), shard_size)
+            record = {"identity_hash": identity.hash, "identity": identity.facts, "images": images, "shard_size": size, **provenance}
+            writable_folder(self.path, "out=")
+            publish(self.path / "run.yaml", run_yaml.encode())
+            publish(self._record, json.dumps({**record, "checksum": _checksum(record)}, indent=2).encode())
+        self._identity_hash = identity.hash
+
+    def _identity_before(self) -> Identity | None:
+        """Whose folder it is; None where there is no record, or a damaged one."""
+        try:
+            return Identity(self.provenance["identity"]) if self.exists else None
+        except Damaged as reason:
+            log.warning("%s", reason)
+            return None
+
+    @property
+    def _record(self) -> Place:
+        return self.path / "provenance.json"
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Identity, versions, hardware. Raises UserError where this is not a run folder."""
+        if not self.exists:
+            raise UserError(f"{self.path} is not a run folder: it has no provenance.json (evalkit run ... out={self.path} makes one)")
         try:
-            record: dict[str, Any] = json.loads((self.path / "provenance.json").read_text())
+            record: dict[str, Any] = json.loads(self._record.read_bytes())
         except ValueError as reason:
-            raise UserError(f"{self.path}/provenance.json is damaged ({reason}); remove the folder and run again") from reason
-        except (FileNotFoundError, NotADirectoryError) as reason:
-            raise UserError(
-                f"{self.path} is not a run folder: it has no provenance.json (evalkit run ... out={self.path} makes one)"
-            ) from reason
-        if not isinstance(record, dict) or not {"identity", "images", "shard_size"} <= record.keys():
-            raise UserError(f"{self.path}/provenance.json was not written by evalkit; name a run folder")
+            raise Damaged(f"{self._record} is damaged ({reason}); the command that made it writes it anew") from reason
+        if not isinstance(record, dict) or not {"identity", "images", "shard_size", "checksum"} <= record.keys():
+            raise UserError(f"{self._record} was not written by evalkit, or by an older one; name a run folder")
+        if record.pop("checksum") != _checksum(record):
+            raise Damaged(f"{self._record} is damaged (its checksum does not fit); the command that made it writes it anew")
         return record
 
     @property
     def _hash(self) -> str:
         return Identity(self.provenance["identity"]).hash
 
-    def rows_file(self, shard: int) -> Path:
-        """The done-marker of a shard."""
+    def missing(self, *, maps: bool = False) -> list[int]:
+        """Shards that still have to be computed, damaged ones among them; with `maps`, also those without stored maps."""
+        return [shard for shard in self._shards() if not self.is_done(shard, maps=maps)]
+
+    def _shards(self) -> range:
+        record = self.provenance
+        return range(shard_count(record["images"], record["shard_size"]))
+
+    def is_done(self, shard: int, *, maps: bool = False) -> bool:
+        """Whether a shard is finished, of this run, and every bit of it as it was written."""
+        found = self._shard(shard)
+        return found is not None and (not maps or bool(found[2]["maps_stored"]))
+
+    def _shard(self, shard: int) -> tuple[pa.Table, pa.Table, dict[str, Any]] | None:
+        """Rows, maps and description of a finished shard."""
+        if not self._rows_file(shard).is_file():
+            return None
+        rows, maps = read_parquet(self._rows_file(shard), ROWS), read_parquet(self._maps_file(shard), MAPS)
+        for file, found in ((self._rows_file(shard), rows), (self._maps_file(shard), maps)):
+            if found is None and file not in self._named:
+                self._named.add(file)
+                log.warning("%s is damaged or gone, so its shard counts as missing", file)
+        if rows is None or maps is None or rows[1]["identity"] != (self._identity_hash or self._hash):
+            return None
+        return rows[0], maps[0], rows[1]
+
+    def _rows_file(self, shard: int) -> Place:
         return self.path / "rows" / f"shard-{shard:05d}.parquet"
 
-    def missing(self, *, maps: bool = False) -> list[int]:
-        """Shards that still have to be computed; with `maps`, also those that were computed without storing the maps."""
-        record = self.provenance
-        shards = range(shard_count(record["images"], record["shard_size"]))
-        return [shard for shard in shards if not self._is_whole(shard, maps)]
-
-    def _is_whole(self, shard: int, maps: bool) -> bool:
-        said = _said(self.rows_file(shard))
-        return said is not None and (not maps or said["maps_stored"]) and self._maps_file(shard).is_file()
-
-    def _maps_file(self, shard: int) -> Path:
+    def _maps_file(self, shard: int) -> Place:
         return self.path / "maps" / f"shard-{shard:05d}.parquet"
 
-    def _done(self) -> dict[Path, dict[str, Any]]:
-        """Files of the finished shards in order, each with what it says of itself."""
-        return {file: said for file in sorted((self.path / "rows").glob("shard-*.parquet")) if (said := _said(file)) is not None}
-
     def write_shard(self, shard: int, rows: pa.Table, maps: pa.Table, metadata: Mapping[str, Any]) -> None:
-        """Publish one shard: its maps first, its rows last, each whole or not at all."""
-        if self._identity_hash not in (None, self._hash):
+        """Publish one shard: its maps first, its rows, which mark it as done, last; each whole or not at all."""
+        record = self.provenance
+        identity = Identity(record["identity"]).hash
+        if self._identity_hash not in (None, identity):
             raise UserError(f"another run has taken {self.path} over meanwhile; choose another folder with out=")
-        described = rows.replace_schema_metadata({"evalkit": json.dumps(metadata)})
-        for file, table in ((self._maps_file(shard), maps), (self.rows_file(shard), described)):
-            writable_folder(file.parent, "out=")
-            write_parquet(file, table)
+        publish(self._maps_file(shard), parquet_bytes(maps, {"identity": identity}))
+        publish(self._rows_file(shard), parquet_bytes(rows, {**metadata, "identity": identity, "shard_size": record["shard_size"]}))
+
+    def load(self) -> Stored:
+        """Everything of the shards that are done."""
+        found = {shard: self._shard(shard) for shard in self._shards()}
+        done = [parts for parts in found.values() if parts is not None]
+        rows = pa.concat_tables([ROWS.empty_table(), *(rows for rows, _, _ in done)])
+        maps = pa.concat_tables([MAPS.empty_table(), *(maps for _, maps, _ in done)])
+        return Stored(
+            missing=[shard for shard, parts in found.items() if parts is None],
+            rows=rows.to_pandas(),
+            maps=maps.drop_columns("map").to_pandas(),
+            shards=[said for _, _, said in done],
+        )
 
     def rows(self) -> pd.DataFrame:
-        """All rows of the shards that are done, by index."""
-        return pa.concat_tables([ROWS.empty_table(), *(_read(file, ROWS) for file in self._done())]).to_pandas()
-
-    def maps(self) -> pd.DataFrame:
-        """What was measured of each map of the shards that are done, without the maps themselves."""
-        names = [name for name in MAPS.names if name != "map"]
-        files = [self._maps_file(int(file.stem.rpartition("-")[2])) for file in self._done()]
-        return pa.concat_tables([MAPS.empty_table().select(names), *(_read(file, MAPS, names) for file in files)]).to_pandas()
-
-    def shard_metadata(self) -> list[dict[str, Any]]:
-        """What each finished shard says of itself: seconds per method, code and library versions, device."""
-        return list(self._done().values())
+        """`load().rows`."""
+        return self.load().rows
 
 
-def _said(rows_file: Path) -> dict[str, Any] | None:
-    """What a shard says of itself; None where it is not there or its footer, which parquet writes last, is damaged."""
-    try:
-        stored = pq.read_metadata(rows_file).metadata or {}
-    except (FileNotFoundError, pa.ArrowInvalid):
-        return None
-    said: dict[str, Any] | None = json.loads(stored.get(b"evalkit", "null"))
-    return said
-
-
-def _read(file: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-    try:
-        return pq.read_table(file, schema=schema, columns=columns)
-    except (OSError, pa.ArrowException) as reason:
-        raise UserError(f"{file} is damaged ({first_line(reason)}); delete it and run the same command again") from reason
-
-
-def writable_folder(path: Path, option: str) -> Path:
-    """The folder, made where it is missing. Raises UserError, naming the option that chose it, where it cannot be written."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    except OSError as reason:
-        raise UserError(f"cannot write to {path} ({reason.strerror}); choose another folder with {option}") from reason
-    return path
-
-
-def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write under a temporary name, flush to the disk, move into place."""
-    with _temporary(path) as file:
-        pq.write_table(table, file, compression="zstd")
-
-
-class _temporary:  # noqa: N801 - reads as a function
-    """A binary file that becomes `path` when the block ends well, and vanishes when it does not."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Any:
-        self.file = tempfile.NamedTemporaryFile(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp", delete=False)
-        return self.file
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        with self.file:
-            if kind is None:
-                self.file.flush()
-                os.fsync(self.file.fileno())
-        temporary = Path(self.file.name)
-        if kind is None:
-            temporary.chmod(0o644)
-            temporary.replace(self.path)
-        else:
-            temporary.unlink(missing_ok=True)
-
-
-def _publish(path: Path, content: bytes) -> None:
-    with _temporary(path) as file:
-        file.write(content)
+def _checksum(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

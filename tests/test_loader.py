@@ -14,7 +14,7 @@ def test_batches(folder, workers, batch_size):
     source = image_folder(str(folder))
     shards = {0: range(5), 2: range(8, 12)}
     seen: dict[int, list[int]] = {0: [], 2: []}
-    for batch in batches(source, Preprocess([8, 8], None), (8, 8), shards, batch_size, workers, pin=False):
+    for batch in batches(source, Preprocess([8, 8], None), (8, 8), shards.items(), batch_size, workers, pin=False):
         seen[batch.shard] += list(batch.keys)
         assert len(batch.keys) <= batch_size
         assert sorted([*batch.readable, *batch.errors]) == sorted(batch.keys)

@@ -13,6 +13,7 @@ from evalkit import Probe, methods, protocol, runner
 from evalkit.config import compose_jobs
 from evalkit.errors import UserError
 from evalkit.models import zoo
+from evalkit.runs import load_runs
 from evalkit.store import RunFolder
 
 
@@ -91,16 +92,35 @@ def test_an_interrupted_run_resumes_to_the_same_rows(folder, tmp_path):
     assert np.allclose(resumed.prob_masked, undisturbed.prob_masked, atol=1e-5)
 
 
-def test_workers_of_a_world_share_a_run(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("rank", ["0", "1", "2"])
+def test_a_worker_of_any_rank_finishes_what_the_others_leave(folder, tmp_path, monkeypatch, rank):
     base = tiny_overrides(folder, tmp_path / "alone")
     alone = run(base)
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    begun = []
     (job,) = compose_jobs([*base, f"out={tmp_path / 'shared'}"])
-    for rank in ("0", "1"):
-        monkeypatch.setenv("RANK", rank)
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        before = RunFolder(tmp_path / "shared").missing() if rank == "1" else None
-        together = runner.run(job).rows()
-        assert before in (None, [1])
+    (tmp_path / "shared" / "claims").mkdir(parents=True)
+    (tmp_path / "shared" / "claims" / "shard-00000").write_text("of a worker that died")
+    together = runner.run(job, lambda _: begun.append(RunFolder(tmp_path / "shared").missing())).rows()
+    assert begun[-1] == [0]  # the claimed one comes last
+    pd.testing.assert_frame_equal(together, alone)
+
+
+def test_what_another_worker_finishes_meanwhile_is_dropped(folder, tmp_path):
+    base = [*tiny_overrides(folder, tmp_path / "alone"), "batch_size=1"]
+    alone = run(base)
+    (job,) = compose_jobs([*base, f"out={tmp_path / 'shared'}"])
+    images = 0
+
+    def meanwhile(_done: int) -> None:
+        nonlocal images
+        images += 1
+        if images == 2:
+            shutil.copytree(tmp_path / "alone", tmp_path / "shared", dirs_exist_ok=True)
+
+    together = runner.run(job, meanwhile).rows()
+    assert images == 2
     pd.testing.assert_frame_equal(together, alone)
 
 
@@ -133,7 +153,7 @@ def test_targets_and_correct_images(folder, tmp_path):
     correct = run([*base, "images=correct", f"out={tmp_path / 'correct'}"])
     right = predicted[predicted.predicted == predicted.label]
     assert set(correct["index"]) == set(right["index"])
-    shards = RunFolder(tmp_path / "correct").shard_metadata()
+    shards = RunFolder(tmp_path / "correct").load().shards
     assert sum(s["left_out"] for s in shards) == 12 - right["index"].nunique()
 
 
@@ -237,7 +257,7 @@ def test_a_shard_cut_short_is_computed_again(folder, tmp_path):
     pd.testing.assert_frame_equal(run(overrides), whole)
 
 
-def test_what_is_not_a_shard_is_computed_again(folder, tmp_path):
+def test_what_is_not_a_shard_is_computed_again(folder, tmp_path, caplog):
     overrides = tiny_overrides(folder, tmp_path / "run")
     whole = run(overrides)
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "run" / "rows" / "shard-00001.parquet")
@@ -248,8 +268,10 @@ def test_what_is_not_a_shard_is_computed_again(folder, tmp_path):
     content = bytearray(file.read_bytes())
     content[4:600] = bytes(596)
     file.write_bytes(content)
-    with pytest.raises(UserError, match=r"shard-00002.parquet is damaged .*; delete it and run the same command again"):
-        RunFolder(tmp_path / "run").rows()
+    with pytest.raises(UserError, match=r"is not finished: 1 shards are missing"):
+        load_runs([tmp_path / "run"])
+    assert "shard-00002.parquet is damaged or gone" in caplog.text
+    pd.testing.assert_frame_equal(run(overrides), whole)
 
 
 def test_paths_with_brackets_and_letters_beyond_ascii(folder, tmp_path):

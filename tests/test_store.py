@@ -1,12 +1,12 @@
 """The run folder: atomic, refused when foreign, complete or not."""
 
 import json
+import shutil
 
-import pyarrow as pa
 import pytest
 
 from evalkit.errors import UserError
-from evalkit.store import MAPS, ROWS, Identity, RunFolder, write_parquet
+from evalkit.store import MAPS, ROWS, Identity, RunFolder
 
 FACTS = {"model": {"name": "vgg16", "layer": "features.29"}, "limit": None}
 
@@ -23,7 +23,7 @@ def test_missing_shards_and_done_markers(tmp_path):
     folder.write_shard(1, ROWS.empty_table(), MAPS.empty_table(), {"code": "c", "maps_stored": False})
     assert folder.missing() == [0, 2]
     assert folder.missing(maps=True) == [0, 1, 2]
-    assert folder.shard_metadata() == [{"code": "c", "maps_stored": False}]
+    assert folder.load().shards == [{"code": "c", "maps_stored": False, "identity": Identity(FACTS).hash, "shard_size": 4}]
     assert list(folder.rows().columns) == ROWS.names
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
@@ -46,20 +46,6 @@ def test_a_folder_without_a_finished_shard_is_taken_over_and_its_former_run_stop
     assert not list((tmp_path / "run").rglob("*.parquet"))
 
 
-def test_a_failed_write_leaves_nothing(tmp_path):
-    path = tmp_path / "x.parquet"
-    write_parquet(path, pa.table({"a": [1]}))
-    before = path.read_bytes()
-
-    class Broken:
-        schema = pa.schema([])
-
-    with pytest.raises(Exception):  # noqa: B017 - whatever pyarrow says of it
-        write_parquet(path, Broken())  # type: ignore[arg-type]
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["x.parquet"]
-
-
 def test_identity_ignores_order_and_survives_json():
     identity = Identity(json.loads(json.dumps(FACTS)))
     assert identity.hash == Identity(dict(reversed(FACTS.items()))).hash
@@ -76,6 +62,29 @@ def test_not_a_run_folder(tmp_path):
     (tmp_path / "provenance.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         RunFolder(tmp_path).missing()
+
+
+def test_a_damaged_record_is_written_anew_for_the_same_run_only(tmp_path, caplog):
+    folder = created(tmp_path / "run")
+    folder.write_shard(1, ROWS.empty_table(), MAPS.empty_table(), {"maps_stored": False})
+    before = folder.provenance
+    record = tmp_path / "run" / "provenance.json"
+    for damaged in (record.read_text()[:50], record.read_text().replace('"images": 10', '"images": 11'), None):
+        record.unlink() if damaged is None else record.write_text(damaged)
+        with pytest.raises(UserError, match="holds shards of another run"):
+            RunFolder(tmp_path / "run").create_or_resume(Identity({"other": 1}), {}, "", 10, 4)
+        again = created(tmp_path / "run", shard_size=5)  # which its shards know better
+        assert again.provenance == before and again.missing() == [0, 2]
+    assert "damaged" in caplog.text
+
+
+def test_shards_of_another_run_do_not_count(tmp_path):
+    folder = created(tmp_path / "run")
+    other = RunFolder(tmp_path / "other")
+    other.create_or_resume(Identity({"other": 1}), {}, "", 10, 4)
+    other.write_shard(1, ROWS.empty_table(), MAPS.empty_table(), {"maps_stored": False})
+    shutil.copytree(tmp_path / "other", tmp_path / "run", dirs_exist_ok=True, ignore=lambda *_: ["provenance.json"])
+    assert folder.missing() == [0, 1, 2]
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

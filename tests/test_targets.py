@@ -69,7 +69,7 @@ def test_a_class_map_names_several_outputs_and_the_best_is_explained(folder, tmp
         logits = net(torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255)[0]
         assert target == (max((0, 3, 4), key=lambda c: logits[c]) if image_id.startswith("a") else 1)
     assert set(rows.target_name) == {"a", "b"}
-    assert sum(s["left_out"] for s in done.shard_metadata()) == 4  # c is not in the map
+    assert sum(s["left_out"] for s in done.load().shards) == 4  # c is not in the map
 
 
 @pytest.mark.parametrize(("line", "says"), [("class,index\na,5", "line 2: exp"), ("name,index\na,1", "line 2: exp"), (None, "no file")])
@@ -116,11 +116,11 @@ def test_adcc_pairs_every_label_with_itself(labelled, tmp_path):
     """Also where an image's labels do not come in the order of the outputs."""
     given = [*labelled, "measures=[coherency]", "protocol.select=[soft]"]
     folder = run([one for one in given if not one.startswith("protocol.top")])
-    assert any(list(part.target) != sorted(part.target) for _, part in folder.maps().query("method == 'grad_cam'").groupby("index"))
+    assert any(list(part.target) != sorted(part.target) for _, part in folder.load().maps.query("method == 'grad_cam'").groupby("index"))
     (loaded,) = load_runs([folder.path])
     found = summarise_maps(loaded).query("metric == 'adcc'").set_index("method").value
     key = ["index", "target", "method"]
-    table = folder.rows().merge(folder.maps()[[*key, "complexity", "coherency"]], on=key)
+    table = folder.rows().merge(folder.load().maps[[*key, "complexity", "coherency"]], on=key)
     drop = (1 - table.prob_masked / table.prob_full).clip(lower=0)
     parts = [table.coherency, 1 - table.complexity, 1 - drop]
     expected = (3 / sum(1 / part for part in parts)).groupby(table.method).mean()

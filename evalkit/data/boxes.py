@@ -5,10 +5,11 @@ import math
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from evalkit.data.decode import Preprocess
 from evalkit.errors import UserError
+from evalkit.storage import Place
 
 COLUMNS = ("w", "h", "x1", "y1", "x2", "y2")
 NAMES = ("wnid", "class", "label")
@@ -32,7 +33,7 @@ class Box:
     height: int
 
 
-def read_boxes(file: Path) -> dict[str, list[Box]]:
+def read_boxes(file: Place) -> dict[str, list[Box]]:
     """File name -> its boxes, from a CSV or from a folder of ImageNet's annotations.
 
     The CSV has the columns `file`, `w`, `h` (the stored image's size), `x1`, `y1`, `x2`, `y2` (edges in its pixels) and,
@@ -90,7 +91,7 @@ def _cropped(low: float, high: float, length: int, crop: int | None) -> tuple[fl
     return (low, high) if low < high else None
 
 
-def _read_list(listed: Path) -> dict[str, list[Box]]:
+def _read_list(listed: Place) -> dict[str, list[Box]]:
     found: dict[str, list[Box]] = {}
     try:
         with listed.open(newline="", encoding="utf-8-sig") as file:
@@ -107,7 +108,7 @@ def _read_list(listed: Path) -> dict[str, list[Box]]:
     return found
 
 
-def _class_column(listed: Path, columns: Sequence[str]) -> str | None:
+def _class_column(listed: Place, columns: Sequence[str]) -> str | None:
     """The column that names a box's class. Raises UserError where others are missing."""
     missing = [column for column in ("file", *COLUMNS) if column not in columns]
     if missing:
@@ -140,17 +141,17 @@ def _box(where: str, key: str | int | None, texts: Sequence[str]) -> Box:
     return Box(key, x1, y1, x2, y2, int(width), int(height))
 
 
-def _read_annotations(folder: Path) -> dict[str, list[Box]]:
-    files = sorted(folder.rglob("*.xml"))
+def _read_annotations(folder: Place) -> dict[str, list[Box]]:
+    files: list[Place] = list(folder.rglob("*.xml"))
     if not files:
         raise UserError(f"no annotations in {folder}: expected ILSVRC2012_val_*.xml (Pascal VOC)")
     return {file.stem: _read_annotation(file) for file in files}
 
 
-def _read_annotation(file: Path) -> list[Box]:
+def _read_annotation(file: Place) -> list[Box]:
     """All objects of one image. Coordinates count as edges, as common code reads them: at most one pixel off."""
     try:
-        root = ET.parse(file).getroot()
+        root = ET.fromstring(file.read_bytes())
     except ET.ParseError as reason:
         raise UserError(f"{file} is no XML ({reason})") from reason
 

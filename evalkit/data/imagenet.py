@@ -5,7 +5,6 @@ import tarfile
 from collections.abc import Sequence
 from importlib import resources
 from itertools import chain
-from pathlib import Path
 
 from PIL import Image
 from scipy.io import loadmat
@@ -14,6 +13,7 @@ from evalkit.data.boxes import Box, boxes_of, read_boxes
 from evalkit.data.decode import decode
 from evalkit.data.sources import ClassKey, Files, existing_folder, find_images, hash_entries, is_wnid, labelled_files, read_labels
 from evalkit.errors import UserError
+from evalkit.storage import Place, place
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -32,8 +32,8 @@ def imagenet(root: str, labels: str | None = None, devkit: str | None = None, bo
 
     Raises UserError: nothing of that kind is there, or labels cannot be found.
     """
-    base = Path(root).expanduser()
-    boxed = None if boxes is None else Path(boxes).expanduser()
+    base = place(root)
+    boxed = None if boxes is None else place(boxes)
     tar = base if base.is_file() else base / "ILSVRC2012_img_val.tar"
     if tar.is_file():
         return TarFile(tar, _flat_labels(tar.parent, labels, devkit), boxed)
@@ -41,7 +41,7 @@ def imagenet(root: str, labels: str | None = None, devkit: str | None = None, bo
     if (folder / "val").is_dir():
         folder = folder / "val"
     if labels is not None:
-        return labelled_files(folder, Path(labels), boxed)
+        return labelled_files(folder, place(labels), boxed)
     paths = find_images(folder)
     parents = {path.split("/")[-2] for path in paths if "/" in path}
     if paths and all(is_wnid(parent) for parent in parents) and all("/" in path for path in paths):
@@ -57,8 +57,8 @@ def imagenet(root: str, labels: str | None = None, devkit: str | None = None, bo
 class TarFile:
     """Images inside an uncompressed tar, read at their offsets."""
 
-    def __init__(self, tar: Path, keys: dict[str, tuple[ClassKey, ...]], boxes: Path | None = None) -> None:
-        with tarfile.open(tar) as archive:
+    def __init__(self, tar: Place, keys: dict[str, tuple[ClassKey, ...]], boxes: Place | None = None) -> None:
+        with tar.open("rb") as file, tarfile.open(fileobj=file) as archive:
             members = sorted((m.name, m.offset_data, m.size) for m in archive if m.isfile())
         if not members:
             raise UserError(f"no images in {tar}")
@@ -100,19 +100,17 @@ def wnids() -> list[str]:
     return (resources.files("evalkit.data") / "imagenet_wnids.txt").read_text().split()
 
 
-def _flat_labels(folder: Path, labels: str | None, devkit: str | None) -> dict[str, tuple[ClassKey, ...]]:
+def _flat_labels(folder: Place, labels: str | None, devkit: str | None) -> dict[str, tuple[ClassKey, ...]]:
     """File name -> wnid."""
     listed = (
-        Path(labels)
+        place(labels)
         if labels is not None
         else next((p for p in (folder / KAGGLE_LABELS, folder.parent / KAGGLE_LABELS) if p.is_file()), None)
     )
     if listed is not None:
         return read_labels(listed)
-    places = (
-        [Path(devkit)] if devkit is not None else [base / (DEVKIT + end) for base in (folder, folder.parent) for end in ("", ".tar.gz")]
-    )
-    kit = next((place for place in places if place.exists()), None)
+    kits = [place(devkit)] if devkit is not None else [base / (DEVKIT + end) for base in (folder, folder.parent) for end in ("", ".tar.gz")]
+    kit = next((kit for kit in kits if kit.exists()), None)
     if kit is None:
         raise UserError(
             f"{folder} holds no class folders, so labels are needed: "
@@ -121,16 +119,15 @@ def _flat_labels(folder: Path, labels: str | None, devkit: str | None) -> dict[s
     return _read_devkit(kit)
 
 
-def _read_devkit(kit: Path) -> dict[str, tuple[ClassKey, ...]]:
+def _read_devkit(kit: Place) -> dict[str, tuple[ClassKey, ...]]:
     """Join the ground truth (one ILSVRC2012_ID a line) with meta.mat (ILSVRC2012_ID -> WNID)."""
 
     def read(name: str) -> bytes:
         if kit.is_dir():
-            found = next(iter(kit.rglob(name)), None)
-            if found is not None:
-                return found.read_bytes()
+            for found in kit.rglob(name):
+                return bytes(found.read_bytes())
         else:
-            with tarfile.open(kit) as archive:
+            with kit.open("rb") as file, tarfile.open(fileobj=file) as archive:
                 for member in archive:
                     stream = archive.extractfile(member) if member.name.endswith("/" + name) else None
                     if stream is not None:

@@ -1,6 +1,7 @@
 """Batches of decoded images, in order, with the unreadable ones set apart."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from evalkit.data.decode import Preprocess, UnreadableImage
 from evalkit.data.sources import ClassKey, Source
+from evalkit.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,35 +32,39 @@ def batches(
     source: Source,
     preprocess: Preprocess,
     size: tuple[int, int],
-    shards: Mapping[int, Sequence[int]],
+    shards: Iterable[tuple[int, Sequence[int]]],
     batch_size: int,
     workers: int,
     pin: bool,
 ) -> Iterator[Batch]:
-    """Positions of each shard -> its batches. One loader serves all shards, and no batch crosses a shard's end.
+    """Shards, each with its positions -> their batches, in that order. One loader serves all shards; no batch crosses a shard's end.
 
-    An image that is not of `size` (height, width) after preprocessing counts as unreadable: which images are scored
-    must not depend on how they are batched.
+    A shard is asked for when its first image is due to be decoded, which is a few batches ahead. An image that is not of
+    `size` (height, width) after preprocessing counts as unreadable: which images are scored must not depend on how they
+    are batched.
     """
-    plan = [
-        (shard, start + batch_size >= len(positions), list(positions[start : start + batch_size]))
-        for shard, positions in shards.items()
-        for start in range(0, len(positions), batch_size)
-    ]
+    under_way: deque[tuple[int, bool, list[int]]] = deque()
+
+    def planned() -> Iterator[list[int]]:
+        for shard, positions in shards:
+            for start in range(0, len(positions), batch_size):
+                under_way.append((shard, start + batch_size >= len(positions), list(positions[start : start + batch_size])))
+                yield under_way[-1][2]
+
     if getattr(source, "streamed", False):
         workers = 0  # each worker would stream the whole set
     loader = DataLoader(
         _Decoded(source, preprocess),
-        batch_sampler=[positions for _, _, positions in plan],
+        batch_sampler=planned(),
         num_workers=workers,
         collate_fn=list,
         pin_memory=False,
     )
-    for (shard, last, positions), examples in zip(plan, loader, strict=True):
-        yield _collate(shard, last, positions, examples, size, pin)
+    for examples in loader:
+        yield _collate(*under_way.popleft(), examples, size, pin)
 
 
-_Example = tuple[tuple[ClassKey, ...], Tensor | str]
+_Example = tuple[tuple[ClassKey, ...], Tensor | str | UserError]
 
 
 class _Decoded(Dataset[_Example]):
@@ -67,9 +73,11 @@ class _Decoded(Dataset[_Example]):
 
     def __getitem__(self, position: int) -> _Example:
         try:
-            image: Tensor | str = self.preprocess(self.source.load(position))
+            image: Tensor | str | UserError = self.preprocess(self.source.load(position))
         except UnreadableImage as reason:
             image = str(reason)
+        except UserError as reason:  # raised in the main process, where no worker's traceback is added to it
+            image = reason
         return self.source.class_keys(position), image
 
 
@@ -79,6 +87,8 @@ def _collate(shard: int, last: bool, positions: list[int], examples: list[_Examp
     errors: dict[int, str] = {}
     for position, (key, image) in zip(positions, examples, strict=True):
         keys[position] = key
+        if isinstance(image, UserError):
+            raise image
         if isinstance(image, str):
             errors[position] = image
         elif tuple(image.shape[1:]) != size:

@@ -11,16 +11,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
+from upath import UPath
 
 from evalkit.data.boxes import Box, boxes_of, read_boxes
 from evalkit.data.decode import decode
 from evalkit.errors import UserError
+from evalkit.storage import Place, place, read_remote
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Source(Protocol):
 class Files:
     """Images in files below a root."""
 
-    def __init__(self, root: Path, paths: Sequence[str], keys: Sequence[tuple[ClassKey, ...]], boxes: Path | None = None) -> None:
+    def __init__(self, root: Place, paths: Sequence[str], keys: Sequence[tuple[ClassKey, ...]], boxes: Place | None = None) -> None:
         if not paths:
             raise UserError(f"no images in {root}: expected files ending in {', '.join(IMG_EXTENSIONS)}")
         order = sorted(range(len(paths)), key=lambda i: paths[i])
@@ -93,13 +95,15 @@ class Files:
         return boxes_of(self.known_boxes, self.paths[position])
 
     def load(self, position: int) -> Image.Image:
-        """The decoded file. Raises UnreadableImage."""
-        return decode(self.root / self.paths[position])
+        """The decoded file. Raises UnreadableImage, and UserError where a remote file system fails: that is no image's fault."""
+        file = self.root / self.paths[position]
+        return decode(file if isinstance(file, Path) else read_remote(file))
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash over paths, sizes, labels and boxes; contents are not read, since that would cost a pass over the data."""
-        files = ((path, _size(self.root / path), key) for path, key in zip(self.paths, self.keys, strict=True))
+        sizes = file_sizes(self.root, self.paths)
+        files = ((path, sizes.get(path, -1), key) for path, key in zip(self.paths, self.keys, strict=True))
         return hash_entries(chain(files, sorted(self.known_boxes.items())))
 
 
@@ -113,22 +117,22 @@ def image_folder(root: str, labels: str | None = None, boxes: str | None = None)
     Raises UserError: no such folder, no images, a list that does not fit.
     """
     folder = existing_folder(root)
-    listed = Path(labels) if labels is not None else folder / "labels.csv"
+    listed = place(labels) if labels is not None else folder / "labels.csv"
     beside = folder / "boxes.csv"
-    boxed = Path(boxes) if boxes is not None else beside if beside.is_file() else None
+    boxed = place(boxes) if boxes is not None else beside if beside.is_file() else None
     if labels is None and not listed.is_file():
         paths = find_images(folder)
         return Files(folder, paths, [(path.split("/")[0],) if "/" in path else () for path in paths], boxed)
     return labelled_files(folder, listed, boxed)
 
 
-def labelled_files(folder: Path, listed: Path, boxes: Path | None) -> Files:
+def labelled_files(folder: Place, listed: Place, boxes: Place | None) -> Files:
     """The files of a labels list, in the order of their paths. Raises UserError where the list does not fit."""
     known = read_labels(listed)
     paths = list(known)
     if (folder / "images").is_dir() and not (folder / paths[0]).exists():
         folder = folder / "images"
-    outside = next((path for path in paths if not (folder / path).resolve().is_relative_to(folder.resolve())), None)
+    outside = next((path for path in paths if _leaves(folder, path)), None)
     if outside is not None:
         raise UserError(f"{listed} names '{outside}', which lies outside {folder}")
     if not any((folder / path).exists() for path in paths):
@@ -136,7 +140,7 @@ def labelled_files(folder: Path, listed: Path, boxes: Path | None) -> Files:
     return Files(folder, paths, list(known.values()), boxes)
 
 
-def read_labels(listed: Path) -> dict[str, tuple[ClassKey, ...]]:
+def read_labels(listed: Place) -> dict[str, tuple[ClassKey, ...]]:
     """Path -> class keys of a labels list (CSV; also Kaggle's LOC_val_solution.csv)."""
     if not listed.is_file():
         raise UserError(f"no labels file {listed}")
@@ -172,19 +176,41 @@ def _listed(row: dict[str, str], named: str | None) -> ClassKey | None:
     return ListedClass(row[named], index) if named and row[named] else index
 
 
-def existing_folder(root: str) -> Path:
+def existing_folder(root: str) -> Place:
     """The folder, or a UserError that says what to set."""
-    folder = Path(root).expanduser()
+    folder = place(root)
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: set data.root to the folder that holds the images")
     return folder
 
 
-def find_images(folder: Path) -> list[str]:
+def find_images(folder: Place) -> list[str]:
     """Paths of all image files below a folder, relative to it, with forward slashes."""
+    if not isinstance(folder, Path):
+        return [path for path in _remote_sizes(folder) if PurePosixPath(path).suffix.lower() in IMG_EXTENSIONS]
     return [
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and not path.is_dir()
     ]
+
+
+def file_sizes(folder: Place, paths: Iterable[str]) -> dict[str, int]:
+    """Bytes of the files that are there."""
+    if not isinstance(folder, Path):
+        return _remote_sizes(folder)
+    return {path: (folder / path).stat().st_size for path in paths if (folder / path).exists()}
+
+
+def _remote_sizes(folder: UPath) -> dict[str, int]:
+    """All files below a remote folder, with their sizes: one listing, where asking for each would be a request an image."""
+    found = folder.fs.find(folder.path, detail=True)
+    return {PurePosixPath(name).relative_to(folder.path).as_posix(): int(entry["size"]) for name, entry in found.items()}
+
+
+def _leaves(folder: Place, path: str) -> bool:
+    """Whether a path that a list gives leads out of its folder."""
+    if not isinstance(folder, Path):
+        return PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
+    return not (folder / path).resolve().is_relative_to(folder.resolve())
 
 
 def choose(source: Source, *, limit: int | None, sample: int | None, seed: int) -> list[int]:
@@ -216,10 +242,6 @@ def choose(source: Source, *, limit: int | None, sample: int | None, seed: int) 
 def is_wnid(name: str) -> bool:
     """Whether a name is a WordNet id as ImageNet uses them."""
     return re.fullmatch(r"n\d{8}", name) is not None
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else -1
 
 
 def hash_entries(entries: Iterable[object]) -> str:
