@@ -71,7 +71,7 @@ def run(
 
 def _run_one(job: "Job", console: Console) -> str:
     """Run one job under a progress bar, which stays away where nobody watches; returns what was done."""
-    from evalkit import runner
+    from evalkit import launch
 
     started, done = time.perf_counter(), 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn())
@@ -83,7 +83,7 @@ def _run_one(job: "Job", console: Console) -> str:
             done += images
             bar.advance(task, images)
 
-        folder = runner.run(job, advance, lambda total, before: bar.update(task, total=total, completed=before))
+        folder = launch.run(job, advance, lambda total, before: bar.update(task, total=total, completed=before))
     seconds = time.perf_counter() - started
     stored = folder.load()
     what = (

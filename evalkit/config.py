@@ -23,6 +23,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     PlainValidator,
     PositiveFloat,
     ValidationError,
@@ -32,7 +33,7 @@ from pydantic import (
 from evalkit.errors import UserError, did_you_mean, first_line
 from evalkit.storage import Place, place
 
-GROUPS = ("model", "data", "method", "protocol", "experiment")
+GROUPS = ("model", "data", "method", "protocol", "launcher", "experiment")
 
 
 def _as_list(value: Any) -> Any:
@@ -119,6 +120,39 @@ class ProtocolConfig(_Config):
         return self
 
 
+class LocalLauncher(_Config):
+    """conf/launcher/local.yaml."""
+
+    name: Literal["local"]
+
+
+class RayLauncher(_Config):
+    """conf/launcher/ray.yaml."""
+
+    name: Literal["ray"]
+    address: str | None
+    num_cpus: NonNegativeFloat
+    num_gpus: NonNegativeFloat | Literal["auto"]
+    max_retries: Annotated[int, Field(ge=-1)]
+
+
+class SlurmLauncher(_Config):
+    """conf/launcher/slurm.yaml."""
+
+    name: Literal["slurm"]
+    tasks: Positive
+    logs: str
+    wait: bool
+    cluster: Literal["slurm", "local"]
+    parameters: dict[str, Any]
+
+
+def _device(name: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", name) is None:
+        raise ValueError("should be auto, cpu, cuda or one GPU as in cuda:1")
+    return name
+
+
 class RunConfig(_Config):
     """A whole run."""
 
@@ -134,7 +168,9 @@ class RunConfig(_Config):
     out: Annotated[Place, PlainValidator(_as_place)]
     batch_size: Positive
     shard_size: Positive
-    device: Literal["auto", "cpu", "cuda"]
+    device: Annotated[str, AfterValidator(_device)]
+    devices: Positive | Literal["auto"]
+    launcher: Annotated[LocalLauncher | RayLauncher | SlurmLauncher, Field(discriminator="name")]
     precision: Literal["fp32", "tf32", "bf16"]
     workers: Annotated[int, Field(ge=0)]
     maps: Literal["store", "none"]

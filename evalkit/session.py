@@ -126,11 +126,16 @@ def resolve(target: str | int | Sequence[str | int], classes: Classes) -> str | 
 
 
 def pick_device(name: str) -> torch.device:
-    """auto: this worker's own GPU where there is one. Raises UserError for cuda without a GPU."""
+    """auto: this worker's own GPU where there is one. Raises UserError for cuda without a GPU, and for one that is not there."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no GPU here; use device=auto or device=cpu")
+        raise UserError(f"device={name}, but torch sees no GPU here; use device=auto or device=cpu")
+    chosen = name.partition(":")[2]
+    if chosen:
+        if int(chosen) >= torch.cuda.device_count():
+            raise UserError(f"device={name}, but the GPUs here are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+        return torch.device(name)
     return torch.device("cuda", world().local_rank % torch.cuda.device_count())
 
 

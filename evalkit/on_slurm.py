@@ -1,0 +1,48 @@
+"""The workers of a run as a SLURM job array, through submitit."""
+
+import logging
+
+from evalkit import runner
+from evalkit.config import Job, SlurmLauncher
+from evalkit.errors import UserError, first_line
+from evalkit.runner import Announce
+from evalkit.storage import place
+from evalkit.store import RunFolder
+
+try:
+    import submitit
+except ImportError as reason:
+    raise UserError("launcher=slurm needs submitit: pip install 'evalkit[slurm]'") from reason
+
+log = logging.getLogger(__name__)
+
+
+def run(job: Job, launcher: SlurmLauncher, announce: Announce) -> RunFolder:
+    """Check the job here, submit its workers, and return, or wait where `launcher.wait` is set.
+
+    Raises UserError: bad configuration, no SLURM here, or workers that failed.
+    """
+    session, folder, missing = runner.prepare(job)
+    size = folder.provenance["shard_size"]
+    announce(len(session.positions), len(session.positions) - sum(len(session.positions[s * size : (s + 1) * size]) for s in missing))
+    tasks = min(launcher.tasks, len(missing))
+    if not tasks:
+        return folder
+    try:
+        executor = submitit.AutoExecutor(folder=str(place(launcher.logs)), cluster=launcher.cluster)
+        executor.update_parameters(name="evalkit", **launcher.parameters)
+    except (RuntimeError, TypeError, NameError, ValueError) as reason:
+        raise UserError(f"launcher=slurm: {first_line(reason)}; launcher.cluster=local tries it on this machine") from reason
+    with executor.batch():
+        jobs = [executor.submit(_worker, job) for _ in range(tasks)]
+    log.warning("%d workers submitted as %s; their logs are in %s", tasks, ", ".join(j.job_id for j in jobs), launcher.logs)
+    if launcher.wait:
+        failed = [fault for one in jobs if (fault := one.exception()) is not None]
+        if failed and folder.missing():
+            raise UserError(f"{len(failed)} of {tasks} workers failed ({str(failed[0]).strip().splitlines()[-1]}); see {launcher.logs}")
+    return folder
+
+
+def _worker(job: Job) -> None:
+    """One task; whose shards are whose, the claims tell. After a preemption SLURM starts it again, and it goes on."""
+    runner.run(job)
