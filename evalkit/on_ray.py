@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from pathlib import Path
 
 from evalkit import runner
@@ -36,9 +37,9 @@ def run(job: Job, launcher: RayLauncher, progress: Progress, announce: Announce)
         gpus = launcher.num_gpus
         if gpus == "auto":
             gpus = 1 if job.config.device != "cpu" and ray.cluster_resources().get("GPU") else 0
-        task = ray.remote(_task).options(
+        task = ray.remote(
             num_cpus=launcher.num_cpus, num_gpus=gpus, max_retries=launcher.max_retries, max_calls=0, scheduling_strategy="SPREAD"
-        )
+        )(_task)
         waiting = {task.remote(job, shard, str(Path.cwd()), gpus > 0): shard for shard in missing}
         while waiting:
             for done in ray.wait(list(waiting), num_returns=1)[0]:
@@ -55,8 +56,11 @@ def _connect(address: str | None) -> None:
     # All GPUs stay visible to every task, which is told its own: a process that is kept for its loaded model may be given another.
     environment = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     try:
+        host, colon, port = (address or "").rpartition(":")
+        if colon and "/" not in host:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as reason:
+    except (OSError, RuntimeError, ValueError) as reason:
         raise UserError(f"launcher.address={address}: no Ray cluster there ({first_line(reason)}); ray start --head makes one") from reason
 
 

@@ -17,6 +17,8 @@ from upath import UPath
 
 from evalkit.errors import UserError, first_line
 
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2")
+
 Place = Path | UPath
 """A local path, or one of a remote file system; both have pathlib's methods."""
 
@@ -35,6 +37,21 @@ def place(text: str | Place) -> Place:
     return there
 
 
+def make_folder(path: Place) -> None:
+    """With its parents, where the file system knows folders; a bucket is nobody's to make by a slip of the pen."""
+    if isinstance(path, Path) or path.protocol not in OBJECT_STORES:
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def listed(folder: Place, pattern: str) -> list[Place]:
+    """The files of a folder whose names match, in order; none where there is no such folder."""
+    try:
+        found: list[Place] = list(folder.glob(pattern))
+    except FileNotFoundError:  # how object stores call a bucket that is not there
+        return []
+    return sorted(found, key=str)
+
+
 def read_remote(path: UPath) -> bytes:
     """A remote file's bytes, also in a process that was forked. Raises UserError: it is gone, or the file system fails."""
     try:
@@ -47,7 +64,7 @@ def read_remote(path: UPath) -> bytes:
 def _told(path: Place) -> Iterator[None]:
     """Makes a sentence of what the disk or the store refuses."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         yield
     except FileExistsError:
         raise
@@ -162,7 +179,7 @@ def _update(digest: "hashlib._Hash", array: pa.Array) -> None:
 def writable_folder(path: Place, option: str) -> Place:
     """The folder, made where it is missing. Raises UserError, naming the option that chose it, where it cannot be written."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         trial = path / f".writable-{os.getpid()}"
         trial.write_bytes(b"")
         trial.unlink()

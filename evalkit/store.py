@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from evalkit.errors import UserError
 from evalkit.shards import shard_count
-from evalkit.storage import Place, described, parquet_bytes, place, publish, read_parquet, writable_folder
+from evalkit.storage import Place, described, listed, parquet_bytes, place, publish, read_parquet, writable_folder
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +131,7 @@ class RunFolder:
         written anew, since the shards say whose they are. Raises UserError: the folder belongs to another run (the
         difference is in the message), or cannot be written.
         """
-        files: list[Place] = list((self.path / "rows").glob("shard-*.parquet"))
-        shards = [said for file in files if (said := described(file)) is not None]
+        shards = [said for file in listed(self.path / "rows", "shard-*.parquet") if (said := described(file)) is not None]
         before = self._identity_before()
         if before is None and any(said.get("identity") != identity.hash for said in shards):
             raise UserError(f"{self.path} holds shards of another run; choose another folder with out=, or remove that one")
