@@ -231,6 +231,35 @@ def spatial(
     _print_figures(figures)
 
 
+@bench_app.command()
+def floor(
+    images: Annotated[Path, typer.Option(help="A folder of images.")],
+    model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "resnet50",
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the figures there, as flat keys.")] = None,  # noqa: UP045
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    limit: Annotated[Optional[int], typer.Option(min=1, help="The first so many images.")] = None,  # noqa: UP045
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are reported.")] = 3,
+    threads: Annotated[Optional[int], typer.Option(min=1, help="Threads of the network's passes.")] = None,  # noqa: UP045
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
+    overrides: Overrides = None,
+) -> None:
+    """A whole evaluation, decode to parquet, against the plain forward passes that it cannot do without."""
+    from evalkit.bench_floor import bench_floor
+
+    figures = bench_floor(
+        model,
+        images,
+        overrides or [],
+        batch_size=batch_size,
+        limit=limit,
+        repeats=repeats,
+        threads=threads,
+        workers=workers,
+        json_file=json_file,
+    )
+    _print_figures(figures)
+
+
 def _print_figures(figures: dict[str, Any]) -> None:
     table = Table("figure", "value")
     for key, value in figures.items():

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch import Tensor
 
 from evalkit.probe import Probe
@@ -14,26 +13,19 @@ from evalkit.protocol import Point
 from evalkit.store import MAPS, ROWS
 from evalkit.targets import Item
 
-
-@dataclass
-class _Maps:
-    low: Tensor
-    finite: Tensor
-    degenerate: Tensor
-    positive: Tensor
+FINITE, DEGENERATE = "finite", "degenerate"
+"""Columns of which a row's status is made."""
 
 
 @dataclass
 class ShardRecords:
-    """Rows and maps of one shard, gathered batch by batch."""
+    """Rows and maps of one shard, gathered batch by batch. What was measured stays on the device until the shard's end."""
 
     store_maps: bool
     output: str = "softmax"
     """What makes confidences of logits: softmax or sigmoid."""
     skipped: int = 0
     """Images left out by images=correct, or for want of a label that the class map knows."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Per method, maps only; what methods share (gradients) falls to the first that asks."""
     _rows: list[dict[str, Any]] = field(default_factory=list)
     _map_rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -55,29 +47,24 @@ class ShardRecords:
 
     def map(self, method: str, low: Tensor, upsampled: Tensor, measured: Mapping[str, Tensor]) -> None:
         """One method's raw maps (n,h,w) and (n,H,W), and what was measured of them, each (n,)."""
-        flat = upsampled.flatten(1)
-        self._map = _Maps(
-            low=low,
-            finite=flat.isfinite().all(1),
-            degenerate=flat.amax(1) == flat.amin(1),
-            positive=(flat > 0).double().mean(1),
-        )
-        values = low.flatten(1)
-        arrays = values.float().cpu().numpy()
-        status = self._status(torch.zeros_like(values))
+        flat, values = upsampled.flatten(1), low.flatten(1)
+        self._positive = (flat > 0).double().mean(1)
+        self._finite = flat.isfinite().all(1) & self._full_finite
+        self._degenerate = flat.amax(1) == flat.amin(1)
         n = len(values)
         self._map_rows.append(
             {
                 **{key: self._common[key] for key in ("index", "image_id", "label", "target", "target_name")},
                 "method": [method] * n,
-                "status": status,
                 "height": [low.shape[1]] * n,
                 "width": [low.shape[2]] * n,
-                "minimum": arrays.min(1),
-                "maximum": arrays.max(1),
-                "zero_fraction": (arrays == 0).mean(1),
-                **{name: values.double().cpu().numpy() for name, values in measured.items()},
-                "map": list(arrays) if self.store_maps else [None] * n,
+                "minimum": values.amin(1).float(),
+                "maximum": values.amax(1).float(),
+                "zero_fraction": (values == 0).double().mean(1),
+                **measured,
+                "map": values.float() if self.store_maps else [None] * n,
+                FINITE: self._finite,
+                DEGENERATE: self._degenerate,
             }
         )
 
@@ -92,13 +79,14 @@ class ShardRecords:
                 "select": [point.select] * n,
                 "top_percent": [point.top_percent] * n,
                 "fill": [point.fill] * n,
-                "kept_fraction": mask.double().mean((1, 2)).cpu().numpy(),
-                "positive_fraction": self._map.positive.cpu().numpy(),
-                "rank_gap": gap.double().cpu().numpy(),
+                "kept_fraction": mask.double().mean((1, 2)),
+                "positive_fraction": self._positive,
+                "rank_gap": gap.double(),
                 "prob_masked": masked[0],
                 "logit_masked": masked[1],
-                "status": self._status(logits),
                 "error": [None] * n,
+                FINITE: self._finite & logits.isfinite().all(1),
+                DEGENERATE: self._degenerate,
             }
         )
 
@@ -111,21 +99,22 @@ class ShardRecords:
                 about = {"method": [method], "select": [p.select], "top_percent": [p.top_percent], "fill": [p.fill]}
                 self._rows.append({**common, **about, "error": [reason]})
 
+    def extend(self, later: "ShardRecords") -> None:
+        """Take over what was measured of further images."""
+        self._rows += later._rows
+        self._map_rows += later._map_rows
+        self.skipped += later.skipped
+
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """Rows and maps, each in the order of index, method, point as they were measured."""
         return _table(self._rows, ROWS), _table(self._map_rows, MAPS)
 
     def metadata(self) -> dict[str, Any]:
         """For the shard's file."""
-        return {"maps_stored": self.store_maps, "seconds_per_method": self.seconds, "left_out": self.skipped}
-
-    def _status(self, scores: Tensor) -> list[str]:
-        finite = (self._map.finite & scores.isfinite().all(1) & self._full_finite).cpu().numpy()
-        degenerate = self._map.degenerate.cpu().numpy()
-        return np.where(~finite, "nonfinite", np.where(degenerate, "degenerate", "ok")).tolist()
+        return {"maps_stored": self.store_maps, "left_out": self.skipped}
 
 
-def confidence_and_logit(logits: Tensor, targets: Tensor, output: str = "softmax") -> tuple[np.ndarray, np.ndarray]:
+def confidence_and_logit(logits: Tensor, targets: Tensor, output: str = "softmax") -> tuple[Tensor, Tensor]:
     """Logits (n,C), targets (n,) -> the target's confidence, by softmax or sigmoid, and its logit, both float64 (n,).
 
     The softmax is computed in float64: in float32 it is exactly 1 on most easy images, which alone moves increase
@@ -134,15 +123,19 @@ def confidence_and_logit(logits: Tensor, targets: Tensor, output: str = "softmax
     wide = logits.double()
     chosen = targets[:, None]
     confidence = (wide.sigmoid() if output == "sigmoid" else wide.softmax(1)).gather(1, chosen)[:, 0]
-    return confidence.cpu().numpy(), wide.gather(1, chosen)[:, 0].cpu().numpy()
+    return confidence, wide.gather(1, chosen)[:, 0]
 
 
 def _table(parts: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     tables = []
     for part in parts:
         n = len(part["index"])
+        columns = {name: values.cpu().numpy() if isinstance(values, Tensor) else values for name, values in part.items()}
+        if FINITE in columns:
+            columns["status"] = np.where(~columns[FINITE], "nonfinite", np.where(columns[DEGENERATE], "degenerate", "ok")).tolist()
+        columns["map"] = list(columns.get("map", [None] * n))
         tables.append(
-            pa.table({name: pa.array(part.get(name, [None] * n), type=schema.field(name).type) for name in schema.names}, schema=schema)
+            pa.table({name: pa.array(columns.get(name, [None] * n), type=schema.field(name).type) for name in schema.names}, schema=schema)
         )
     if not tables:
         return schema.empty_table()

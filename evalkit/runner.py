@@ -1,19 +1,22 @@
 """The loop: load -> explain -> perturb -> score -> rows, shard by shard."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import torch
+from torch import Tensor
 
 from evalkit import protocol
 from evalkit.claims import Claims
 from evalkit.config import Job, RunConfig
 from evalkit.data.loader import Batch, batches
+from evalkit.data.sources import ClassKey
+from evalkit.fit import Fit
 from evalkit.measures import Measures
 from evalkit.provenance import identify, provenance, shard_metadata
 from evalkit.records import ShardRecords
 from evalkit.session import Session, apply_method, open_session
 from evalkit.shards import world
+from evalkit.stages import Stages
 from evalkit.store import RunFolder
 from evalkit.targets import explained
 
@@ -57,65 +60,95 @@ def compute(
     shards: Iterable[int],
     progress: Progress | None = None,
     published: Callable[[int], None] | None = None,
-) -> None:
-    """Compute and publish shards in this order; one that somebody else finishes meanwhile is dropped."""
-    config, size = session.config, folder.provenance["shard_size"]
+) -> Stages:
+    """Compute and publish shards in this order; one that somebody else finishes meanwhile is dropped.
+
+    Returns where the time went.
+    """
+    config, size, stages, fit = session.config, folder.provenance["shard_size"], Stages(session.device), Fit()
     pin = session.device.type == "cuda"
     positions = ((shard, session.positions[shard * size : (shard + 1) * size]) for shard in shards)
     started, records, at, dropped = time.perf_counter(), _records(config), -1, -1
-    for batch in batches(session.source, session.model.preprocess, session.size, positions, config.batch_size, config.workers, pin):
+    loaded = batches(session.source, session.model.preprocess, session.size, positions, config.batch_size, config.workers, pin)
+    for batch in stages.waiting("decode", loaded):
         if batch.shard != at:
             at, records, started = batch.shard, _records(config), time.perf_counter()
         if batch.shard == dropped or folder.is_done(batch.shard, maps=config.maps == "store"):
             dropped = batch.shard
         else:
-            evaluate(session, batch, records)
+            evaluate(session, batch, records, stages, fit)
             if progress is not None:
                 progress(len(batch.keys))
         if batch.last:
             if batch.shard != dropped:
-                rows, maps = records.tables()
-                described = {**shard_metadata(session), **records.metadata(), "seconds": time.perf_counter() - started}
-                folder.write_shard(batch.shard, rows, maps, described)
+                with stages("writing"):
+                    rows, maps = records.tables()
+                    seconds = {"seconds": time.perf_counter() - started, **by_stage(stages.take())}
+                    folder.write_shard(batch.shard, rows, maps, {**shard_metadata(session), **records.metadata(), **seconds})
             if published is not None:
                 published(batch.shard)
+    stages.take()
+    return stages
 
 
-def evaluate(session: Session, batch: Batch, records: ShardRecords) -> None:
+def by_stage(seconds: dict[str, float]) -> dict[str, dict[str, float]]:
+    """For a shard's file. Per method, maps only; what methods share (gradients) falls to the first that asks."""
+    methods = {name.partition(".")[2]: spent for name, spent in seconds.items() if name.startswith("maps.")}
+    others = {name: spent for name, spent in seconds.items() if "." not in name}
+    return {"seconds_per_method": methods, "seconds_per_stage": {**others, "maps": sum(methods.values())}}
+
+
+def evaluate(session: Session, batch: Batch, records: ShardRecords, stages: Stages, fit: Fit) -> None:
     """All methods and protocol points on one batch."""
-    net = session.model.net
-    names = {position: session.source.image_id(position) for position in batch.keys}
     for position, reason in batch.errors.items():
         label = next((output for key in batch.keys[position] for output in session.model.classes.outputs_of(key)), None)
-        records.unreadable(position, names[position], label, list(session.methods), session.points, reason)
+        records.unreadable(position, session.source.image_id(position), label, list(session.methods), session.points, reason)
     if batch.images is None:
         return
-    images = batch.images.to(session.device, non_blocking=True).to(net.dtype) / 255
-    probe, items = explained(session, images, batch.readable, batch.keys)
-    records.skipped += len(batch.readable) - len({item.position for item in items})
+    pixels = batch.images.to(session.device, non_blocking=True)
+
+    def part(here: slice) -> ShardRecords:
+        measured = _records(session.config)
+        _explain_and_score(session, pixels[here], batch.readable[here], batch.keys, measured, stages)
+        return measured
+
+    for measured in fit.parts(len(pixels), part):
+        records.extend(measured)
+
+
+def _explain_and_score(
+    session: Session,
+    pixels: Tensor,
+    positions: Sequence[int],
+    keys: Mapping[int, Sequence[ClassKey]],
+    records: ShardRecords,
+    stages: Stages,
+) -> None:
+    net = session.model.net
+    with stages("network"):
+        probe, items = explained(session, pixels.to(net.dtype) / 255, positions, keys)
+    records.skipped += len(positions) - len({item.position for item in items})
     if probe is None:
         return
-    records.begin(items, [names[item.position] for item in items], probe)
+    records.begin(items, [session.source.image_id(item.position) for item in items], probe)
     measures = Measures(session, probe, items)
     fillers = protocol.fillings(probe.images, session.points, net.mean)
     for name, method in session.methods.items():
-        started = time.perf_counter()
-        low = apply_method(name, method, probe)
-        _synchronise(session.device)
-        records.seconds[name] = records.seconds.get(name, 0.0) + time.perf_counter() - started
-        maps = protocol.upsample(low, (images.shape[2], images.shape[3]))
-        ranking = protocol.Ranking(maps)
-        records.map(name, low, maps, measures.of(name, method, ranking))
+        with stages(f"maps.{name}"):
+            low = apply_method(name, method, probe)
+        with stages("masks"):
+            maps = protocol.upsample(low, session.size)
+            ranking = protocol.Ranking(maps)
+        with stages("measures"):
+            records.map(name, low, maps, measures.of(name, method, ranking))
         for point in session.points:
-            mask, gap = protocol.kept(point, ranking)
-            masked = net(protocol.perturb(probe.images, mask, fillers[point.fill]))
-            records.score(name, point, mask, gap, masked)
+            with stages("masks"):
+                mask, gap = protocol.kept(point, ranking)
+                perturbed = protocol.perturb(probe.images, mask, fillers[point.fill])
+            with stages("scoring"):
+                logits = net(perturbed)
+            records.score(name, point, mask, gap, logits)
 
 
 def _records(config: RunConfig) -> ShardRecords:
     return ShardRecords(store_maps=config.maps == "store", output=config.model.output)
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

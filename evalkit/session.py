@@ -88,7 +88,7 @@ def apply_method(name: str, method: Method, probe: Probe) -> Tensor:
     ours = str(getattr(function, "__module__", "")).startswith("evalkit.")
     try:
         low = method(probe)
-    except UserError:
+    except (UserError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as reason:  # whatever somebody's method raises, with the place where its author will look
         place = traceback.extract_tb(reason.__traceback__)[-1]

@@ -41,10 +41,13 @@ class Subject:
             "layer": self.net.layer,
             "weights": self.weights,
             "batch_size": len(self.images),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "processor": platform.processor() or platform.machine(),
+            **machine(),
         }
+
+
+def machine() -> dict[str, Any]:
+    """What a figure depends on besides code and model."""
+    return {"threads": torch.get_num_threads(), "torch": torch.__version__, "processor": platform.processor() or platform.machine()}
 
 
 def subject(model: str, overrides: list[str], batch_size: int, threads: int | None) -> Subject:

@@ -99,6 +99,11 @@ class SplitModel:
         """Names that `layer` accepts, in the order in which data passes them."""
         return list(self._cut.layers)
 
+    @property
+    def layout(self) -> torch.memory_format:
+        """In which images pass the trunk; known after the first ones did."""
+        return self._layout
+
     def _precision(self) -> AbstractContextManager[object]:
         return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
 

@@ -1,0 +1,53 @@
+"""Out of memory: smaller parts, the same numbers."""
+
+from itertools import chain
+
+import pandas as pd
+import pytest
+import torch
+from conftest import tiny_overrides
+from test_runner import run
+
+from evalkit.errors import UserError
+from evalkit.fit import Fit
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3, 7, 8])
+def test_parts_that_fit(fits):
+    tried = []
+
+    def work(here: slice) -> list[int]:
+        tried.append(here.stop - here.start)
+        if tried[-1] > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return list(range(8))[here]
+
+    fit = Fit()
+    assert list(chain(*fit.parts(8, work))) == list(range(8))
+    before = len(tried)
+    assert list(chain(*fit.parts(8, work))) == list(range(8))
+    assert max(tried[before:]) <= fits  # what failed once is not tried again
+
+
+def test_nothing_fits():
+    def work(_here: slice) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with pytest.raises(UserError, match=r"a single image does not fit the device's memory \(CUDA out of memory\)"):
+        list(Fit().parts(5, work))
+
+
+def greedy_cam(probe):
+    """Runs out of memory when more than two images are explained at once, and after others have written rows."""
+    if len(probe.images) > 2:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    return probe.activations.sum(1)
+
+
+def test_a_run_goes_on_with_smaller_parts(folder, tmp_path, caplog):
+    base = [*tiny_overrides(folder, tmp_path / "small"), "+method.mine._target_=test_fit.greedy_cam"]
+    small = run([*base, "batch_size=2", "shard_size=12"])
+    assert not caplog.records
+    large = run([*base, "batch_size=8", "shard_size=12", f"out={tmp_path / 'large'}"])
+    assert "out of memory with 8 images at once: going on with 4" in caplog.text and "with 4 images at once" in caplog.text
+    pd.testing.assert_frame_equal(large, small)
