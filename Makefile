@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check reproduce
+.PHONY: demo test check soak reproduce
 
 demo: .venv/core.stamp
 	$(BIN)/evalkit run experiment=demo
@@ -16,6 +16,10 @@ check: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Runs killed twenty times with one, two and three workers, resumed and compared: about twenty minutes.
+soak: .venv/dev.stamp
+	$(BIN)/python tests/kill_runs.py
 
 # Tables 1 and 2 of the paper on ImageNet val; torchvision downloads the weights.
 reproduce: .venv/core.stamp

@@ -107,8 +107,7 @@ def _session(model: str, images: Path, overrides: list[str], out: Path, batch_si
     given = [f"{key}={value}" for key, value in defaults.items() if not any(o.startswith(f"{key}=") for o in overrides)]
     fixed = [f"model={model}", "data=image_folder", f"data.root={images}", f"batch_size={batch_size}", f"workers={workers}", f"out={out}"]
     job = compose_jobs([*fixed, *given, *([f"limit={limit}"] if limit is not None else []), *overrides])[0]
-    session = open_session(job.config)
-    return session
+    return open_session(job.config)
 
 
 def _decoded(session: Session) -> tuple[list[Tensor], float]:
