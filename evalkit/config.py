@@ -268,13 +268,13 @@ def _combinations(sweeps: dict[str, list[str]]) -> Iterator[list[str]]:
 
 def _job(overrides: list[str], folder: list[str], extra: list[str]) -> Job:
     composed = _compose([*overrides, *extra])
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise UserError(f"{missing[0]} is not set: add {missing[0]}=...")
-    loose = [key for key, value in composed.get("method", {}).items() if not isinstance(value, DictConfig)]
-    if loose:
-        raise UserError(f"method.{loose[0]} is no method: a file of conf/method begins with the line '# @package method.NAME'")
     try:
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            raise UserError(f"{missing[0]} is not set: add {missing[0]}=...")
+        loose = [key for key, value in composed.get("method", {}).items() if not isinstance(value, DictConfig)]
+        if loose:
+            raise UserError(f"method.{loose[0]} is no method: a file of conf/method begins with the line '# @package method.NAME'")
         content = OmegaConf.to_container(composed, resolve=True)
         config = RunConfig.model_validate(content)
     except OmegaConfBaseException as reason:
@@ -304,7 +304,13 @@ def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:
             raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
     except yaml.YAMLError as reason:
         raise UserError(f"a configuration file is no valid yaml: {' '.join(str(reason).split())}") from reason
-    except (HydraException, OmegaConfBaseException, ConfigCompositionException, TypeError) as reason:  # Hydra's for 'method=[{}]'
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        ConfigCompositionException,
+        TypeError,
+        ValueError,
+    ) as reason:  # for 'method=[{}]', 'model=null'
         raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
     return _compose(overrides, with_hydra)
 
