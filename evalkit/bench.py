@@ -64,7 +64,7 @@ def _against_peer(config: ModelConfig, module: nn.Module, net: SplitModel, image
     """One image; the peer once, at its default batch size, after a warm-up on a few channels."""
     from pytorch_grad_cam import AblationCAM  # noqa: PLC0415 - optional
 
-    layer = _target_module(module, config.layer)
+    layer = target_module(module, config.layer)
     normalised = (image - net.mean) / net.std
     with AblationCAM(model=module, target_layers=[layer], ratio_channels_to_ablate=0.02) as warm:
         warm(input_tensor=normalised, targets=None)
@@ -97,7 +97,8 @@ def _flops(work: Callable[[], Tensor]) -> int:
     return int(counter.get_total_flops())
 
 
-def _target_module(module: nn.Module, layer: str) -> nn.Module:
+def target_module(module: nn.Module, layer: str) -> nn.Module:
+    """The submodule that other libraries hook. Raises UserError where the layer is a function's output."""
     if layer not in dict(module.named_modules()):
         known = ", ".join(name for name in graph.trace(module).layers if "." not in name)
         raise UserError(f"pytorch-grad-cam needs a module as its layer, and '{layer}' is none (some are: {known}); pass --no-peer")

@@ -260,6 +260,26 @@ def floor(
     _print_figures(figures)
 
 
+@bench_app.command()
+def peers(
+    model: Annotated[Optional[list[str]], typer.Option(help="Names from `evalkit list models`; may be given several times.")] = None,  # noqa: UP045
+    csv_file: Annotated[Optional[Path], typer.Option("--csv", help="Write the table there, and a figure beside it.")] = None,  # noqa: UP045
+    batch_size: Annotated[int, typer.Option(min=1)] = 4,
+    repeats: Annotated[int, typer.Option(min=2, help="Interleaved repeats; medians are reported.")] = 3,
+    threads: Annotated[Optional[int], typer.Option(min=1, help="Threads of all contestants.")] = None,  # noqa: UP045
+    overrides: Overrides = None,
+) -> None:
+    """An evaluation, and each method alone, against pytorch-grad-cam, torch-cam and captum."""
+    from evalkit.bench_peers import bench_peers
+
+    found = bench_peers(model or ["resnet50"], overrides or [], batch_size=batch_size, repeats=repeats, threads=threads, csv_file=csv_file)
+    shown = ["model", "task", "library", "images", "repeats", "seconds_per_image", "times_ours"]
+    table = Table(*shown)
+    for row in found[shown].itertuples(index=False):
+        table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
+    Console().print(table)
+
+
 def _print_figures(figures: dict[str, Any]) -> None:
     table = Table("figure", "value")
     for key, value in figures.items():

@@ -1,0 +1,211 @@
+"""Break runs in every way that a cluster knows, and write down what happens and what a user sees.
+
+    python experiments/faults.py --out results/faults.md          (about six minutes on two CPU cores)
+
+Each fault begins with a fresh copy of a run that was stopped half-way, or with the command itself; afterwards the same
+command is given again, and its table is compared bit by bit with that of an undisturbed run.
+"""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from evalkit.store import RunFolder
+
+RUN = ["model=digits_fc", "data=digits", "limit=48", "shard_size=8", "batch_size=4", "method=[ablation_cam,grad_cam]", "workers=0"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a command printed, and how it ended."""
+
+    code: int
+    says: str
+
+
+def evalkit(*arguments: str, limits: Callable[[], None] | None = None, **environment: str) -> Seen:
+    """A command in a process of its own."""
+    command = [sys.executable, "-m", "evalkit", *arguments]
+    where = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "400", "NO_COLOR": "1", **environment}
+    ended = subprocess.run(command, capture_output=True, text=True, env=where, preexec_fn=limits, timeout=300, check=False)
+    if "Traceback" in ended.stderr:
+        return Seen(ended.returncode, "a traceback: " + ended.stderr.strip().splitlines()[-1])
+    return Seen(ended.returncode, " / ".join(line for line in ended.stderr.strip().splitlines() if line))
+
+
+def run(out: Path, *further: str, limits: Callable[[], None] | None = None) -> Seen:
+    """The run."""
+    return evalkit("run", *RUN, f"out={out}", *further, limits=limits)
+
+
+def shard(out: Path, number: int = 1, kind: str = "rows") -> Path:
+    """A shard's file."""
+    return out / kind / f"shard-{number:05d}.parquet"
+
+
+def stopped(out: Path, how: signal.Signals, *further: str) -> Seen:
+    """Start the run, stop it after its first shard."""
+    command = [sys.executable, "-m", "evalkit", "run", *RUN, "batch_size=1", f"out={out}", *further]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"})
+    while process.poll() is None and not shard(out, 0).exists():
+        time.sleep(0.002)
+    process.send_signal(how)
+    says = process.communicate()[1].strip().replace("\n", " / ")
+    return Seen(process.returncode, says)
+
+
+def cut_short(out: Path) -> Seen:
+    """A file loses its end."""
+    shard(out).write_bytes(shard(out).read_bytes()[:-100])
+    return evalkit("tables", str(out))
+
+
+def flipped(out: Path) -> Seen:
+    """One bit in the middle of the data changes; the file is still valid parquet."""
+    for position in range(100, len(shard(out).read_bytes()) // 2):
+        content = bytearray(shard(out).read_bytes())
+        content[position] ^= 1
+        shard(out).write_bytes(content)
+        break
+    return evalkit("tables", str(out))
+
+
+def rewritten(out: Path) -> Seen:
+    """Somebody mends a score by hand."""
+    table = pd.read_parquet(shard(out))
+    table.assign(prob_masked=1.0).to_parquet(shard(out))
+    return evalkit("tables", str(out))
+
+
+def maps_gone(out: Path) -> Seen:
+    """The folder of maps is deleted."""
+    shutil.rmtree(out / "maps")
+    return evalkit("tables", str(out))
+
+
+def record_damaged(out: Path) -> Seen:
+    """provenance.json is cut."""
+    file = out / "provenance.json"
+    file.write_text(file.read_text()[:200])
+    return evalkit("tables", str(out))
+
+
+def record_altered(out: Path) -> Seen:
+    """provenance.json says another number of images."""
+    file = out / "provenance.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "images": 8}))
+    return evalkit("tables", str(out))
+
+
+def other_run(out: Path) -> Seen:
+    """The same folder for another threshold."""
+    return run(out, "protocol.top_percent=50")
+
+
+def clock(out: Path) -> Seen:
+    """All files are dated 1980, half of the shards are missing."""
+    shard(out).unlink()
+    for file in out.rglob("*"):
+        os.utime(file, (315532800, 315532800))
+    return run(out)
+
+
+def stale(out: Path) -> Seen:
+    """Temporary files and claims of workers that died, shards missing."""
+    shard(out).unlink()
+    (out / "rows" / ".shard-00001.parquet.x.tmp").write_bytes(b"half a file")
+    (out / "claims").mkdir(exist_ok=True)
+    for number in range(6):
+        (out / "claims" / f"shard-{number:05d}").write_text("process 1 on a machine that is gone")
+    return run(out)
+
+
+def full(out: Path) -> Seen:
+    """No file may grow beyond 4 kB."""
+    shard(out).unlink()
+
+    def limits() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    return run(out, limits=limits)
+
+
+def read_only(out: Path) -> Seen:
+    """The folder is no place to write: a file stands in its way."""
+    shutil.rmtree(out / "rows")
+    (out / "rows").write_text("")
+    seen = run(out)
+    (out / "rows").unlink()
+    return seen
+
+
+def sigkill(out: Path) -> Seen:
+    """SIGKILL after the first shard."""
+    shutil.rmtree(out)
+    return stopped(out, signal.SIGKILL)
+
+
+def sigterm(out: Path) -> Seen:
+    """SIGTERM after the first shard, as a scheduler sends it."""
+    shutil.rmtree(out)
+    return stopped(out, signal.SIGTERM)
+
+
+def ctrl_c(out: Path) -> Seen:
+    """Ctrl-C after the first shard, two workers."""
+    shutil.rmtree(out)
+    return stopped(out, signal.SIGINT, "devices=2")
+
+
+def twice(out: Path) -> Seen:
+    """The same command twice at the same time."""
+    shutil.rmtree(out)
+    command = [sys.executable, "-m", "evalkit", "run", *RUN, f"out={out}"]
+    beside = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    seen = run(out)
+    beside.wait()
+    return seen
+
+
+FAULTS = (
+    sigkill, sigterm, ctrl_c, twice, cut_short, flipped, rewritten, maps_gone, record_damaged, record_altered, stale, clock, full,
+    read_only, other_run,
+)  # fmt: skip
+
+
+def main(out: Annotated[Path | None, typer.Option(help="The table, as markdown.")] = None) -> None:
+    """Try every fault."""
+    lines = ["| fault | exit code | what a user sees | the same command again | table |", "|---|---|---|---|---|"]
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / "whole"
+        assert run(whole).code == 0
+        reference = RunFolder(whole).rows()
+        for fault in FAULTS:
+            folder = Path(scratch) / fault.__name__
+            shutil.copytree(whole, folder)
+            seen = fault(folder)
+            again = run(folder)
+            same = "identical" if RunFolder(folder).rows().equals(reference) else "DIFFERENT"
+            cells = [(fault.__doc__ or "").strip(), str(seen.code), seen.says, again.says, same]
+            lines.append("| " + " | ".join(cell.replace(scratch, "results").replace("|", "/") for cell in cells) + " |")
+            print(lines[-1], flush=True)
+    if out is not None:
+        out.write_text("# Faults\n\n`python experiments/faults.py --out results/faults.md`\n\n" + "\n".join(lines) + "\n")
+    raise SystemExit("DIFFERENT" in "".join(lines))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,94 @@
+"""Two workers on one machine against one: seconds of the whole command, and whether the tables are the same.
+
+    python experiments/speedup.py IMAGES --json results/speedup.json        (IMAGES: a folder of at least --limit pictures)
+
+Every worker has one thread. `speedup` leaves out what it costs to start (the same command again, when nothing is left to
+do); `ceiling` is what the machine allows: two processes of plain passes through the same network against one of them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from evalkit import timing
+from evalkit.store import RunFolder
+
+PLAIN = """
+import sys, time, torch
+from evalkit import timing
+subject = timing.subject(sys.argv[1], [], 8, 1)
+subject.forward()
+sys.stdin.readline()
+started = time.perf_counter()
+for _ in range(int(sys.argv[2])):
+    subject.forward()
+print(time.perf_counter() - started)
+"""
+
+
+def main(
+    images: Path,
+    model: Annotated[str, typer.Option(help="A compute-bound network.")] = "resnet50",
+    limit: Annotated[int, typer.Option(help="Images.")] = 96,
+    workers: Annotated[int, typer.Option(help="Worker processes.")] = 2,
+    json_file: Annotated[Path | None, typer.Option("--json")] = None,
+) -> None:
+    """Measure, compare, print."""
+    with tempfile.TemporaryDirectory() as scratch:
+        took, starts, tables = {}, {}, {}
+        for count in (1, workers):
+            out = Path(scratch) / str(count)
+            command = [sys.executable, "-m", "evalkit", "run", f"model={model}", "model.weights=null", "data=image_folder"]
+            command += [f"data.root={images}", "method=[grad_cam,ablation_cam]", "protocol.top_percent=20", f"limit={limit}"]
+            command += ["batch_size=8", "shard_size=8", "workers=0", f"devices={count}", "device=cpu", f"out={out}"]
+            took[count], starts[count] = seconds(command), seconds(command)
+            tables[count] = RunFolder(out).rows()
+    one, two = plain(model, 1), plain(model, workers)
+    figures = {
+        "model": model,
+        "images": int(tables[1]["index"].nunique()),
+        "workers": workers,
+        "speedup": (took[1] - starts[1]) / (took[workers] - starts[workers]),
+        "speedup_with_start": took[1] / took[workers],
+        "ceiling": workers * one / two,
+        "seconds_one": took[1],
+        "seconds_start": starts[1],
+        "tables_identical": bool(tables[1].equals(tables[workers])),
+        **timing.machine(),
+        "threads": 1,
+        "cores": os.cpu_count(),
+    }
+    print(json.dumps(figures, indent=2))
+    timing.write(figures, json_file)
+
+
+def seconds(command: list[str]) -> float:
+    """Of the whole command."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def plain(model: str, processes: int, passes: int = 12) -> float:
+    """Seconds that so many processes take at the same time for their passes, the slowest of them."""
+    command = [sys.executable, "-c", PLAIN, model, str(passes)]
+    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+    time.sleep(20)  # until all are loaded and wait
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return max(float(process.communicate()[0]) for process in started)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    typer.run(main)
