@@ -43,7 +43,14 @@ def main(
                 "data=image_folder",
                 f"limit={count}",
             ]
-            command += [f"data.root={folder}", "method=[grad_cam,ablation_cam]", "protocol.top_percent=20", "workers=1", "device=cpu"]
+            command += [
+                f"data.root={folder}",
+                f"limit={count}",
+                "method=[grad_cam,ablation_cam]",
+                "protocol.top_percent=20",
+                "workers=1",
+                "device=cpu",
+            ]
             command += ["maps=store", f"out={scratch}/{count}"]
             process = os.posix_spawn(sys.executable, command, os.environ)
             _, status, used = os.wait4(process, 0)

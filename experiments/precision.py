@@ -77,7 +77,8 @@ def main(
             f"| method | point | score | metric | {settings[0]} | {settings[1]} | shift [95 %] |",
             "|---|---|---|---|---|---|---|",
             *(
-                f"| {r.method} | {r.point} | {r.score} | {r.metric} | {r.reference:.2f} | {r.other:.2f} | {r.shift:+.2f} [{r.low:+.2f}, {r.high:+.2f}] |"
+                f"| {r.method} | {r.point} | {r.score} | {r.metric} | {r.reference:.2f} | {r.other:.2f} "
+                f"| {r.shift:+.2f} [{r.low:+.2f}, {r.high:+.2f}] |"
                 for r in table.itertuples()
             ),
             "",
