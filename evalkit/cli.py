@@ -32,6 +32,10 @@ Overrides = Annotated[Optional[list[str]], typer.Argument(help="Hydra overrides,
 ConfFolder = Annotated[Optional[Path], typer.Option("--conf", help="A folder of further yaml files, laid out as conf/ is.")]  # noqa: UP045
 
 
+STOPPED = 130
+"""What typer exits with after a KeyboardInterrupt."""
+
+
 def main() -> None:
     """Entry point: a mistake of the user ends in one sentence and exit code 2."""
     signal.signal(signal.SIGTERM, _stopped)  # a scheduler's warning: leave as on Ctrl-C, in order
@@ -41,9 +45,10 @@ def main() -> None:
     except UserError as mistake:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(str(mistake))}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command continues where it was")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == STOPPED:
+            Console(stderr=True).print("stopped; the same command continues where it was")
+        raise
 
 
 def _stopped(*_: object) -> None:

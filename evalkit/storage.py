@@ -64,10 +64,7 @@ def read_remote(path: UPath) -> bytes:
 def _told(path: Place) -> Iterator[None]:
     """Makes a sentence of what the disk or the store refuses."""
     try:
-        make_folder(path.parent)
         yield
-    except FileExistsError:
-        raise
     except OSError as reason:
         why = reason.strerror or first_line(reason)
         raise UserError(f"cannot write {path} ({why}); mend that and run the same command again: what is finished is kept") from reason
@@ -79,6 +76,7 @@ def publish(path: Place, content: bytes) -> None:
     Raises UserError: the disk is full, the place cannot be written.
     """
     with _told(path):
+        make_folder(path.parent)
         if isinstance(path, Path):
             _replace(path, content)
         else:
@@ -87,11 +85,13 @@ def publish(path: Place, content: bytes) -> None:
 
 def create(path: Place, content: bytes) -> bool:
     """Make a file unless there is one of that name; says whether it was made. Raises UserError as `publish` does."""
-    try:
-        with _told(path), path.open("xb") as file:
-            file.write(content)
-    except FileExistsError:
-        return False
+    with _told(path):
+        make_folder(path.parent)
+        try:
+            with path.open("xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
     return True
 
 

@@ -159,3 +159,15 @@ def test_tables_do_not_load_torch():
     code = "import sys, evalkit.summary, evalkit.tables, evalkit.plots, evalkit.cli; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
     assert found.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_in_order(tmp_path, how):
+    command = [sys.executable, "-m", "evalkit", "run", "limit=400", "shard_size=4", "batch_size=4", "workers=0", f"out={tmp_path / 'run'}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while not (tmp_path / "run" / "rows" / "shard-00000.parquet").exists():
+        time.sleep(0.01)
+    process.send_signal(how)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "stopped; the same command continues where it was" in said and "Traceback" not in said
+    assert not list((tmp_path / "run" / "claims").iterdir())
