@@ -21,11 +21,12 @@ from evalkit import timing
 def main(
     images: Path,
     counts: Annotated[list[int], typer.Option("--count", help="Images.")] = [200, 5000],  # noqa: B006
+    size: Annotated[int, typer.Option(help="Side of the network's input, in pixels.")] = 96,
     model: Annotated[str, typer.Option(help="The network; random weights.")] = "mobilenet_v3_small",
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Run, wait, ask the kernel."""
-    figures = {"model": model, **timing.machine()}
+    figures = {"model": model, "size": size, **timing.machine()}
     files = sorted(file for file in images.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "pictures"
@@ -33,25 +34,9 @@ def main(
         for number, file in zip(range(max(counts)), itertools.cycle(files), strict=False):
             (folder / f"{number:06d}{file.suffix}").symlink_to(file.resolve())
         for count in counts:
-            command = [
-                sys.executable,
-                "-m",
-                "evalkit",
-                "run",
-                f"model={model}",
-                "model.weights=null",
-                "data=image_folder",
-                f"limit={count}",
-            ]
-            command += [
-                f"data.root={folder}",
-                f"limit={count}",
-                "method=[grad_cam,ablation_cam]",
-                "protocol.top_percent=20",
-                "workers=1",
-                "device=cpu",
-            ]
-            command += ["maps=store", f"out={scratch}/{count}"]
+            command = [sys.executable, "-m", "evalkit", "run", f"model={model}", "model.weights=null", f"model.resize=[{size},{size}]"]
+            command += ["model.crop=null", "data=image_folder", f"data.root={folder}", f"limit={count}", "workers=1", "device=cpu"]
+            command += ["method=[grad_cam,ablation_cam]", "protocol.top_percent=20", "maps=store", f"out={scratch}/{count}"]
             process = os.posix_spawn(sys.executable, command, os.environ)
             _, status, used = os.wait4(process, 0)
             assert status == 0
