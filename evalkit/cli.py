@@ -39,6 +39,7 @@ STOPPED = 130
 def main() -> None:
     """Entry point: a mistake of the user ends in one sentence and exit code 2."""
     signal.signal(signal.SIGTERM, _stopped)  # a scheduler's warning: leave as on Ctrl-C, in order
+    logging.getLogger("evalkit.on_slurm").setLevel(logging.INFO)  # which jobs were submitted is no warning
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         app()
@@ -91,12 +92,11 @@ def _run_one(job: "Job", console: Console) -> str:
         folder = launch.run(job, advance, lambda total, before: bar.update(task, total=total, completed=before))
     seconds = time.perf_counter() - started
     stored = folder.load()
-    what = (
-        f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s){_left_out(stored.rows)}"
-        if done
-        else "every shard was done before"
-    )
-    what += f"; {len(stored.missing)} shards are still with other workers" if stored.missing else ""
+    what = "every shard was done before"
+    if done:
+        what = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s){_left_out(stored.rows)}"
+    if stored.missing:
+        what = f"{what if done else 'nothing computed here'}; {len(stored.missing)} shards are with other workers"
     return f"{job.config.model.name}: {what} -> {folder.path}"
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing as mp
+import multiprocessing.connection
 import os
 import signal
 import sys

@@ -23,13 +23,10 @@ def run(job: Job, launcher: RayLauncher, progress: Progress, announce: Announce)
 
     Raises UserError: no cluster at the address, bad configuration, or a shard that failed on every try.
     """
-    session, folder, missing = runner.prepare(job)
-    images = len(session.positions)
-    size = folder.provenance["shard_size"]
-    lengths = {shard: len(session.positions[shard * size : (shard + 1) * size]) for shard in missing}
-    announce(images, images - sum(lengths.values()))
-    if not missing:
-        return folder
+    prepared = runner.prepare(job, device="cpu")
+    announce(*prepared.counts)
+    if not prepared.missing:
+        return prepared.folder
     ours = not ray.is_initialized()
     if ours:
         _connect(launcher.address)
@@ -40,16 +37,16 @@ def run(job: Job, launcher: RayLauncher, progress: Progress, announce: Announce)
         task = ray.remote(
             num_cpus=launcher.num_cpus, num_gpus=gpus, max_retries=launcher.max_retries, max_calls=0, scheduling_strategy="SPREAD"
         )(_task)
-        waiting = {task.remote(job, shard, str(Path.cwd()), gpus > 0): shard for shard in missing}
+        waiting = {task.remote(job, shard, str(Path.cwd()), gpus > 0): shard for shard in prepared.missing}
         while waiting:
             for done in ray.wait(list(waiting), num_returns=1)[0]:
                 shard = waiting.pop(done)
                 _result(done, shard)
-                progress(lengths[shard])
+                progress(prepared.missing[shard])
     finally:
         if ours:
             ray.shutdown()
-    return folder
+    return prepared.folder
 
 
 def _connect(address: str | None) -> None:

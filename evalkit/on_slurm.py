@@ -22,12 +22,11 @@ def run(job: Job, launcher: SlurmLauncher, announce: Announce) -> RunFolder:
 
     Raises UserError: bad configuration, no SLURM here, or workers that failed.
     """
-    session, folder, missing = runner.prepare(job)
-    size = folder.provenance["shard_size"]
-    announce(len(session.positions), len(session.positions) - sum(len(session.positions[s * size : (s + 1) * size]) for s in missing))
-    tasks = min(launcher.tasks, len(missing))
+    prepared = runner.prepare(job, device="cpu")  # a login node has no GPU
+    announce(*prepared.counts)
+    tasks = min(launcher.tasks, len(prepared.missing))
     if not tasks:
-        return folder
+        return prepared.folder
     try:
         executor = submitit.AutoExecutor(folder=str(place(launcher.logs)), cluster=launcher.cluster)
         executor.update_parameters(name="evalkit", **launcher.parameters)
@@ -35,12 +34,12 @@ def run(job: Job, launcher: SlurmLauncher, announce: Announce) -> RunFolder:
         raise UserError(f"launcher=slurm: {first_line(reason)}; launcher.cluster=local tries it on this machine") from reason
     with executor.batch():
         jobs = [executor.submit(_worker, job) for _ in range(tasks)]
-    log.warning("%d workers submitted as %s; their logs are in %s", tasks, ", ".join(j.job_id for j in jobs), launcher.logs)
+    log.info("%d workers submitted as %s; their logs are in %s", tasks, ", ".join(one.job_id for one in jobs), launcher.logs)
     if launcher.wait:
         failed = [fault for one in jobs if (fault := one.exception()) is not None]
-        if failed and folder.missing():
+        if failed and prepared.folder.missing():
             raise UserError(f"{len(failed)} of {tasks} workers failed ({str(failed[0]).strip().splitlines()[-1]}); see {launcher.logs}")
-    return folder
+    return prepared.folder
 
 
 def _worker(job: Job) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -27,31 +28,48 @@ Announce = Callable[[int, int], None]
 """Called once with the number of images of the run and how many of them this worker need not compute."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Everything loaded and checked, and the folder made or recognised."""
+
+    session: Session
+    folder: RunFolder
+    missing: dict[int, int]
+    """Shards that still have to be computed, with their images' number."""
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """What `Announce` tells: the run's images, and how many of them are done."""
+        images = len(self.session.positions)
+        return images, images - sum(self.missing.values())
+
+
+def prepare(job: Job, device: str | None = None) -> Prepared:
+    """Load and check a job, on another device than its own where it is computed elsewhere. Raises UserError."""
+    config = job.config if device is None else job.config.model_copy(update={"device": device})
+    session = open_session(config)
+    folder = RunFolder(config.out)
+    folder.create_or_resume(identify(session), provenance(session), job.yaml, len(session.positions), config.shard_size)
+    size = folder.provenance["shard_size"]
+    missing = folder.missing(maps=config.maps == "store")
+    return Prepared(session, folder, {shard: len(session.positions[shard * size : (shard + 1) * size]) for shard in missing})
+
+
 def run(job: Job, progress: Progress | None = None, announce: Announce | None = None) -> RunFolder:
     """Compute the missing shards of one run, beside any other workers that do the same; returns its folder.
 
     Raises UserError: bad configuration, or the folder belongs to another run.
     """
-    session, folder, missing = prepare(job)
-    size = folder.provenance["shard_size"]
+    prepared = prepare(job)
+    folder = prepared.folder
     if announce is not None:
-        todo = sum(len(session.positions[shard * size : (shard + 1) * size]) for shard in missing)
-        announce(len(session.positions), len(session.positions) - todo)
-    if missing:
+        announce(*prepared.counts)
+    if prepared.missing:
         stored = job.config.maps == "store"
         with Claims(folder.path / "claims") as claims:
-            order = claims.take(missing, lambda shard: folder.is_done(shard, maps=stored), start=world().start)
-            compute(session, folder, order, progress, claims.release)
+            order = claims.take(list(prepared.missing), lambda shard: folder.is_done(shard, maps=stored), start=world().start)
+            compute(prepared.session, folder, order, progress, claims.release)
     return folder
-
-
-def prepare(job: Job) -> tuple[Session, RunFolder, list[int]]:
-    """Everything loaded and checked, the folder made or recognised, and the shards that are missing."""
-    config = job.config
-    session = open_session(config)
-    folder = RunFolder(config.out)
-    folder.create_or_resume(identify(session), provenance(session), job.yaml, len(session.positions), config.shard_size)
-    return session, folder, folder.missing(maps=config.maps == "store")
 
 
 def compute(

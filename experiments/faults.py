@@ -56,10 +56,16 @@ def shard(out: Path, number: int = 1, kind: str = "rows") -> Path:
     return out / kind / f"shard-{number:05d}.parquet"
 
 
+def heed_interrupts() -> None:
+    """Which a shell has its background jobs ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def stopped(out: Path, how: signal.Signals, *further: str) -> Seen:
     """Start the run, stop it after its first shard."""
     command = [sys.executable, "-m", "evalkit", "run", *RUN, f"out={out}", *further]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"})
+    where = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=where, preexec_fn=heed_interrupts)
     while process.poll() is None and not shard(out, 0).exists():
         time.sleep(0.002)
     process.send_signal(how)

@@ -76,3 +76,11 @@ def test_places_that_are_not_there(bucket, folder, tmp_path):
         launched([*base, "data.root=s3://bucket/nowhere"])
     with pytest.raises(UserError, match="s3://bucket/nothing is not a run folder"):
         load_runs(["s3://bucket/nothing"])
+
+
+def test_a_list_of_labels_cannot_lead_out_of_its_bucket(uploaded, folder, tmp_path, bucket):
+    for path in ("../secret.png", "/etc/passwd.png"):
+        bucket.put_object(Bucket="bucket", Key="pictures/labels.csv", Body=f"file,class\n{path},a\n".encode())
+        with pytest.raises(UserError, match="which lies outside"):
+            launched([*tiny_overrides(folder, tmp_path / "run"), f"data.root={uploaded}"])
+    bucket.delete_object(Bucket="bucket", Key="pictures/labels.csv")
