@@ -65,7 +65,7 @@ def stopped(out: Path, how: signal.Signals, *further: str) -> Seen:
     """Start the run, stop it after its first shard."""
     command = [sys.executable, "-m", "evalkit", "run", *RUN, f"out={out}", *further]
     where = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=where, preexec_fn=heed_interrupts)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=where, preexec_fn=heed_interrupts)  # noqa: PLW1509
     while process.poll() is None and not shard(out, 0).exists():
         time.sleep(0.002)
     process.send_signal(how)
