@@ -2,11 +2,11 @@
 
 import logging
 import multiprocessing as mp
-import multiprocessing.connection
 import os
 import signal
 import sys
-from multiprocessing.queues import SimpleQueue
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
 
 import torch
 
@@ -48,12 +48,16 @@ def worker_count(job: Job) -> int:
 
 def _processes(job: Job, workers: int, progress: Progress, announce: Announce) -> RunFolder:
     context = mp.get_context("spawn")
-    messages: SimpleQueue[tuple[str, object]] = context.SimpleQueue()
-    processes = [context.Process(target=_work, args=(job, rank, workers, messages)) for rank in range(workers)]
-    for process in processes:
+    processes, ends = [], []
+    for rank in range(workers):
+        end, theirs = context.Pipe(duplex=False)  # one each: a worker that is killed while it writes must not block the others
+        process = context.Process(target=_work, args=(job, rank, workers, theirs))
         process.start()
+        theirs.close()
+        processes.append(process)
+        ends.append(end)
     try:
-        mistakes = _listen(processes, messages, progress, announce)
+        mistakes = _listen(ends, progress, announce)
     except BaseException:
         for process in processes:
             process.terminate()
@@ -74,23 +78,24 @@ def _processes(job: Job, workers: int, progress: Progress, announce: Announce) -
     return folder
 
 
-def _listen(
-    processes: "list[mp.context.SpawnProcess]", messages: "SimpleQueue[tuple[str, object]]", progress: Progress, announce: Announce
-) -> list[str]:
+def _listen(ends: Sequence[Connection], progress: Progress, announce: Announce) -> list[str]:
     """Pass on what the workers say until all have ended; returns the mistakes that they found."""
-    mistakes, announced = [], False
-    while any(process.is_alive() for process in processes) or not messages.empty():
-        if messages.empty():
-            mp.connection.wait([process.sentinel for process in processes if process.is_alive()], timeout=0.1)
-            continue
-        kind, content = messages.get()
-        if kind == "progress":
-            progress(int(str(content)))
-        elif kind == "mistake":
-            mistakes.append(str(content))
-        elif not announced and isinstance(content, tuple):
-            announced = True
-            announce(*content)
+    mistakes, announced, open_ends = [], False, list(ends)
+    while open_ends:
+        for end in wait(open_ends):
+            assert isinstance(end, Connection)
+            try:
+                kind, content = end.recv()
+            except (EOFError, OSError):  # it has ended, or was killed in the middle of a word
+                open_ends.remove(end)
+                continue
+            if kind == "progress":
+                progress(content)
+            elif kind == "mistake":
+                mistakes.append(content)
+            elif not announced:
+                announced = True
+                announce(*content)
     return mistakes
 
 
@@ -98,24 +103,24 @@ def _fate(exitcode: int | None) -> str:
     return signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
 
 
-def _work(job: Job, rank: int, workers: int, messages: "SimpleQueue[tuple[str, object]]") -> None:
+def _work(job: Job, rank: int, workers: int, end: Connection) -> None:
     """One worker process: what torchrun would have started."""
     logging.basicConfig(level=logging.WARNING if rank == 0 else logging.ERROR, format="%(levelname)s: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(workers), LOCAL_RANK=str(rank))
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     parent = os.getppid()
 
     def told(images: int) -> None:
         if os.getppid() != parent:
             raise KeyboardInterrupt  # killed outright, and nobody is left who could stop this one
-        messages.put(("progress", images))
+        end.send(("progress", images))
 
     try:
-        runner.run(job, told, lambda total, before: messages.put(("announce", (total, before))))
+        runner.run(job, told, lambda total, before: end.send(("announce", (total, before))))
     except UserError as mistake:
-        messages.put(("mistake", str(mistake)))
+        end.send(("mistake", str(mistake)))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -76,8 +76,12 @@ def test_a_mistake_of_all_workers_is_told_once(folder, tmp_path):
 def test_ctrl_c_stops_the_workers_and_withdraws_their_claims(folder, tmp_path):
     base = [*tiny_overrides(folder, tmp_path / "run"), "shard_size=1", "batch_size=1", "devices=2"]
 
-    def interrupt(_images: int) -> None:
-        raise KeyboardInterrupt
+    seen = []
+
+    def interrupt(images: int) -> None:
+        seen.append(images)
+        if len(seen) == 4:  # of two workers, which tell of a shard before they publish it
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         launched(base, interrupt)
