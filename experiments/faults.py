@@ -43,7 +43,15 @@ def evalkit(*arguments: str, limits: Callable[[], None] | None = None, **environ
     ended = subprocess.run(command, capture_output=True, text=True, env=where, preexec_fn=limits, timeout=300, check=False)
     if "Traceback" in ended.stderr:
         return Seen(ended.returncode, "a traceback: " + ended.stderr.strip().splitlines()[-1])
-    return Seen(ended.returncode, " / ".join(line for line in ended.stderr.strip().splitlines() if line))
+    return Seen(ended.returncode, brief([line for line in ended.stderr.strip().splitlines() if line]))
+
+
+def brief(lines: list[str]) -> str:
+    """All that was said, but of many warnings the first."""
+    warnings = [line for line in lines if line.startswith("WARNING")]
+    others = [line for line in lines if line not in warnings]
+    more = [f"({len(warnings) - 1} more)"] if len(warnings) > 1 else []
+    return " / ".join([*warnings[:1], *more, *others])
 
 
 def run(out: Path, *further: str, limits: Callable[[], None] | None = None) -> Seen:
