@@ -392,7 +392,8 @@ def _keys(config: DictConfig, prefix: str = "") -> set[str]:
 def _sentence(error: ValidationError) -> str:
     """The first of pydantic's complaints; for a union, the complaints of all its members."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if not re.match(r"(literal|tuple|list)\[|constrained-|(int|str|float)$", str(part)))
+    of_union = r"(literal|tuple|list)\[|constrained-|(int|str|float|local|ray|slurm)$"  # which member it was tried as is no key
+    key = ".".join(str(part) for part in first["loc"] if not re.match(of_union, str(part)))
     same = [e for e in error.errors() if e["loc"][0] == first["loc"][0]] if first["loc"] else [first]
     wanted = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ").removeprefix("Input ").strip() for e in same))
     given = "" if isinstance(first["input"], dict) else f"={first['input']!s}"

@@ -47,12 +47,25 @@ def test_multirun_is_the_product():
 
 
 @pytest.mark.parametrize(
-    ("override", "says"),
-    [("batch_size=0", "batch_size=0"), ("limit=-1", "limit=-1"), ("model.mean=[1,2]", "model.mean"), ("method=[]", "no method chosen")],
+    ("overrides", "says"),
+    [
+        ("batch_size=0", "batch_size=0"),
+        ("limit=-1", "limit=-1"),
+        ("model.mean=[1,2]", "model.mean"),
+        ("method=[]", "no method chosen"),
+        ("device=gpu", "device=gpu should be auto, cpu, cuda or one GPU as in cuda:1"),
+        ("devices=0", "devices=0 should be greater than 0 or should be 'auto'"),
+        ("launcher=rai", "no launcher 'rai'; did you mean 'ray'?"),
+        ("launcher=ray launcher.num_gpus=x", "launcher.num_gpus=x should be a valid number"),
+        ("launcher=slurm launcher.tasks=0", "launcher.tasks=0 should be greater than 0"),
+        ("out=foo://x", "foo://x cannot be opened"),
+        ("target=${oops}", "the configuration cannot be resolved: Interpolation key 'oops' not found"),
+        ("model=null", "the configuration cannot be composed"),
+    ],
 )
-def test_values_that_do_not_fit(override, says):
+def test_values_that_do_not_fit(overrides, says):
     with pytest.raises(UserError) as mistake:
-        compose_jobs([override])
+        compose_jobs(overrides.split())
     assert says in str(mistake.value) and "\n" not in str(mistake.value)
 
 
