@@ -76,7 +76,13 @@ def soak(folder: Path, workers: int, kills: int, rng: random.Random, reference: 
 def start(out: Path, workers: int) -> subprocess.Popen[bytes]:
     """The command, in a process group of its own."""
     command = [sys.executable, "-m", "evalkit", "run", *RUN, "workers=0", f"devices={workers}", f"out={out}"]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    where = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, env=where, preexec_fn=heed_interrupts)  # noqa: PLW1509
+
+
+def heed_interrupts() -> None:
+    """Which a shell has its background jobs ignore, and their children with them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def published(out: Path) -> int:

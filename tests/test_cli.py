@@ -10,6 +10,7 @@ import time
 import pandas as pd
 import pytest
 from conftest import ROOT, tiny_overrides
+from kill_runs import heed_interrupts
 
 from evalkit.data.digits import Digits
 
@@ -164,7 +165,7 @@ def test_tables_do_not_load_torch():
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_in_order(tmp_path, how):
     command = [sys.executable, "-m", "evalkit", "run", "limit=400", "shard_size=4", "batch_size=4", "workers=0", f"out={tmp_path / 'run'}"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=heed_interrupts)  # noqa: PLW1509
     while not (tmp_path / "run" / "rows" / "shard-00000.parquet").exists():
         time.sleep(0.01)
     process.send_signal(how)
