@@ -4,6 +4,7 @@ import itertools
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,10 @@ def bench_floor(
         session = _session(model, images, overrides, Path(scratch), batch_size, limit, workers)
         number = itertools.count()
 
-        def evaluate() -> dict[str, float]:
+        def evaluate() -> None:
             folder = RunFolder(Path(scratch) / str(next(number)))
             folder.create_or_resume(identify(session), {}, "", len(session.positions), session.config.shard_size)
-            stages = runner.compute(session, folder, folder.missing())
-            spent.append(stages.total)
-            return stages.total
+            spent.append(runner.compute(session, folder, folder.missing()).total)
 
         spent: list[dict[str, float]] = []
         decoded, decode_seconds = _decoded(session)
@@ -121,7 +120,7 @@ def _decoded(session: Session) -> tuple[list[Tensor], float]:
     return [batch.to(session.device) for batch in torch.stack(images).split(session.config.batch_size)], seconds
 
 
-def _floor(session: Session, batches: list[Tensor], passes: int, layout: torch.memory_format) -> Any:
+def _floor(session: Session, batches: list[Tensor], passes: int, layout: torch.memory_format) -> Callable[[], None]:
     """What a plain loop would do: normalise, then pass the batch so many times through the uncut network."""
     net = session.model.net
 

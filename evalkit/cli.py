@@ -30,6 +30,8 @@ app.add_typer(bench_app, name="bench")
 
 Overrides = Annotated[Optional[list[str]], typer.Argument(help="Hydra overrides, such as model=vgg16 'method=[grad_cam,ablation_cam]'.")]  # noqa: UP045
 ConfFolder = Annotated[Optional[Path], typer.Option("--conf", help="A folder of further yaml files, laid out as conf/ is.")]  # noqa: UP045
+JsonFile = Annotated[Optional[Path], typer.Option("--json", help="Write the figures there, as flat keys.")]  # noqa: UP045
+Threads = Annotated[Optional[int], typer.Option(min=1, help="Threads of all contestants.")]  # noqa: UP045
 
 
 STOPPED = 130
@@ -191,10 +193,10 @@ def list_things(
 @bench_app.command()
 def ablation(
     model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "vgg16",
-    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the figures there, as flat keys.")] = None,  # noqa: UP045
+    json_file: JsonFile = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are reported.")] = 9,
-    threads: Annotated[Optional[int], typer.Option(min=1, help="Threads of all contestants.")] = None,  # noqa: UP045
+    threads: Threads = None,
     peer: Annotated[bool, typer.Option(help="Time pytorch-grad-cam too (optional package grad-cam).")] = True,
     overrides: Overrides = None,
 ) -> None:
@@ -212,11 +214,11 @@ def spatial(
     model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "densenet169",
     window: Annotated[int, typer.Option(min=1, help="Side of the ablated square, in cells of the activation map.")] = 1,
     stride: Annotated[int, typer.Option(min=1, help="By how many cells it moves.")] = 1,
-    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the figures there, as flat keys.")] = None,  # noqa: UP045
+    json_file: JsonFile = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are reported.")] = 5,
     sampled: Annotated[int, typer.Option(min=1, help="Passes of the whole network that are timed and scaled to all.")] = 16,
-    threads: Annotated[Optional[int], typer.Option(min=1, help="Threads of all contestants.")] = None,  # noqa: UP045
+    threads: Threads = None,
     overrides: Overrides = None,
 ) -> None:
     """Ablating positions (FastAblationCAM) against ablating channels: both naively, both exactly, and a plain forward pass."""
@@ -240,7 +242,7 @@ def spatial(
 def floor(
     images: Annotated[Path, typer.Option(help="A folder of images.")],
     model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "resnet50",
-    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the figures there, as flat keys.")] = None,  # noqa: UP045
+    json_file: JsonFile = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     limit: Annotated[Optional[int], typer.Option(min=1, help="The first so many images.")] = None,  # noqa: UP045
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are reported.")] = 3,
@@ -271,7 +273,7 @@ def peers(
     csv_file: Annotated[Optional[Path], typer.Option("--csv", help="Write the table there, and a figure beside it.")] = None,  # noqa: UP045
     batch_size: Annotated[int, typer.Option(min=1)] = 4,
     repeats: Annotated[int, typer.Option(min=2, help="Interleaved repeats; medians are reported.")] = 3,
-    threads: Annotated[Optional[int], typer.Option(min=1, help="Threads of all contestants.")] = None,  # noqa: UP045
+    threads: Threads = None,
     overrides: Overrides = None,
 ) -> None:
     """An evaluation, and each method alone, against pytorch-grad-cam, torch-cam and captum."""

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from evalkit.errors import UserError
-from evalkit.storage import Place, place
+from evalkit.storage import Place, listed, place
 from evalkit.store import Identity, RunFolder
 
 CONTROLS = ("random", "constant", "centre", "edges", "fake_cam")
@@ -98,7 +98,7 @@ def load_runs(paths: Iterable[str | Place], *, allow_incomplete: bool = False) -
     """
     found: list[Place] = []
     for path in map(place, paths):
-        below = sorted(p.parent for p in path.glob("*/provenance.json"))
+        below = [record.parent for record in listed(path, "*/provenance.json")]
         found += [path] if RunFolder(path).exists or not below else below
     runs = []
     for path in {str(path.resolve()): path for path in found}.values():
