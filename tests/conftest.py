@@ -1,6 +1,7 @@
 """Shared by all tests: small networks, small images, and the optional folder of real ones."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,19 @@ class Untraceable(TinyGAP):
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(int.from_bytes(os.urandom(2)))  # fresh inputs on every run
+
+
+@pytest.fixture
+def reachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Worker processes find the networks of these tests, and compute as one thread does."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

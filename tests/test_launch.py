@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, tiny_overrides
+from conftest import tiny_overrides
 
 from evalkit import launch, runner
 from evalkit.config import compose_jobs
@@ -19,17 +19,7 @@ from evalkit.store import RunFolder
 KEY = ["index", "method", "select", "top_percent", "fill"]
 
 
-@pytest.fixture(autouse=True)
-def _reachable(monkeypatch):
-    """Worker processes find the networks of these tests, and compute as one thread does."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("reachable")
 
 
 def launched(overrides, progress=lambda _: None):

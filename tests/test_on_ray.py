@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 import ray
-from conftest import ROOT, tiny_overrides
+from conftest import tiny_overrides
 from ray.cluster_utils import Cluster
 from test_launch import alone, launched
 
@@ -12,10 +12,8 @@ from evalkit.store import RunFolder
 
 
 @pytest.fixture
-def cluster(monkeypatch):
+def cluster(reachable):
     """Two nodes that hold one task each, besides the driver's, which holds none."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     made.nodes = [made.add_node(num_cpus=1, num_gpus=0), made.add_node(num_cpus=1, num_gpus=0)]
     yield made

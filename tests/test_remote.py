@@ -3,13 +3,15 @@
 import boto3
 import pandas as pd
 import pytest
-from conftest import ROOT, tiny_overrides
+from conftest import tiny_overrides
 from moto.server import ThreadedMotoServer
 from test_launch import alone, launched
 
 from evalkit.errors import UserError
 from evalkit.runs import load_runs
 from evalkit.store import RunFolder
+
+pytestmark = pytest.mark.usefixtures("reachable")
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +24,6 @@ def bucket():
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("PYTHONPATH", str(ROOT / "tests"))
-        patch.setenv("OMP_NUM_THREADS", "1")
         client = boto3.client("s3")
         client.create_bucket(Bucket="bucket")
         yield client
