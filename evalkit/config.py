@@ -172,6 +172,7 @@ class RunConfig(_Config):
     devices: Positive | Literal["auto"]
     launcher: Annotated[LocalLauncher | RayLauncher | SlurmLauncher, Field(discriminator="name")]
     precision: Literal["fp32", "tf32", "bf16"]
+    decode: Literal["pil", "gpu"]
     workers: Annotated[int, Field(ge=0)]
     maps: Literal["store", "none"]
     measures: Annotated[list[Literal["coherency"]], BeforeValidator(_as_list), Once]

@@ -1,4 +1,4 @@
-"""How much of a batch a device's memory holds at once."""
+"""How much a device's memory holds at once: of a batch, then of one image's ablated variants."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 
+from evalkit.ablation import tiers
 from evalkit.errors import UserError
 
 T = TypeVar("T")
@@ -21,9 +22,9 @@ class Fit:
     """The largest part that is still tried; None for whole batches."""
 
     def parts(self, total: int, work: Callable[[slice], T]) -> Iterator[T]:
-        """`work` on consecutive slices of `total` images, halved wherever one does not fit.
+        """`work` on consecutive slices of `total` images, halved wherever one does not fit; a single image, in smaller chunks.
 
-        Raises UserError where not even a single image fits.
+        Raises UserError where not even a single image in the smallest chunks fits.
         """
         start = 0
         while start < total:
@@ -32,15 +33,13 @@ class Fit:
                 part = work(here)
             except torch.OutOfMemoryError as reason:
                 size = here.stop - here.start
-                if size == 1:
+                if size > 1:
+                    self.images = size // 2
+                    log.warning("out of memory with %d images at once: going on with %d (see batch_size)", size, self.images)
+                elif tiers.halve_budget():
+                    log.warning("out of memory with one image: its ablated variants now take %d MiB at once", tiers.BYTE_BUDGET >> 20)
+                else:
                     raise UserError(f"a single image does not fit the device's memory ({str(reason).split('. ')[0]})") from reason
-                self.images = size // 2
-                log.warning(
-                    "out of memory with %d images at once: going on with %d (batch_size=%d saves the attempt)",
-                    size,
-                    self.images,
-                    self.images,
-                )
             else:
                 yield part
                 start = here.stop

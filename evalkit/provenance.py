@@ -42,7 +42,7 @@ def identify(session: Session) -> Identity:
         "method": config.method,
         "code": {name: digest for name, digest in code.items() if digest is not None},
         "protocol": config.protocol.model_dump(mode="json"),
-        **config.model_dump(mode="json", include={"target", "images", "sample", "limit", "precision", "measures"}),
+        **config.model_dump(mode="json", include={"target", "images", "sample", "limit", "precision", "decode", "measures"}),
         "seed": config.seed if config.sample is not None else None,
     }
     return Identity(facts)

@@ -87,7 +87,7 @@ def compute(
     pin = session.device.type == "cuda"
     positions = ((shard, session.positions[shard * size : (shard + 1) * size]) for shard in shards)
     started, records, at, dropped = time.perf_counter(), _records(config), -1, -1
-    loaded = batches(session.source, session.model.preprocess, session.size, positions, config.batch_size, config.workers, pin)
+    loaded = batches(session.source, session.read, session.size, positions, config.batch_size, config.workers, pin)
     for batch in stages.waiting("decode", loaded):
         if batch.shard != at:
             at, records, started = batch.shard, _records(config), time.perf_counter()

@@ -15,6 +15,7 @@ from torch import Tensor
 from evalkit import protocol
 from evalkit.config import ModelConfig, RunConfig
 from evalkit.data.decode import Preprocess, UnreadableImage
+from evalkit.data.jpeg import DeviceDecoder
 from evalkit.data.labels import Classes
 from evalkit.data.sources import Source, choose
 from evalkit.errors import UserError, first_line
@@ -41,6 +42,8 @@ class Session:
     device: torch.device
     targets: str | list[int]
     """"predicted", "label", or the classes that are explained of every image."""
+    read: Preprocess | DeviceDecoder
+    """How images are decoded."""
     size: tuple[int, int]
     """Height and width of every image after preprocessing; one that differs becomes an error row, whatever its batch."""
 
@@ -48,11 +51,15 @@ class Session:
 def open_session(config: RunConfig) -> Session:
     """Load model, data and methods. Raises UserError for whatever does not fit."""
     device = pick_device(config.device)
+    if config.decode == "gpu" and device.type != "cuda":
+        raise UserError("decode=gpu needs a GPU, and this run computes on the CPU; use decode=pil")
     set_precision(config.precision)
     if device.type == "cpu":
         keep_freed_memory()
     methods = load_methods(config.method)
     source = load_source(config.data)
+    if config.decode == "gpu" and not hasattr(source, "encoded"):
+        raise UserError(f"data={config.data.get('name')} holds no encoded images that decode=gpu could decode; use decode=pil")
     positions = choose(source, limit=config.limit, sample=config.sample, seed=config.seed)
     if not positions:
         raise UserError(f"data={config.data.get('name')} holds no images")
@@ -65,7 +72,8 @@ def open_session(config: RunConfig) -> Session:
     if config.data.get("boxes") and not any(source.boxes(position) for position in positions):
         log.warning("data.boxes=%s holds no box of any of the %d images: is it their names?", config.data["boxes"], len(positions))
     points = protocol.points(config.protocol)
-    return Session(config, model, source, positions, methods, points, device, targets, size)
+    read = model.preprocess if config.decode == "pil" else DeviceDecoder(model.preprocess, device)
+    return Session(config, model, source, positions, methods, points, device, targets, read, size)
 
 
 def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:

@@ -8,8 +8,10 @@ import torch
 from conftest import tiny_overrides
 from test_runner import run
 
+from evalkit.ablation import tiers
 from evalkit.errors import UserError
 from evalkit.fit import Fit
+from evalkit.probe import Probe
 
 
 @pytest.mark.parametrize("fits", [1, 2, 3, 7, 8])
@@ -29,7 +31,23 @@ def test_parts_that_fit(fits):
     assert max(tried[before:]) <= fits  # what failed once is not tried again
 
 
-def test_nothing_fits():
+def test_one_image_fits_in_smaller_chunks(monkeypatch, caplog, tiny_fc):
+    monkeypatch.setattr(tiers, "BYTE_BUDGET", 2**28)
+    images = torch.rand(3, 3, 16, 16)
+    expected = Probe(tiny_fc, images).drops
+
+    def work(here: slice) -> torch.Tensor:
+        if tiers.BYTE_BUDGET > 2**26:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return Probe(tiny_fc, images[here]).drops
+
+    assert torch.allclose(torch.cat(list(Fit().parts(3, work))), expected, atol=1e-6)
+    assert tiers.BYTE_BUDGET == 2**26 and "with one image: its ablated variants now take 64 MiB" in caplog.text
+
+
+def test_nothing_fits(monkeypatch):
+    monkeypatch.setattr(tiers, "BYTE_BUDGET", 2**28)
+
     def work(_here: slice) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 

@@ -12,6 +12,17 @@ from evalkit.models.split import Context
 BYTE_BUDGET = 256 * 2**20
 """Bytes that the variants of one chunk may take, intermediate values of the head included."""
 
+SMALLEST_BUDGET = 2**20
+
+
+def halve_budget() -> bool:
+    """For a device whose memory did not suffice: all later chunks of this process are half as large. False where they are small already."""
+    global BYTE_BUDGET  # noqa: PLW0603 - the device's memory, too, is one for the whole process
+    if BYTE_BUDGET <= SMALLEST_BUDGET:
+        return False
+    BYTE_BUDGET //= 2
+    return True
+
 
 class Tier(Protocol):
     """Computes drops of logits for one head.

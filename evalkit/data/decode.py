@@ -39,6 +39,26 @@ def decode(encoded: bytes | Path) -> Image.Image:
         raise UnreadableImage(text) from reason
 
 
+def content(encoded: bytes | Path) -> bytes:
+    """The bytes of an image. Raises UnreadableImage."""
+    try:
+        return encoded if isinstance(encoded, bytes) else encoded.read_bytes()
+    except OSError as reason:
+        raise UnreadableImage(str(reason)) from reason
+
+
+class Encoded:
+    """For sources whose images are files: `load` in terms of `encoded`."""
+
+    def encoded(self, position: int) -> bytes | Path:
+        """The image's file, or its content. Raises UnreadableImage, and UserError where a file system fails: that is no image's fault."""
+        raise NotImplementedError
+
+    def load(self, position: int) -> Image.Image:
+        """The decoded image. Raises as `encoded` does."""
+        return decode(self.encoded(position))
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode -> RGB. 16-bit greys are scaled to 8 bits: Pillow's own conversion would clip them to white.
 
@@ -56,18 +76,20 @@ class Preprocess:
     """Resize, then crop; the result stays uint8, so that images are exactly multiples of 1/255 in [0,1].
 
     `resize` is the shorter side, (height, width), or None; `crop` the side of the central square, or None;
-    interpolation by Pillow, hence antialiased.
+    images are interpolated by Pillow, hence antialiased.
     """
 
     resize: int | Sequence[int] | None
     crop: int | None
     interpolation: str = "bilinear"
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """RGB image -> uint8 (3,H,W)."""
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        """RGB image, or uint8 (3,h,w) -> uint8 (3,H,W); tensors are resized on their device, antialiased too."""
         if self.resize is not None:
             size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
             image = tvf.resize(image, size, InterpolationMode(self.interpolation))
         if self.crop is not None:
             image = tvf.center_crop(image, [self.crop, self.crop])
+        if isinstance(image, Tensor):
+            return image.contiguous()
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

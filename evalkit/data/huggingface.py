@@ -8,10 +8,9 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset, load_from_disk
 from datasets import Image as ImageFeature
-from PIL import Image
 
 from evalkit.data.boxes import Box
-from evalkit.data.decode import UnreadableImage, decode
+from evalkit.data.decode import Encoded, UnreadableImage
 from evalkit.data.sources import ClassKey, ListedClass
 from evalkit.errors import UserError, did_you_mean
 
@@ -61,7 +60,7 @@ def hugging_face(
     return kind(data, path, image, label)
 
 
-class _Columns:
+class _Columns(Encoded):
     def __init__(self, data: Any, path: str, image: str, label: str | None) -> None:
         self.data, self.path, self.image, self.label = data, path, image, label
         feature = data.features[label] if label else None
@@ -81,10 +80,17 @@ class _Columns:
         """None: use an image folder with a list of boxes for localisation."""
         return ()
 
-    def _decode(self, picture: dict[str, Any]) -> Image.Image:
-        if picture.get("bytes") is None and picture.get("path") is None:
+    def encoded(self, position: int) -> bytes | Path:
+        """The picture's bytes or file. Raises UnreadableImage where the row holds neither."""
+        picture = self._row(position)[self.image]
+        if picture.get("bytes") is not None:
+            return bytes(picture["bytes"])
+        if picture.get("path") is None:
             raise UnreadableImage("the data set holds no picture here")
-        return decode(picture["bytes"] if picture.get("bytes") is not None else Path(picture["path"]))
+        return Path(picture["path"])
+
+    def _row(self, position: int) -> dict[str, Any]:
+        raise NotImplementedError
 
 
 class MapDataset(_Columns):
@@ -103,9 +109,8 @@ class MapDataset(_Columns):
         """The names of the ClassLabel, one or a list, or the values of the label column."""
         return () if self._labels is None else self._keys(self._labels[position])
 
-    def load(self, position: int) -> Image.Image:
-        """The decoded picture. Raises UnreadableImage."""
-        return self._decode(self.data[position][self.image])
+    def _row(self, position: int) -> dict[str, Any]:
+        return dict(self.data[position])
 
     @property
     def fingerprint(self) -> str:
@@ -126,7 +131,7 @@ class StreamedDataset(_Columns):
         self.count = next((s.num_examples for s in splits.values() if str(s.name) == str(data.split) and s.num_examples), None)
         self._iterator: Iterator[dict[str, Any]] = iter(())
         self._next = -1
-        self._row: tuple[int, dict[str, Any]] | None = None
+        self._held: tuple[int, dict[str, Any]] | None = None
 
     def __len__(self) -> int:
         if self.count is None:
@@ -135,21 +140,17 @@ class StreamedDataset(_Columns):
 
     def class_keys(self, position: int) -> tuple[ClassKey, ...]:
         """The names of the ClassLabel, one or a list, or the values of the label column."""
-        return self._keys(self._read(position)[self.label]) if self.label else ()
+        return self._keys(self._row(position)[self.label]) if self.label else ()
 
-    def load(self, position: int) -> Image.Image:
-        """The decoded picture. Raises UnreadableImage."""
-        return self._decode(self._read(position)[self.image])
-
-    def _read(self, position: int) -> dict[str, Any]:
-        if self._row is None or self._row[0] != position:
+    def _row(self, position: int) -> dict[str, Any]:
+        if self._held is None or self._held[0] != position:
             if position != self._next:
                 self._iterator = iter(self.data.skip(position))
             row = next(self._iterator, None)
             if row is None:
                 raise UserError(f"'{self.path}' ended before image {position}: lower limit")
-            self._row, self._next = (position, row), position + 1
-        return self._row[1]
+            self._held, self._next = (position, row), position + 1
+        return self._held[1]
 
     @property
     def fingerprint(self) -> str:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from importlib import resources
 from itertools import chain
 
-from PIL import Image
 from scipy.io import loadmat
 
 from evalkit.data.boxes import Box, boxes_of, read_boxes
-from evalkit.data.decode import decode
+from evalkit.data.decode import Encoded
 from evalkit.data.sources import ClassKey, Files, existing_folder, find_images, hash_entries, is_wnid, labelled_files, read_labels
 from evalkit.errors import UserError
 from evalkit.storage import Place, place
@@ -54,7 +53,7 @@ def imagenet(root: str, labels: str | None = None, devkit: str | None = None, bo
     return Files(folder, paths, [known.get(path, ()) for path in paths], boxed)
 
 
-class TarFile:
+class TarFile(Encoded):
     """Images inside an uncompressed tar, read at their offsets."""
 
     def __init__(self, tar: Place, keys: dict[str, tuple[ClassKey, ...]], boxes: Place | None = None) -> None:
@@ -81,12 +80,13 @@ class TarFile:
         """The boxes that the annotations give."""
         return boxes_of(self.known_boxes, self.members[position][0])
 
-    def load(self, position: int) -> Image.Image:
-        """The decoded member. Raises UnreadableImage."""
+    def encoded(self, position: int) -> bytes:
+        """The member's content."""
         _, offset, size = self.members[position]
         with self.tar.open("rb") as file:
             file.seek(offset)
-            return decode(file.read(size))
+            content: bytes = file.read(size)
+        return content
 
     @property
     def fingerprint(self) -> str:

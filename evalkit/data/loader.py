@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from evalkit.data.decode import Preprocess, UnreadableImage
+from evalkit.data.decode import Preprocess, UnreadableImage, content
+from evalkit.data.jpeg import DeviceDecoder
 from evalkit.data.sources import ClassKey, Source
 from evalkit.errors import UserError
 
@@ -30,7 +31,7 @@ class Batch:
 
 def batches(
     source: Source,
-    preprocess: Preprocess,
+    read: Preprocess | DeviceDecoder,
     size: tuple[int, int],
     shards: Iterable[tuple[int, Sequence[int]]],
     batch_size: int,
@@ -39,6 +40,7 @@ def batches(
 ) -> Iterator[Batch]:
     """Shards, each with its positions -> their batches, in that order. One loader serves all shards; no batch crosses a shard's end.
 
+    With a `Preprocess`, the workers decode; with a `DeviceDecoder`, they only read, and the images are on its device.
     A shard is asked for when its first image is due to be decoded, which is a few batches ahead. An image that is not of
     `size` (height, width) after preprocessing counts as unreadable: which images are scored must not depend on how they
     are batched.
@@ -54,34 +56,60 @@ def batches(
     if getattr(source, "streamed", False):
         workers = 0  # each worker would stream the whole set
     loader = DataLoader(
-        _Decoded(source, preprocess),
+        _Decoded(source, read) if isinstance(read, Preprocess) else _Undecoded(source),
         batch_sampler=planned(),
         num_workers=workers,
         collate_fn=list,
         pin_memory=False,
     )
     for examples in loader:
-        yield _collate(*under_way.popleft(), examples, size, pin)
+        decoded = examples if isinstance(read, Preprocess) else _decoded(examples, read)
+        yield _collate(*under_way.popleft(), decoded, size, pin and isinstance(read, Preprocess))
 
 
-_Example = tuple[tuple[ClassKey, ...], Tensor | str | UserError]
+_Image = Tensor | str | UserError
+"""The image, or why there is none."""
+
+_Keys = tuple[ClassKey, ...]
 
 
-class _Decoded(Dataset[_Example]):
-    def __init__(self, source: Source, preprocess: Preprocess) -> None:
-        self.source, self.preprocess = source, preprocess
+class _Examples(Dataset[tuple[_Keys, _Image | bytes]]):
+    def __init__(self, source: Source) -> None:
+        self.source = source
 
-    def __getitem__(self, position: int) -> _Example:
+    def __getitem__(self, position: int) -> tuple[_Keys, _Image | bytes]:
         try:
-            image: Tensor | str | UserError = self.preprocess(self.source.load(position))
+            image: _Image | bytes = self.image(position)
         except UnreadableImage as reason:
             image = str(reason)
         except UserError as reason:  # raised in the main process, where no worker's traceback is added to it
             image = reason
         return self.source.class_keys(position), image
 
+    def image(self, position: int) -> Tensor | bytes:
+        raise NotImplementedError
 
-def _collate(shard: int, last: bool, positions: list[int], examples: list[_Example], size: tuple[int, int], pin: bool) -> Batch:
+
+class _Decoded(_Examples):
+    def __init__(self, source: Source, preprocess: Preprocess) -> None:
+        super().__init__(source)
+        self.preprocess = preprocess
+
+    def image(self, position: int) -> Tensor:
+        return self.preprocess(self.source.load(position))
+
+
+class _Undecoded(_Examples):
+    def image(self, position: int) -> bytes:
+        return content(self.source.encoded(position))  # type: ignore[attr-defined]  # a session checks that it is there
+
+
+def _decoded(examples: list[tuple[_Keys, _Image | bytes]], decoder: DeviceDecoder) -> list[tuple[_Keys, _Image]]:
+    images = iter(decoder([image for _, image in examples if isinstance(image, bytes)]))
+    return [(keys, next(images) if isinstance(image, bytes) else image) for keys, image in examples]
+
+
+def _collate(shard: int, last: bool, positions: list[int], examples: list[tuple[_Keys, _Image]], size: tuple[int, int], pin: bool) -> Batch:
     keys: dict[int, tuple[ClassKey, ...]] = {}
     images: dict[int, Tensor] = {}
     errors: dict[int, str] = {}

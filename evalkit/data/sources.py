@@ -20,7 +20,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from upath import UPath
 
 from evalkit.data.boxes import Box, boxes_of, read_boxes
-from evalkit.data.decode import decode
+from evalkit.data.decode import Encoded
 from evalkit.errors import UserError
 from evalkit.storage import Place, place, read_remote
 
@@ -67,7 +67,7 @@ class Source(Protocol):
         ...
 
 
-class Files:
+class Files(Encoded):
     """Images in files below a root."""
 
     def __init__(self, root: Place, paths: Sequence[str], keys: Sequence[tuple[ClassKey, ...]], boxes: Place | None = None) -> None:
@@ -94,10 +94,10 @@ class Files:
         """The boxes that the list of boxes gives."""
         return boxes_of(self.known_boxes, self.paths[position])
 
-    def load(self, position: int) -> Image.Image:
-        """The decoded file. Raises UnreadableImage, and UserError where a remote file system fails: that is no image's fault."""
+    def encoded(self, position: int) -> bytes | Path:
+        """A local file, or the bytes of a remote one."""
         file = self.root / self.paths[position]
-        return decode(file if isinstance(file, Path) else read_remote(file))
+        return file if isinstance(file, Path) else read_remote(file)
 
     @cached_property
     def fingerprint(self) -> str:
