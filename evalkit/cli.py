@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from evalkit.errors import UserError, did_you_mean
+from evalkit.errors import UserError, did_you_mean, log_to_stderr, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,11 +42,11 @@ def main() -> None:
     """Entry point: a mistake of the user ends in one sentence and exit code 2."""
     signal.signal(signal.SIGTERM, _stopped)  # a scheduler's warning: leave as on Ctrl-C, in order
     logging.getLogger("evalkit.on_slurm").setLevel(logging.INFO)  # which jobs were submitted is no warning
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    log_to_stderr(logging.WARNING)
     try:
         app()
     except UserError as mistake:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(str(mistake))}")
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(printable(str(mistake)))}")
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == STOPPED:

@@ -1,6 +1,7 @@
-"""Mistakes of the caller, told in one sentence."""
+"""Mistakes of the caller, told in one sentence, and other people's text, shown harmlessly."""
 
 import difflib
+import logging
 from collections.abc import Iterable
 
 
@@ -11,6 +12,26 @@ class UserError(Exception):
 def first_line(reason: BaseException) -> str:
     """What an exception says, in one line."""
     return next((line for line in str(reason).splitlines() if line.strip()), "no message")
+
+
+def printable(text: str) -> str:
+    """Text from data sets and run folders for a terminal or a page: no escape sequences, line breaks or hidden marks."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
+
+
+def log_to_stderr(level: int) -> None:
+    """Warnings, which may hold names from a data set, to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Printable(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from evalkit import runner
 from evalkit.config import Job, RayLauncher, SlurmLauncher
-from evalkit.errors import UserError
+from evalkit.errors import UserError, log_to_stderr
 from evalkit.runner import Announce, Progress
 from evalkit.store import RunFolder
 
@@ -105,7 +105,7 @@ def _fate(exitcode: int | None) -> str:
 
 def _work(job: Job, rank: int, workers: int, end: Connection) -> None:
     """One worker process: what torchrun would have started."""
-    logging.basicConfig(level=logging.WARNING if rank == 0 else logging.ERROR, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    log_to_stderr(logging.WARNING if rank == 0 else logging.ERROR)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(workers), LOCAL_RANK=str(rank))
     if "OMP_NUM_THREADS" not in os.environ:

@@ -23,7 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 def write_figures(runs: Sequence[Run], summary: pd.DataFrame, out: Path) -> None:
     """All figures of all runs into one folder."""
     out.mkdir(parents=True, exist_ok=True)
-    sns.set_theme(style="whitegrid", context="paper", palette="colorblind")
+    sns.set_theme(style="whitegrid", context="paper", palette="colorblind", rc={"text.parse_math": False})
     for run in runs:
         mine = summary[summary.run == str(run.path)]
         same = [other for other in runs if other.path.name == run.path.name]

@@ -1,6 +1,7 @@
 """Tables to the terminal and to files: markdown, CSV, LaTeX."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def markdown(runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFra
                     lines = [["row beats column", *run.methods]]
                     lines += [[method, *("" if math.isnan(v) else f"{v:.2f}" for v in shares.loc[method])] for method in run.methods]
                     parts.append(f"Win % in {score}:\n\n" + _pipes(lines))
-    return "\n\n".join(parts) + "\n"
+    return _inert("\n\n".join(parts)) + "\n"
 
 
 def latex(runs: Sequence[Run], summary: pd.DataFrame) -> str:
@@ -120,6 +121,11 @@ def write_all(
     if plot is not None:
         plot(runs, summary, out / "figures")
     return summary, comparisons
+
+
+def _inert(text: str) -> str:
+    """Markdown in which names from a run folder become neither tags nor links or images; no text of ours does."""
+    return re.sub(r"<(?=[A-Za-z/!?])|(?<=\])\(", r"\\\g<0>", text)
 
 
 def _pipes(lines: list[list[str]]) -> str:

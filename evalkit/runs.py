@@ -1,14 +1,15 @@
 """Finished runs as people name them: loaded, merged where they differ in nothing but their methods, and cut into points."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
-from evalkit.errors import UserError
+from evalkit.config import Fill, Select
+from evalkit.errors import UserError, printable
 from evalkit.storage import Place, listed, place
 from evalkit.store import Identity, RunFolder
 
@@ -103,15 +104,28 @@ def load_runs(paths: Iterable[str | Place], *, allow_incomplete: bool = False) -
     runs = []
     for path in {str(path.resolve()): path for path in found}.values():
         folder = RunFolder(path)
-        provenance, stored = folder.provenance, folder.load()
+        provenance, stored = _printable(folder.provenance), folder.load()
         if stored.missing and not allow_incomplete:
             raise UserError(
                 f"{path} is not finished: {len(stored.missing)} shards are missing; "
                 "run the same command again, or render it as it is with --allow-incomplete"
             )
         provenance["missing_shards"] = len(stored.missing)
-        runs.append(Run(path, provenance, stored.rows, stored.maps, stored.shards))
+        unknown = {*stored.rows["select"], *stored.rows["fill"]} - {*get_args(Select), *get_args(Fill)}
+        if unknown:
+            raise UserError(f"{path} holds protocol points that this version does not know: {', '.join(sorted(map(str, unknown)))}")
+        rows, maps = (table.assign(method=table.method.map(printable)) for table in (stored.rows, stored.maps))
+        runs.append(Run(path, provenance, rows, maps, stored.shards))
     return _tagged(_merged(runs))
+
+
+def _printable(value: Any) -> Any:
+    """A record that somebody else may have written: its text is only ever shown."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {_printable(key): _printable(inner) for key, inner in value.items()}
+    return [_printable(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _tagged(runs: Sequence[Run]) -> list[Run]:

@@ -35,11 +35,12 @@ def make_run(
     layer="l",
     code=None,
     seconds=None,
+    settings=None,
 ):
     """A run folder from scores: full (n,), masked {method: (n,)}; confidence is score / 10."""
     facts = {
         "model": {"name": model, "layer": layer, "weights_hash": "h"}, "data": {"name": "set", "fingerprint": fingerprint},
-        "method": {key: {} for key in masked},
+        "method": {key: settings or {} for key in masked},
         "target": "predicted", "sample": None, "limit": None,
         "images": "all", "code": code or {},
     }  # fmt: skip
