@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import warnings
 from collections.abc import Iterable
 
 
@@ -22,7 +23,8 @@ def printable(text: str) -> str:
 
 
 def log_to_stderr(level: int) -> None:
-    """Warnings, which may hold names from a data set, to stderr."""
+    """Warnings, which may hold names from a data set, to stderr; but not that there are fewer cores than decoding processes."""
+    warnings.filterwarnings("ignore", "This DataLoader will create")
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])

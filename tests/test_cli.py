@@ -162,13 +162,22 @@ def test_tables_do_not_load_torch():
     assert found.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_stopping_in_order(tmp_path, how):
-    command = [sys.executable, "-m", "evalkit", "run", "limit=400", "shard_size=4", "batch_size=4", "workers=0", f"out={tmp_path / 'run'}"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=heed_interrupts)  # noqa: PLW1509
+@pytest.mark.parametrize(("how", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGINT, 2), (signal.SIGTERM, 2)])
+def test_stopping_in_order(tmp_path, how, workers):
+    """Signalled as terminals and schedulers do: the whole process group, with the processes that decode."""
+    command = [sys.executable, "-m", "evalkit", "run", "limit=400", "shard_size=4", "batch_size=4", f"out={tmp_path / 'run'}"]
+    command += [f"workers={workers}"]
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509
+    )
     while not (tmp_path / "run" / "rows" / "shard-00000.parquet").exists():
         time.sleep(0.01)
-    process.send_signal(how)
+    os.killpg(process.pid, how)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "stopped; the same command continues where it was" in said and "Traceback" not in said
     assert not list((tmp_path / "run" / "claims").iterdir())

@@ -1,9 +1,11 @@
 """Batches of decoded images, in order, with the unreadable ones set apart."""
 
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -61,10 +63,17 @@ def batches(
         num_workers=workers,
         collate_fn=list,
         pin_memory=False,
+        worker_init_fn=_leave_signals_to_the_parent,
     )
     for examples in loader:
-        decoded = examples if isinstance(read, Preprocess) else _decoded(examples, read)
+        decoded = list(map(_as_tensor, examples)) if isinstance(read, Preprocess) else _decoded(examples, read)
         yield _collate(*under_way.popleft(), decoded, size, pin and isinstance(read, Preprocess))
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """Ctrl-C and schedulers signal the whole group: a decoder that dies first would look like an error in the middle of a method."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 _Image = Tensor | str | UserError
@@ -73,20 +82,25 @@ _Image = Tensor | str | UserError
 _Keys = tuple[ClassKey, ...]
 
 
-class _Examples(Dataset[tuple[_Keys, _Image | bytes]]):
+_Sent = tuple[_Keys, np.ndarray | bytes | str | UserError]
+"""What comes from a worker. An array goes through its pipe; a tensor would take a file in /dev/shm, of which containers have
+little, and a thread that complains when the run is stopped."""
+
+
+class _Examples(Dataset[_Sent]):
     def __init__(self, source: Source) -> None:
         self.source = source
 
-    def __getitem__(self, position: int) -> tuple[_Keys, _Image | bytes]:
+    def __getitem__(self, position: int) -> _Sent:
         try:
-            image: _Image | bytes = self.image(position)
+            image: np.ndarray | bytes | str | UserError = self.image(position)
         except UnreadableImage as reason:
             image = str(reason)
         except UserError as reason:  # raised in the main process, where no worker's traceback is added to it
             image = reason
         return self.source.class_keys(position), image
 
-    def image(self, position: int) -> Tensor | bytes:
+    def image(self, position: int) -> np.ndarray | bytes:
         raise NotImplementedError
 
 
@@ -95,8 +109,8 @@ class _Decoded(_Examples):
         super().__init__(source)
         self.preprocess = preprocess
 
-    def image(self, position: int) -> Tensor:
-        return self.preprocess(self.source.load(position))
+    def image(self, position: int) -> np.ndarray:
+        return self.preprocess(self.source.load(position)).numpy()
 
 
 class _Undecoded(_Examples):
@@ -104,9 +118,14 @@ class _Undecoded(_Examples):
         return content(self.source.encoded(position))  # type: ignore[attr-defined]  # a session checks that it is there
 
 
-def _decoded(examples: list[tuple[_Keys, _Image | bytes]], decoder: DeviceDecoder) -> list[tuple[_Keys, _Image]]:
+def _as_tensor(example: _Sent) -> tuple[_Keys, _Image]:
+    keys, image = example
+    return keys, torch.from_numpy(image) if isinstance(image, np.ndarray) else image  # type: ignore[return-value]  # no bytes here
+
+
+def _decoded(examples: list[_Sent], decoder: DeviceDecoder) -> list[tuple[_Keys, _Image]]:
     images = iter(decoder([image for _, image in examples if isinstance(image, bytes)]))
-    return [(keys, next(images) if isinstance(image, bytes) else image) for keys, image in examples]
+    return [(keys, next(images) if isinstance(image, bytes) else image) for keys, image in examples]  # type: ignore[misc]  # nor arrays
 
 
 def _collate(shard: int, last: bool, positions: list[int], examples: list[tuple[_Keys, _Image]], size: tuple[int, int], pin: bool) -> Batch:
