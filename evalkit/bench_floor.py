@@ -80,7 +80,7 @@ def bench_floor(
         "batch_size": batch_size,
         "repeats": repeats,
         "device": session.device.type,
-        **timing.machine(),
+        **timing.machine(session.device),
         "decode_workers": workers,
         "ratio_to_floor": median["evaluation"] / median["floor"],
         "ratio_to_floor_lowest": min(ratios),
@@ -130,7 +130,5 @@ def _floor(session: Session, batches: list[Tensor], passes: int, layout: torch.m
                 normalised = ((batch.to(net.dtype) / 255 - net.mean) / net.std).contiguous(memory_format=layout)
                 for _ in range(passes):
                     net.module(normalised)
-        if session.device.type == "cuda":
-            torch.cuda.synchronize(session.device)
 
     return loop

@@ -145,18 +145,18 @@ def _our_evaluation(subject: timing.Subject, images: Tensor, targets: list[int])
     seen = []
     for method in (methods.grad_cam, methods.ablation_cam):
         ranking = protocol.Ranking(protocol.upsample(method(probe), (images.shape[2], images.shape[3])))
-        seen.append(subject.net(protocol.perturb(images, ranking.top(TOP_PERCENT), torch.zeros(()))))
+        seen.append(subject.net(protocol.perturb(images, ranking.top(TOP_PERCENT), torch.zeros((), device=images.device))))
     return _six_metrics(probe.logits, seen, probe.targets)
 
 
 def _their_evaluation(subject: timing.Subject, layer: torch.nn.Module, images: Tensor, normalised: Tensor, targets: list[int]) -> Tensor:
-    module, chosen = subject.module, torch.tensor(targets)
+    module, chosen = subject.module, torch.tensor(targets, device=images.device)
     black = -subject.net.mean / subject.net.std
     with torch.inference_mode():
         full = module(normalised)
     seen = []
     for name in ("GradCAM", "AblationCAM"):
-        maps = _pytorch_grad_cam(module, layer, normalised, targets, name).flatten(1)
+        maps = _pytorch_grad_cam(module, layer, normalised, targets, name).flatten(1).to(images.device)
         k = round(TOP_PERCENT / 100 * maps.shape[1])
         mask = torch.zeros_like(maps).scatter_(1, maps.topk(k).indices, 1).view(len(images), 1, *images.shape[2:]).bool()
         with torch.inference_mode():

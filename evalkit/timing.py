@@ -15,6 +15,7 @@ from evalkit import SplitModel
 from evalkit.config import ModelConfig, compose_jobs
 from evalkit.memory import keep_freed_memory
 from evalkit.models import zoo
+from evalkit.session import pick_device, set_precision
 
 
 @dataclass(frozen=True)
@@ -41,27 +42,33 @@ class Subject:
             "layer": self.net.layer,
             "weights": self.weights,
             "batch_size": len(self.images),
-            **machine(),
+            **machine(self.images.device),
         }
 
 
-def machine() -> dict[str, Any]:
+def machine(device: torch.device | None = None) -> dict[str, Any]:
     """What a figure depends on besides code and model."""
-    return {"threads": torch.get_num_threads(), "torch": torch.__version__, "processor": platform.processor() or platform.machine()}
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device is not None and device.type == "cuda" else {}
+    return {**gpu, "threads": torch.get_num_threads(), "torch": torch.__version__, "processor": platform.processor() or platform.machine()}
 
 
 def subject(model: str, overrides: list[str], batch_size: int, threads: int | None) -> Subject:
-    """Build it on the CPU. Weights are random unless `model.weights=FILE` is given: time does not depend on them, dead units aside."""
+    """Build it on the device of the overrides. Weights are random unless `model.weights=FILE` is given.
+
+    Time does not depend on them, dead units aside.
+    """
     if not any(o.startswith("model.weights=") for o in overrides):
         overrides = [*overrides, "model.weights=null"]
     if threads is not None:
         torch.set_num_threads(threads)
     keep_freed_memory()  # as a run does
-    config = compose_jobs([f"model={model}", *overrides])[0].config.model
+    job = compose_jobs([f"model={model}", *overrides])[0].config
+    config, device = job.model, pick_device(job.device)
+    set_precision(job.precision)
     module, weights = zoo.build(config)
-    module.eval()
+    module.to(device).eval()
     net = SplitModel(module, config.layer, mean=config.mean, std=config.std)
-    images = torch.rand(batch_size, 3, *zoo.input_size(config), generator=torch.Generator().manual_seed(0))
+    images = torch.rand(batch_size, 3, *zoo.input_size(config), generator=torch.Generator().manual_seed(0)).to(device)
     return Subject(config, weights, module, net, images, (images - net.mean) / net.std)
 
 
@@ -72,6 +79,8 @@ def take_turns(contestants: Mapping[str, Callable[[], object]], repeats: int, wa
         for name, contestant in contestants.items():
             started = time.perf_counter()
             contestant()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             if turn >= warm_up:
                 times[name].append(time.perf_counter() - started)
     return times

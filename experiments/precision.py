@@ -1,7 +1,7 @@
-"""What a cheaper way of computing does to every metric: the shift against a reference run, image by image, with intervals.
+"""What a cheaper way of computing or decoding does to every metric: the shift against a reference run, image by image.
 
-    evalkit run ... precision=fp32 out=a;  evalkit run ... precision=bf16 out=b
-    python experiments/precision.py a b --out results/precision.md
+    evalkit run ... out=a;  evalkit run ... precision=bf16 out=b;  evalkit run ... decode=gpu out=c
+    python experiments/precision.py a b c --out results/precision.md
 
 Both runs must hold the same images, methods and protocol points; each further run is compared with the first.
 """
@@ -56,6 +56,13 @@ def shifts(reference: Run, other: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def way(run: Run) -> str:
+    """How a run computed, in words."""
+    identity = run.provenance["identity"]
+    device = run.shards[0]["device"]
+    return f"{identity['precision']}{' on nvJPEG' * (identity['decode'] == 'gpu')}{f' on {device}' * (device != 'cpu')}"
+
+
 def main(
     runs: Annotated[list[Path], typer.Argument(help="The reference, then the others.")],
     out: Annotated[Path | None, typer.Option(help="The table, as markdown.")] = None,
@@ -66,7 +73,7 @@ def main(
     lines = []
     for name, other in zip(runs[1:], loaded[1:], strict=True):
         table = shifts(reference, other)
-        settings = [run.provenance["identity"]["precision"] for run in (reference, other)]
+        settings = [way(run) for run in (reference, other)]
         wrong = [(run.scored.predicted != run.scored.label).groupby(run.scored["index"]).first() for run in (reference, other)]
         flipped = int((wrong[0] != wrong[1]).sum())
         widest = table.loc[table["shift"].abs().idxmax()]
