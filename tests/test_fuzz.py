@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from evalkit import metrics, protocol, storage
-from evalkit.config import choices, compose_jobs
+from evalkit.config import compose_jobs
 from evalkit.data.decode import UnreadableImage, decode
 from evalkit.errors import UserError
 from evalkit.store import ROWS
@@ -154,9 +154,9 @@ def test_any_table_survives_and_is_never_taken_for_another(tmp_path_factory, row
 
 
 keys = st.sampled_from(
-    ["model", "data", "method", "protocol", "launcher", "experiment", "target", "sample", "limit", "batch_size", "device", "devices", "out", "decode",
-     "protocol.select", "protocol.top_percent", "protocol.fill", "model.layer", "model.resize", "precision", "workers", "maps", "seed",
-     "hydra.mode", "method.grad_cam", "launcher.name", "model.mean", "+x", "~data", "++model.args.a"]
+    ["model", "data", "method", "protocol", "launcher", "experiment", "target", "sample", "limit", "batch_size", "device", "devices", "out",
+     "protocol.select", "protocol.top_percent", "protocol.fill", "model.layer", "model.resize", "precision", "decode", "workers", "maps",
+     "seed", "hydra.mode", "method.grad_cam", "launcher.name", "model.mean", "+x", "~data", "++model.args.a"]
 )  # fmt: skip
 words = st.sampled_from(
     ["vgg16", "digits", "[grad_cam]", "[]", "null", "20", "-1", "1e9", "[20,101]", "nan", "true", "''", "{a: 1}", "keep_top", "a,b", "???",
