@@ -1,5 +1,8 @@
 """Batches never cross a shard's end, keep their order, and set broken images apart."""
 
+import subprocess
+import sys
+
 import pytest
 
 from evalkit.data.decode import Preprocess
@@ -22,3 +25,16 @@ def test_batches(folder, workers, batch_size):
         assert batch.errors == ({4: "the file is empty"} if 4 in batch.keys else {})
         assert batch.last == (list(batch.keys)[-1] == shards[batch.shard][-1])
     assert seen == {0: list(range(5)), 2: list(range(8, 12))}
+
+
+def test_an_error_in_the_middle_does_not_wait_for_the_workers(folder):
+    code = f"""
+from evalkit.data.decode import Preprocess
+from evalkit.data.loader import batches
+from evalkit.data.sources import image_folder
+held = batches(image_folder({str(folder)!r}), Preprocess([8, 8], None), (8, 8), [(0, range(12))], 2, 2, pin=False)
+next(held)
+raise RuntimeError("halfway")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 1 and ended.stderr.strip().endswith("RuntimeError: halfway")

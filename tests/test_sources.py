@@ -1,8 +1,12 @@
 """Folders, labels, samples."""
 
+import os
 from pathlib import Path
 
 import pytest
+from conftest import tiny_overrides
+from PIL import Image
+from test_runner import run
 
 from evalkit.data.decode import UnreadableImage
 from evalkit.data.sources import ListedClass, choose, image_folder
@@ -26,6 +30,16 @@ def test_labels_file_decides_not_the_folder(folder, tmp_path):
     source = image_folder(str(folder), str(listed))
     assert [source.image_id(i) for i in range(2)] == ["a/0.png", "b/1.png"]
     assert source.class_keys(0) == (ListedClass("lion", 3),)
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    """As old archives hold them: rows need text."""
+    root = tmp_path / "set"
+    (root / "a").mkdir(parents=True)
+    for name in (b"\xff.png", "é犬 x.png".encode()):
+        Image.new("RGB", (16, 16)).save((root / "a" / os.fsdecode(name)).open("wb"), "PNG")
+    rows = run(tiny_overrides(root, tmp_path / "run"))
+    assert set(rows.image_id) == {"a/\\xff.png", "a/é犬 x.png"} and (rows.status != "error").all()
 
 
 def test_labels_csv_beside_an_images_folder_is_found(folder, tmp_path):

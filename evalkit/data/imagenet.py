@@ -10,7 +10,7 @@ from scipy.io import loadmat
 
 from evalkit.data.boxes import Box, boxes_of, read_boxes
 from evalkit.data.decode import Encoded
-from evalkit.data.sources import ClassKey, Files, existing_folder, find_images, hash_entries, is_wnid, labelled_files, read_labels
+from evalkit.data.sources import ClassKey, Files, existing_folder, find_images, hash_entries, is_wnid, labelled_files, read_labels, utf8
 from evalkit.errors import UserError
 from evalkit.storage import Place, place
 
@@ -70,7 +70,7 @@ class TarFile(Encoded):
 
     def image_id(self, position: int) -> str:
         """The member's name."""
-        return self.members[position][0]
+        return utf8(self.members[position][0])
 
     def class_keys(self, position: int) -> tuple[ClassKey, ...]:
         """The wnid given by the labels."""

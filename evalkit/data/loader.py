@@ -1,5 +1,6 @@
 """Batches of decoded images, in order, with the unreadable ones set apart."""
 
+import os
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -63,17 +64,16 @@ def batches(
         num_workers=workers,
         collate_fn=list,
         pin_memory=False,
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=_end_in_silence,
     )
     for examples in loader:
-        decoded = list(map(_as_tensor, examples)) if isinstance(read, Preprocess) else _decoded(examples, read)
-        yield _collate(*under_way.popleft(), decoded, size, pin and isinstance(read, Preprocess))
+        yield _collate(*under_way.popleft(), _tensors(examples, read), size, pin and isinstance(read, Preprocess))
 
 
-def _leave_signals_to_the_parent(_worker: int) -> None:
-    """Ctrl-C and schedulers signal the whole group: a decoder that dies first would look like an error in the middle of a method."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _end_in_silence(_worker: int) -> None:
+    """Ctrl-C and schedulers signal the whole group: a decoder killed first would look like an error in the middle of a method."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
 _Image = Tensor | str | UserError
@@ -118,14 +118,16 @@ class _Undecoded(_Examples):
         return content(self.source.encoded(position))  # type: ignore[attr-defined]  # a session checks that it is there
 
 
-def _as_tensor(example: _Sent) -> tuple[_Keys, _Image]:
-    keys, image = example
-    return keys, torch.from_numpy(image) if isinstance(image, np.ndarray) else image  # type: ignore[return-value]  # no bytes here
+def _tensors(examples: list[_Sent], read: Preprocess | DeviceDecoder) -> list[tuple[_Keys, _Image]]:
+    encoded = [image for _, image in examples if isinstance(image, bytes)]
+    decoded = iter(read(encoded) if isinstance(read, DeviceDecoder) else ())
 
+    def tensor(image: np.ndarray | bytes | str | UserError) -> _Image:
+        if isinstance(image, np.ndarray):
+            return torch.from_numpy(image)
+        return next(decoded) if isinstance(image, bytes) else image
 
-def _decoded(examples: list[_Sent], decoder: DeviceDecoder) -> list[tuple[_Keys, _Image]]:
-    images = iter(decoder([image for _, image in examples if isinstance(image, bytes)]))
-    return [(keys, next(images) if isinstance(image, bytes) else image) for keys, image in examples]  # type: ignore[misc]  # nor arrays
+    return [(keys, tensor(image)) for keys, image in examples]
 
 
 def _collate(shard: int, last: bool, positions: list[int], examples: list[tuple[_Keys, _Image]], size: tuple[int, int], pin: bool) -> Batch:

@@ -84,7 +84,7 @@ class Files(Encoded):
 
     def image_id(self, position: int) -> str:
         """The path below the root, with forward slashes."""
-        return self.paths[position]
+        return utf8(self.paths[position])
 
     def class_keys(self, position: int) -> tuple[ClassKey, ...]:
         """The classes given by the labels file, or by the folder's name."""
@@ -237,6 +237,11 @@ def choose(source: Source, *, limit: int | None, sample: int | None, seed: int) 
         # One image of a class falls into every 1/len of the unit interval; the lowest N turns are the sample.
         turn[rng.permutation(positions)] = (np.arange(len(positions)) + rng.random()) / len(positions)
     return sorted(int(position) for position in np.argsort(turn, kind="stable")[:sample])
+
+
+def utf8(name: str) -> str:
+    """A file's name for tables: bytes in it that are no UTF-8 become `\\xff` and the like."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def is_wnid(name: str) -> bool:
