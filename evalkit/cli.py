@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -18,8 +19,6 @@ from rich.text import Text
 from evalkit.errors import UserError, did_you_mean, log_to_stderr, printable
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from evalkit.config import Job
 
 app = typer.Typer(
@@ -93,21 +92,19 @@ def _run_one(job: "Job", console: Console) -> str:
 
         folder = launch.run(job, advance, lambda total, before: bar.update(task, total=total, completed=before))
     seconds = time.perf_counter() - started
-    stored = folder.load()
+    missing, fates = folder.fates()
     what = "every shard was done before"
     if done:
-        what = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s){_left_out(stored.rows)}"
-    if stored.missing:
-        what = f"{what if done else 'nothing computed here'}; {len(stored.missing)} shards are with other workers"
+        what = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s){_left_out(fates)}"
+    if missing:
+        what = f"{what if done else 'nothing computed here'}; {len(missing)} shards are with other workers"
     return f"{job.config.model.name}: {what} -> {folder.path}"
 
 
-def _left_out(rows: "pd.DataFrame") -> str:
+def _left_out(fates: Counter[str]) -> str:
     """What the tables will not count, told while it can still be mended."""
-    rows = rows.drop_duplicates(["index", "status"])
-    counted = {status: int((rows.status == status).sum()) for status in ("error", "nonfinite")}
     names = {"error": "unreadable", "nonfinite": "without finite maps or scores"}
-    return "".join(f"; {number} {names[status]}" for status, number in counted.items() if number)
+    return "".join(f"; {fates[status]} {name}" for status, name in names.items() if fates[status])
 
 
 class _ImagesPerSecond(ProgressColumn):

@@ -10,6 +10,7 @@
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -220,16 +221,28 @@ class RunFolder:
 
     def load(self) -> Stored:
         """Everything of the shards that are done."""
-        found = {shard: self._shard(shard) for shard in self._shards()}
-        done = [parts for parts in found.values() if parts is not None]
-        rows = pa.concat_tables([ROWS.empty_table(), *(rows for rows, _, _ in done)])
-        maps = pa.concat_tables([MAPS.empty_table(), *(maps for _, maps, _ in done)])
-        return Stored(
-            missing=[shard for shard, parts in found.items() if parts is None],
-            rows=rows.to_pandas(),
-            maps=maps.drop_columns("map").to_pandas(),
-            shards=[said for _, _, said in done],
-        )
+        missing: list[int] = []
+        rows, maps, shards = [ROWS.empty_table()], [MAPS.empty_table().drop_columns("map")], []
+        for shard in self._shards():
+            found = self._shard(shard)
+            if found is None:
+                missing.append(shard)
+                continue
+            rows.append(found[0])
+            maps.append(found[1].drop_columns("map"))
+            shards.append(found[2])
+        return Stored(missing, pa.concat_tables(rows).to_pandas(), pa.concat_tables(maps).to_pandas(), shards)
+
+    def fates(self) -> tuple[list[int], Counter[str]]:
+        """Missing shards, and the number of images by `status` of any of their rows; holds one shard at a time."""
+        missing, images = [], Counter[str]()
+        for shard in self._shards():
+            found = self._shard(shard)
+            if found is None:
+                missing.append(shard)
+            else:
+                images.update(found[0].group_by(["index", "status"]).aggregate([])["status"].to_pylist())
+        return missing, images
 
     def rows(self) -> pd.DataFrame:
         """`load().rows`."""

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pyarrow as pa
 import pytest
 
 from evalkit.errors import UserError
@@ -26,6 +27,14 @@ def test_missing_shards_and_done_markers(tmp_path):
     assert folder.load().shards == [{"code": "c", "maps_stored": False, "identity": Identity(FACTS).hash, "shard_size": 4}]
     assert list(folder.rows().columns) == ROWS.names
     assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def test_images_are_counted_by_fate(tmp_path):
+    folder = created(tmp_path / "run")
+    fates = ["ok", "ok", "error", "ok", "nonfinite", "ok", "ok"]  # two methods an image; the third image could not be read
+    rows = [{"index": i, "status": fate} for i, fate in zip([4, 4, 5, 6, 6, 7, 7], fates, strict=True)]
+    folder.write_shard(1, pa.Table.from_pylist(rows, schema=ROWS), MAPS.empty_table(), {"maps_stored": False})
+    assert folder.fates() == ([0, 2], {"ok": 3, "error": 1, "nonfinite": 1})
 
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path):
