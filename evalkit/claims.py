@@ -50,13 +50,14 @@ class Claims:
 
     def release(self, shard: int) -> None:
         """The shard is finished, or given up."""
-        self._mine.discard(shard)
         self._file(shard).unlink(missing_ok=True)
+        self._mine.discard(shard)  # afterwards: whoever is interrupted here must not forget the file
 
     def _claim(self, shard: int) -> bool:
+        self._mine.add(shard)  # beforehand, for the same reason
         made = create(self._file(shard), f"process {os.getpid()} on {platform.node()}\n".encode())
-        if made:
-            self._mine.add(shard)
+        if not made:
+            self._mine.discard(shard)
         return made
 
     def _file(self, shard: int) -> Place:

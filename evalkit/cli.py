@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -39,7 +40,9 @@ STOPPED = 130
 
 def main() -> None:
     """Entry point: a mistake of the user ends in one sentence and exit code 2."""
-    signal.signal(signal.SIGTERM, _stopped)  # a scheduler's warning: leave as on Ctrl-C, in order
+    signal.signal(signal.SIGTERM, _stop)  # a scheduler's warning: leave as on Ctrl-C, in order
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as under nohup
+        signal.signal(signal.SIGINT, _stop)
     logging.getLogger("evalkit.on_slurm").setLevel(logging.INFO)  # which jobs were submitted is no warning
     log_to_stderr(logging.WARNING)
     try:
@@ -53,7 +56,11 @@ def main() -> None:
         raise
 
 
-def _stopped(*_: object) -> None:
+_asked_to_stop = threading.Event()
+
+
+def _stop(*_: object) -> None:
+    _asked_to_stop.set()  # for `advance`: where it strikes inside a finalizer, Python swallows the exception
     raise KeyboardInterrupt
 
 
@@ -87,6 +94,8 @@ def _run_one(job: "Job", console: Console) -> str:
 
         def advance(images: int) -> None:
             nonlocal done
+            if _asked_to_stop.is_set():
+                raise KeyboardInterrupt
             done += images
             bar.advance(task, images)
 

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from evalkit import claims as claims_module
 from evalkit.claims import Claims
 
 
@@ -46,4 +47,26 @@ def test_who_stops_in_order_withdraws_its_claims(tmp_path, error):
         assert next(claims.take([7], lambda _: False)) == 7
         assert [file.name for file in tmp_path.iterdir()] == ["shard-00007"]
         raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupted_in_the_middle_it_withdraws_all_the_same(tmp_path, monkeypatch):
+    made = claims_module.create
+
+    def after_it_was_made(*arguments):
+        made(*arguments)
+        raise KeyboardInterrupt
+
+    def before_it_is_gone(*_, **__):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Claims(tmp_path) as claims:
+        monkeypatch.setattr(claims_module, "create", after_it_was_made)
+        next(claims.take([0], lambda shard: False))
+    monkeypatch.undo()
+    with pytest.raises(KeyboardInterrupt), Claims(tmp_path) as claims:
+        next(claims.take([0], lambda shard: False))
+        monkeypatch.setattr(type(tmp_path), "unlink", before_it_is_gone)
+        claims.release(0)
     assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 from conftest import ROOT, tiny_overrides
 from kill_runs import heed_interrupts
 
+from evalkit import cli, runner
 from evalkit.data.digits import Digits
 
 ENVIRONMENT = {
@@ -179,5 +181,26 @@ def test_stopping_in_order(tmp_path, how, workers):
         time.sleep(0.01)
     os.killpg(process.pid, how)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "stopped; the same command continues where it was" in said and "Traceback" not in said
+    assert process.returncode == 130, said
+    assert "stopped; the same command continues where it was" in said and "Traceback" not in said
     assert not list((tmp_path / "run" / "claims").iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_that_python_swallows_is_heeded_at_the_next_image(tmp_path, monkeypatch):
+    """As it does inside finalizers: it prints the exception, and goes on."""
+    monkeypatch.setattr(cli, "_asked_to_stop", threading.Event())
+    computed = runner.compute
+
+    class Finalized:
+        def __del__(self):
+            cli._stop()
+
+    def interrupted(*arguments):
+        Finalized()
+        return computed(*arguments)
+
+    monkeypatch.setattr(runner, "compute", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cli.run([f"out={tmp_path / 'run'}", "limit=64", "batch_size=8", "shard_size=8"])
+    assert len(list((tmp_path / "run" / "rows").glob("*"))) == 0
