@@ -17,7 +17,7 @@ check: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Runs killed twenty times with one, two and three workers, resumed and compared: about twenty minutes.
+# Runs killed twenty times with one, two and three workers, resumed and compared: about half an hour on two free cores.
 soak: .venv/dev.stamp
 	$(BIN)/python tests/kill_runs.py
 

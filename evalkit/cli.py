@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from evalkit.errors import UserError, did_you_mean, log_to_stderr, printable
+from evalkit.errors import UserError, did_you_mean, log_to_stderr, printable, shards_in_words
 
 if TYPE_CHECKING:
     from evalkit.config import Job
@@ -106,7 +106,7 @@ def _run_one(job: "Job", console: Console) -> str:
     if done:
         what = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s){_left_out(fates)}"
     if missing:
-        what = f"{what if done else 'nothing computed here'}; {len(missing)} shards are with other workers"
+        what = f"{what if done else 'nothing computed here'}; {shards_in_words(len(missing))} with other workers"
     return f"{job.config.model.name}: {what} -> {folder.path}"
 
 

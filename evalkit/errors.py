@@ -36,6 +36,11 @@ class _Printable(logging.Formatter):
         return super().formatMessage(record)
 
 
+def shards_in_words(number: int) -> str:
+    """`1 shard`, `2 shards`."""
+    return f"{number} shard{'s' * (number != 1)}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest known name, else the known names themselves (at most twelve)."""
     names = sorted(set(known))

@@ -12,7 +12,7 @@ import torch
 
 from evalkit import runner
 from evalkit.config import Job, RayLauncher, SlurmLauncher
-from evalkit.errors import UserError, log_to_stderr
+from evalkit.errors import UserError, log_to_stderr, shards_in_words
 from evalkit.runner import Announce, Progress
 from evalkit.store import RunFolder
 
@@ -73,7 +73,7 @@ def _processes(job: Job, workers: int, progress: Progress, announce: Announce) -
         left = len(folder.missing()) if folder.exists else 0
         what = f"{len(died)} of {workers} workers died ({', '.join(died)})"
         if left or not folder.exists:
-            raise UserError(f"{what}, and {left} shards are missing; run the same command again: what is finished is kept")
+            raise UserError(f"{what}, {shards_in_words(left)} missing; run the same command again: what is finished is kept")
         log.warning("%s; the others did their shards", what)
     return folder
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from evalkit.config import Fill, Select
-from evalkit.errors import UserError, printable
+from evalkit.errors import UserError, printable, shards_in_words
 from evalkit.storage import Place, listed, place
 from evalkit.store import Identity, RunFolder
 
@@ -107,7 +107,7 @@ def load_runs(paths: Iterable[str | Place], *, allow_incomplete: bool = False) -
         provenance, stored = _printable(folder.provenance), folder.load()
         if stored.missing and not allow_incomplete:
             raise UserError(
-                f"{path} is not finished: {len(stored.missing)} shards are missing; "
+                f"{path} is not finished: {shards_in_words(len(stored.missing))} missing; "
                 "run the same command again, or render it as it is with --allow-incomplete"
             )
         provenance["missing_shards"] = len(stored.missing)

@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 
+from evalkit.errors import shards_in_words
 from evalkit.runs import CONTROLS, Point, Run, at_point
 from evalkit.summary import PAPER_METRICS, better
 
@@ -71,7 +72,7 @@ def caption(run: Run) -> list[str]:
     elif counts["left_out"]:
         lines.append(f"{counts['left_out']} images left out: none of their labels is in the model's class map.")
     if run.provenance["missing_shards"]:
-        lines.append(f"INCOMPLETE: {run.provenance['missing_shards']} shards are missing.")
+        lines.append(f"INCOMPLETE: {shards_in_words(run.provenance['missing_shards'])} missing.")
     lines.append(f"Excluded: {counts['unreadable']} unreadable, {counts['nonfinite']} with non-finite maps or scores.")
     degenerate = ", ".join(
         f"{method} {number} ({100 * number / max(counts['maps'], 1):.1f} %)" for method, number in counts["degenerate"].items() if number

@@ -117,9 +117,9 @@ def test_incomplete_runs_are_refused_or_named(folder, tmp_path):
     assert evalkit("run", *tiny_overrides(folder, tmp_path / "run")).returncode == 0
     (tmp_path / "run" / "rows" / "shard-00001.parquet").unlink()
     refused = evalkit("tables", str(tmp_path / "run"))
-    assert refused.returncode == 2 and "is not finished: 1 shards are missing" in refused.stderr
+    assert refused.returncode == 2 and "is not finished: 1 shard missing" in refused.stderr
     shown = evalkit("tables", str(tmp_path / "run"), "--allow-incomplete", "--no-figures")
-    assert shown.returncode == 0 and "INCOMPLETE: 1 shards are missing" in shown.stdout
+    assert shown.returncode == 0 and "INCOMPLETE: 1 shard missing" in shown.stdout
 
 
 def test_kill_and_resume(tmp_path):

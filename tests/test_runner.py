@@ -268,7 +268,7 @@ def test_what_is_not_a_shard_is_computed_again(folder, tmp_path, caplog):
     content = bytearray(file.read_bytes())
     content[4:600] = bytes(596)
     file.write_bytes(content)
-    with pytest.raises(UserError, match=r"is not finished: 1 shards are missing"):
+    with pytest.raises(UserError, match=r"is not finished: 1 shard missing"):
         load_runs([tmp_path / "run"])
     assert "shard-00002.parquet is damaged or gone" in caplog.text
     pd.testing.assert_frame_equal(run(overrides), whole)
