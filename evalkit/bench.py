@@ -19,7 +19,7 @@ from evalkit.errors import UserError
 from evalkit.methods import ablation_cam
 from evalkit.models import graph
 from evalkit.probe import Probe
-from evalkit.storage import writable_folder
+from evalkit.storage import writable_file
 
 
 def bench_ablation(
@@ -33,8 +33,7 @@ def bench_ablation(
     """
     if peer and importlib.util.find_spec("pytorch_grad_cam") is None:
         raise UserError("pytorch-grad-cam is not installed: pip install 'evalkit[peers]', or pass --no-peer")
-    if json_file is not None:
-        writable_folder(json_file.parent, "--json")
+    writable_file(json_file, "--json")
     subject = timing.subject(model, overrides, batch_size, threads)
     net, images = subject.net, subject.images
 

@@ -19,7 +19,7 @@ from evalkit.memory import keep_freed_memory
 from evalkit.provenance import identify
 from evalkit.session import Session, open_session
 from evalkit.stages import STAGES
-from evalkit.storage import writable_folder
+from evalkit.storage import writable_file
 from evalkit.store import RunFolder
 
 IMAGENET_VAL = 50_000
@@ -44,8 +44,7 @@ def bench_floor(
     images in the layout that evalkit chooses for the network, which is often faster than the usual one. `share_*` says
     where the evaluation's time went. Weights are random unless `model.weights=FILE` is given. Loading the model is not timed.
     """
-    if json_file is not None:
-        writable_folder(json_file.parent, "--json")
+    writable_file(json_file, "--json")
     if threads is not None:
         torch.set_num_threads(threads)
     keep_freed_memory()
@@ -112,10 +111,12 @@ def _session(model: str, images: Path, overrides: list[str], out: Path, batch_si
 def _decoded(session: Session) -> tuple[list[Tensor], float]:
     """All images as uint8 batches (n,3,H,W) on the device, and the seconds that one core took to decode and preprocess them."""
     started = time.perf_counter()
-    try:
-        images = [session.model.preprocess(session.source.load(position)) for position in session.positions]
-    except UnreadableImage as reason:
-        raise UserError(f"bench floor needs images that can all be read: {reason}") from reason
+    images = []
+    for position in session.positions:
+        try:
+            images.append(session.model.preprocess(session.source.load(position)))
+        except UnreadableImage as reason:
+            raise UserError(f"bench floor cannot use {session.source.image_id(position)}, and needs all its images: {reason}") from reason
     seconds = time.perf_counter() - started
     return [batch.to(session.device) for batch in torch.stack(images).split(session.config.batch_size)], seconds
 

@@ -19,7 +19,7 @@ from evalkit.errors import UserError
 from evalkit.plots import FORMATS
 from evalkit.probe import Probe
 from evalkit.records import confidence_and_logit
-from evalkit.storage import writable_folder
+from evalkit.storage import writable_file
 
 TOP_PERCENT = 20.0
 EVALUATION = "evaluate {grad_cam, ablation_cam}"
@@ -51,8 +51,7 @@ def bench_peers(
     for package, name in (("pytorch_grad_cam", "grad-cam"), ("torchcam", "torchcam")):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{name} is not installed: pip install 'evalkit[peers]'")
-    if csv_file is not None:
-        writable_folder(csv_file.parent, "--csv")
+    writable_file(csv_file, "--csv")
     rows: list[dict[str, Any]] = []
     for model in models:
         subject = timing.subject(model, overrides, batch_size, threads)

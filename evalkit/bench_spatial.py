@@ -10,7 +10,7 @@ from torch import Tensor
 from evalkit import timing
 from evalkit.methods.local import windows
 from evalkit.probe import Probe
-from evalkit.storage import writable_folder
+from evalkit.storage import writable_file
 
 
 def bench_spatial(
@@ -35,8 +35,7 @@ def bench_spatial(
 
     Returns flat keys. Raises UserError: window and stride do not fit the layer's maps.
     """
-    if json_file is not None:
-        writable_folder(json_file.parent, "--json")
+    writable_file(json_file, "--json")
     subject = timing.subject(model, overrides, batch_size, threads)
     net, images = subject.net, subject.images
     probe = Probe(net, images)

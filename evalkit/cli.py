@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from evalkit.errors import UserError, did_you_mean, log_to_stderr, printable, shards_in_words
+from evalkit.errors import UserError, did_you_mean, log_to_stderr, printable, remote_failure, shards_in_words
 
 if TYPE_CHECKING:
     from evalkit.config import Job
@@ -48,12 +48,21 @@ def main() -> None:
     try:
         app()
     except UserError as mistake:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(printable(str(mistake)))}")
-        sys.exit(2)
+        _refuse(str(mistake))
     except SystemExit as ended:
         if ended.code == STOPPED:
             Console(stderr=True).print("stopped; the same command continues where it was")
         raise
+    except Exception as reason:
+        said = remote_failure(reason)
+        if said is None:
+            raise
+        _refuse(f"{said}; check the address and the credentials, then run the same command again: what is finished is kept")
+
+
+def _refuse(why: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(printable(why))}")
+    sys.exit(2)
 
 
 _asked_to_stop = threading.Event()
@@ -87,7 +96,7 @@ def _run_one(job: "Job", console: Console) -> str:
     """Run one job under a progress bar, which stays away where nobody watches; returns what was done."""
     from evalkit import launch
 
-    started, done = time.perf_counter(), 0
+    started, done, new = time.perf_counter(), 0, 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(job.config.model.name, total=None)
@@ -99,8 +108,14 @@ def _run_one(job: "Job", console: Console) -> str:
             done += images
             bar.advance(task, images)
 
-        folder = launch.run(job, advance, lambda total, before: bar.update(task, total=total, completed=before))
+        def announce(total: int, before: int) -> None:
+            nonlocal new
+            new = total - before
+            bar.update(task, total=total, completed=before)
+
+        folder = launch.run(job, advance, announce)
     seconds = time.perf_counter() - started
+    done = min(done, new)  # idle workers repeat what others have claimed
     missing, fates = folder.fates()
     what = "every shard was done before"
     if done:

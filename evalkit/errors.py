@@ -36,6 +36,12 @@ class _Printable(logging.Formatter):
         return super().formatMessage(record)
 
 
+def remote_failure(reason: BaseException) -> str | None:
+    """What a library for remote storage says of a store that cannot be reached or entered; None for any other exception."""
+    theirs = type(reason).__module__.partition(".")[0] in ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google")
+    return f"the remote store failed ({first_line(reason)})" if theirs else None
+
+
 def shards_in_words(number: int) -> str:
     """`1 shard`, `2 shards`."""
     return f"{number} shard{'s' * (number != 1)}"

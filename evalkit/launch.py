@@ -12,11 +12,14 @@ import torch
 
 from evalkit import runner
 from evalkit.config import Job, RayLauncher, SlurmLauncher
-from evalkit.errors import UserError, log_to_stderr, shards_in_words
+from evalkit.errors import UserError, log_to_stderr, remote_failure, shards_in_words
 from evalkit.runner import Announce, Progress
 from evalkit.store import RunFolder
 
 log = logging.getLogger(__name__)
+
+
+MOST_PER_CORE = 4
 
 
 def run(job: Job, progress: Progress, announce: Announce) -> RunFolder:
@@ -41,6 +44,9 @@ def worker_count(job: Job) -> int:
     """How many processes `devices` asks for: under torchrun and srun, and for one certain device, the one that is running."""
     config = job.config
     if config.devices != "auto":
+        cores = os.cpu_count() or 1
+        if config.devices > MOST_PER_CORE * cores:
+            raise UserError(f"devices={config.devices} is too much for this machine's {cores} cores; use devices=auto, or fewer")
         return config.devices
     alone = "RANK" not in os.environ and "SLURM_PROCID" not in os.environ
     return max(1, torch.cuda.device_count()) if alone and config.device in ("auto", "cuda") else 1
@@ -124,3 +130,9 @@ def _work(job: Job, rank: int, workers: int, end: Connection) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as reason:
+        said = remote_failure(reason)
+        if said is None:
+            raise
+        end.send(("mistake", said))
+        sys.exit(2)

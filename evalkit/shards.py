@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from evalkit.errors import UserError
+
 # torchrun's names, then srun's: of the step, so that a batch script which runs without srun is one worker. The tasks of a job
 # array need no rank: those that are given the same command share its run through their claims.
 _NAMES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
@@ -26,8 +28,13 @@ class World:
 def world(environment: Mapping[str, str] = os.environ) -> World:
     """Rank and world size from torchrun's or SLURM's variables; one worker where there are none."""
     for rank, size, local in _NAMES:
-        if int(environment.get(size, "1")) > 1 and rank in environment:
-            return World(int(environment[rank]) % int(environment[size]), int(environment[size]), int(environment.get(local, "0")))
+        if rank in environment and size in environment:
+            given = {name: environment.get(name, "0") for name in (rank, size, local)}
+            wrong = next((f"{name}={value}" for name, value in given.items() if not value.isdecimal()), None)
+            if wrong is not None:
+                raise UserError(f"the environment says {wrong}, which is no whole number; unset it, or start this with torchrun or srun")
+            if int(given[size]) > 1:
+                return World(int(given[rank]) % int(given[size]), int(given[size]), int(given[local]))
     return World()
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from evalkit.errors import UserError, first_line
+from evalkit.errors import UserError, first_line, remote_failure
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2")
 
@@ -58,6 +58,10 @@ def read_remote(path: UPath) -> bytes:
         return bytes(place(str(path)).read_bytes())  # a connection does not survive a fork, so none is kept
     except OSError as reason:
         raise UserError(f"cannot read {path} ({reason.strerror or first_line(reason)})") from reason
+    except Exception as reason:
+        if remote_failure(reason) is None:
+            raise
+        raise UserError(f"cannot read {path} ({first_line(reason)})") from reason
 
 
 @contextmanager
@@ -145,7 +149,8 @@ def read_parquet(path: Place, schema: pa.Schema) -> tuple[pa.Table, dict[str, An
     except FileNotFoundError:
         return None
     except OSError as reason:
-        raise UserError(f"cannot read {path} ({reason.strerror or first_line(reason)})") from reason
+        why = reason.strerror or first_line(reason)
+        raise UserError(f"cannot read {path} ({why}); mend or remove it, and run the same command again") from reason
     try:
         table = pq.read_table(pa.BufferReader(content))
         stored = table.schema.metadata or {}
@@ -187,3 +192,11 @@ def writable_folder(path: Place, option: str) -> Place:
         why = reason.strerror or first_line(reason)
         raise UserError(f"cannot write to {path} ({why}); choose another folder with {option}") from reason
     return path
+
+
+def writable_file(path: Path | None, option: str) -> None:
+    """Makes sure, before hours of work, that a result can be written there. Raises UserError that names the option."""
+    if path is not None:
+        writable_folder(path.parent, option)
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; name a file with {option}")

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from evalkit.errors import UserError
 from evalkit.shards import shard_count
@@ -170,6 +171,9 @@ class RunFolder:
             raise Damaged(f"{self._record} is damaged ({reason}); the command that made it writes it anew") from reason
         if not isinstance(record, dict) or not {"identity", "images", "shard_size", "checksum"} <= record.keys():
             raise UserError(f"{self._record} was not written by evalkit, or by an older one; name a run folder")
+        numbers = (record["images"], record["shard_size"])
+        if not all(isinstance(number, int) and number > 0 for number in numbers) or not isinstance(record["identity"], dict):
+            raise UserError(f"{self._record} is no record of a run: images and shard_size must be whole numbers above 0")
         if record.pop("checksum") != _checksum(record):
             raise Damaged(f"{self._record} is damaged (its checksum does not fit); the command that made it writes it anew")
         return record
@@ -201,6 +205,10 @@ class RunFolder:
                 self._named.add(file)
                 log.warning("%s is damaged or gone, so its shard counts as missing", file)
         if rows is None or maps is None or rows[1]["identity"] != (self._identity_hash or self._hash):
+            return None
+        size = rows[1]["shard_size"]
+        if not all(_within(table, shard * size, (shard + 1) * size) for table in (rows[0], maps[0])):
+            log.warning("%s holds images of another shard, so its own counts as missing", self._rows_file(shard).name)
             return None
         return rows[0], maps[0], rows[1]
 
@@ -247,6 +255,12 @@ class RunFolder:
     def rows(self) -> pd.DataFrame:
         """`load().rows`."""
         return self.load().rows
+
+
+def _within(table: pa.Table, first: int, end: int) -> bool:
+    """Whether all images lie in [first, end): a file that was copied to another shard's place says so by them."""
+    found = pc.min_max(table["index"]).as_py()
+    return len(table) == 0 or (first <= found["min"] and found["max"] < end)
 
 
 def _checksum(record: Mapping[str, Any]) -> str:

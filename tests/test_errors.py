@@ -1,6 +1,8 @@
-"""Suggestions for names that nobody knows."""
+"""What mistakes look like: suggestions for names that nobody knows, and whose fault is whose."""
 
-from evalkit.errors import did_you_mean
+from botocore.exceptions import NoCredentialsError
+
+from evalkit.errors import did_you_mean, remote_failure
 
 
 def test_the_nearest_name_or_all_of_them():
@@ -13,3 +15,8 @@ def test_the_nearest_name_or_all_of_them():
 def test_swapped_characters_win_over_a_name_just_as_near():
     assert did_you_mean("vgg61", ["vgg11", "vgg13", "vgg16", "vgg19"]) == "; did you mean 'vgg16'?"
     assert did_you_mean("resnt18", ["resnet18", "resnet50"]) == "; did you mean 'resnet18'?"
+
+
+def test_what_a_remote_store_refuses_is_a_sentence_and_nothing_else_is():
+    assert remote_failure(NoCredentialsError()) == "the remote store failed (Unable to locate credentials)"
+    assert remote_failure(ValueError("x")) is None and remote_failure(OSError("x")) is None

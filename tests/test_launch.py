@@ -89,6 +89,9 @@ def test_how_many_workers(monkeypatch):
     assert count() == 8
     monkeypatch.setenv("RANK", "3")  # torchrun has started the others
     assert count() == 1
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(UserError, match="devices=9 is too much for this machine's 2 cores"):
+        count("devices=9")
 
 
 def test_a_job_array(folder, tmp_path, monkeypatch):

@@ -1,5 +1,8 @@
 """A worker's place in the world, from its environment."""
 
+import pytest
+
+from evalkit.errors import UserError
 from evalkit.shards import World, shard_count, world
 
 
@@ -14,3 +17,9 @@ def test_environment():
 
 def test_shard_count():
     assert [shard_count(n, 512) for n in (0, 1, 512, 513, 50_000)] == [0, 1, 1, 2, 98]
+
+
+@pytest.mark.parametrize("wrong", [{"RANK": "abc"}, {"WORLD_SIZE": "two"}, {"LOCAL_RANK": ""}])
+def test_an_environment_of_nonsense(wrong):
+    with pytest.raises(UserError, match="which is no whole number"):
+        world({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", **wrong})

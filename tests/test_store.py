@@ -6,6 +6,7 @@ import shutil
 import pyarrow as pa
 import pytest
 
+from evalkit import store
 from evalkit.errors import UserError
 from evalkit.store import MAPS, ROWS, Identity, RunFolder
 
@@ -100,3 +101,25 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"):
         created(tmp_path / "file" / "run")
+
+
+def test_a_shard_at_the_place_of_another_does_not_count(tmp_path, caplog):
+    folder = created(tmp_path / "run")
+    for shard in range(3):
+        rows = pa.Table.from_pylist([{"index": 4 * shard, "status": "ok"}], schema=ROWS)
+        folder.write_shard(shard, rows, pa.Table.from_pylist([{"index": 4 * shard}], schema=MAPS), {"maps_stored": False})
+    assert folder.missing() == []
+    for kind in ("rows", "maps"):
+        shutil.copy(tmp_path / "run" / kind / "shard-00001.parquet", tmp_path / "run" / kind / "shard-00002.parquet")
+    assert folder.missing() == [2] and len(folder.rows()) == 2 and "holds images of another shard" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [{"images": "many"}, {"shard_size": -1}, {"identity": []}])
+def test_a_record_of_nonsense_with_a_right_checksum(tmp_path, wrong):
+    created(tmp_path / "run")
+    file = tmp_path / "run" / "provenance.json"
+    record = {**json.loads(file.read_text()), **wrong}
+    del record["checksum"]
+    file.write_text(json.dumps({**record, "checksum": store._checksum(record)}))
+    with pytest.raises(UserError, match="is no record of a run"):
+        _ = RunFolder(tmp_path / "run").provenance

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,9 +73,19 @@ def batches(
 
 
 def _end_in_silence(_worker: int) -> None:
-    """Ctrl-C and schedulers signal the whole group: a decoder killed first would look like an error in the middle of a method."""
+    """Ctrl-C and schedulers signal the whole group: a decoder killed first would look like an error in the middle of a method.
+
+    And where the parent was killed outright, a decoder that waits for a pipe to be emptied would wait for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(0)
 
 
 _Image = Tensor | str | UserError
