@@ -102,6 +102,13 @@ def rewritten(out: Path) -> Seen:
     return evalkit("tables", str(out))
 
 
+def misplaced(out: Path) -> Seen:
+    """One shard's files are copied over another's."""
+    for kind in ("rows", "maps"):
+        shutil.copy(shard(out, 2, kind), shard(out, 1, kind))
+    return evalkit("tables", str(out))
+
+
 def maps_gone(out: Path) -> Seen:
     """The folder of maps is deleted."""
     shutil.rmtree(out / "maps")
@@ -193,8 +200,8 @@ def twice(out: Path) -> Seen:
 
 
 FAULTS = (
-    sigkill, sigterm, ctrl_c, twice, cut_short, flipped, rewritten, maps_gone, record_damaged, record_altered, stale, clock, full,
-    read_only, other_run,
+    sigkill, sigterm, ctrl_c, twice, cut_short, flipped, rewritten, misplaced, maps_gone, record_damaged, record_altered, stale, clock,
+    full, read_only, other_run,
 )  # fmt: skip
 
 
