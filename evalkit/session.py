@@ -15,7 +15,7 @@ from torch import Tensor
 from evalkit import protocol
 from evalkit.config import ModelConfig, RunConfig
 from evalkit.data.decode import Preprocess, UnreadableImage
-from evalkit.data.jpeg import DeviceDecoder
+from evalkit.data.jpeg import DeviceDecoder, tried_decoder
 from evalkit.data.labels import Classes
 from evalkit.data.sources import Source, choose
 from evalkit.errors import UserError, first_line
@@ -72,7 +72,7 @@ def open_session(config: RunConfig) -> Session:
     if config.data.get("boxes") and not any(source.boxes(position) for position in positions):
         log.warning("data.boxes=%s holds no box of any of the %d images: is it their names?", config.data["boxes"], len(positions))
     points = protocol.points(config.protocol)
-    read = model.preprocess if config.decode == "pil" else DeviceDecoder(model.preprocess, device)
+    read = model.preprocess if config.decode == "pil" else tried_decoder(model.preprocess, device)
     return Session(config, model, source, positions, methods, points, device, targets, read, size)
 
 

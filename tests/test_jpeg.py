@@ -13,7 +13,7 @@ from test_decode import encoded
 from evalkit.config import compose_jobs
 from evalkit.data.decode import Preprocess, UnreadableImage, decode
 from evalkit.data.digits import Digits
-from evalkit.data.jpeg import DeviceDecoder, _is_plain
+from evalkit.data.jpeg import DeviceDecoder, _is_plain, tried_decoder
 from evalkit.data.loader import batches
 from evalkit.data.sources import image_folder
 from evalkit.errors import UserError
@@ -113,3 +113,24 @@ def test_sources_without_files_load_as_before():
     Digits().load(0).save(buffer, "PNG")
     assert not hasattr(Digits(), "encoded")
     assert np.array_equal(np.asarray(decode(buffer.getvalue())), np.asarray(Digits().load(0)))
+
+
+def test_a_decoder_is_tried_first(monkeypatch):
+    preprocess = Preprocess(64, 56)
+    assert tried_decoder(preprocess, CPU) == DeviceDecoder(preprocess, CPU)
+
+    def missing(*_, **__):
+        raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support")
+
+    monkeypatch.setattr("torchvision.io.decode_jpeg", missing)
+    with pytest.raises(UserError, match="this torchvision cannot decode JPEGs on cpu; use decode=pil"):
+        tried_decoder(preprocess, CPU)
+
+
+def test_out_of_memory_does_not_turn_to_pillow(monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("torchvision.io.decode_jpeg", full)
+    with pytest.raises(UserError, match="has no room to decode a batch; lower batch_size"):
+        DeviceDecoder(Preprocess(64, 56), CPU)([encoded(picture(), "JPEG")])

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from evalkit.data.decode import Preprocess, UnreadableImage, decode
+from evalkit.errors import UserError
 
 END_OF_IMAGE = b"\xff\xd9"
 
@@ -40,6 +41,8 @@ class DeviceDecoder:
         encoded = [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
         try:
             return list(decode_jpeg(encoded, ImageReadMode.RGB, device=self.device))
+        except torch.OutOfMemoryError as reason:  # going on with Pillow would make pixels depend on what else is in memory
+            raise UserError("decode=gpu: the GPU's memory has no room to decode a batch; lower batch_size") from reason
         except RuntimeError:
             return [None] if len(contents) == 1 else [image for content in contents for image in self._decoded([content])]
 
@@ -48,6 +51,18 @@ class DeviceDecoder:
             return self.preprocess(decode(content) if image is None else image).to(self.device)
         except UnreadableImage as reason:
             return str(reason)
+
+
+def tried_decoder(preprocess: Preprocess, device: torch.device) -> DeviceDecoder:
+    """A decoder that has decoded a small picture: without nvJPEG it would leave all of them to Pillow, in silence.
+
+    Raises UserError where torchvision cannot decode on the device.
+    """
+    decoder, small = DeviceDecoder(preprocess, device), io.BytesIO()
+    Image.new("RGB", (16, 16)).save(small, "JPEG")
+    if decoder._decoded([small.getvalue()]) == [None]:
+        raise UserError(f"this torchvision cannot decode JPEGs on {device}; use decode=pil")
+    return decoder
 
 
 def _is_plain(content: bytes) -> bool:
