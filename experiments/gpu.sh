@@ -10,9 +10,9 @@ mkdir -p "$OUT"
 NAME=$(python -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-").lower(), "torch" + torch.__version__.split("+")[0], sep="-")')
 
 for decode in pil gpu; do
-  echo "decode=$decode" && "$HERE/throughput.sh" "$DATA/imagenet_samples" "$COUNT" "$OUT/throughput-$decode" device=cuda \
-    batch_size=64 workers="$(nproc)" decode=$decode
-done | tee "$OUT/throughput-$NAME.txt"
+  "$HERE/throughput.sh" "$DATA/imagenet_samples" "$COUNT" "$OUT/throughput-$decode" device=cuda batch_size=64 workers="$(nproc)" \
+    decode=$decode | tee "$OUT/throughput-$decode-$NAME.csv"
+done
 for model in resnet50 inception_v3 vgg16 alexnet; do
   evalkit bench floor --model $model --images "$OUT/throughput-pil/pictures" --limit "$COUNT" --batch-size 64 --workers "$(nproc)" \
     --json "$OUT/bench_floor-$model-$NAME.json" device=cuda

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Images per second of whole runs, decode to parquet, over many decodes, and what that makes for ImageNet val.
+# Images per second of whole runs, start to parquet, over many decodes, and what that makes for ImageNet val (CSV).
 #
 #   experiments/throughput.sh IMAGES COUNT OUT [OVERRIDE...]      (devices=2, device=cuda, decode=gpu, batch_size=64, ...)
 #
@@ -13,13 +13,13 @@ for ((i = 0; i < COUNT; i++)); do
   file=${FILES[$((i % ${#FILES[@]}))]}
   ln -sfn "$file" "$OUT/pictures/$(printf %06d "$i").${file##*.}"
 done
+echo "model,images,seconds,images_per_second,hours_for_50000_images"
 for model in vgg16 inception_v3; do
   for limit in $((COUNT / 4)) "$COUNT"; do
     rm -rf "${OUT:?}/$model"
     said=$(evalkit run model=$model model.weights=null data=image_folder data.root="$OUT/pictures" 'method=[grad_cam,ablation_cam]' \
       protocol.top_percent=20 limit="$limit" shard_size=64 out="$OUT/$model" "${@:4}" 2>&1 | tail -1)
   done
-  echo "$said" | sed -E 's|(.*) -> .*|\1|'
-  seconds=$(echo "$said" | sed -E 's|.* images in ([0-9.]+) s .*|\1|')
-  awk -v s="$seconds" -v n="$COUNT" 'BEGIN { printf "50000 images at this rate: %.2f hours\n", 50000 * s / n / 3600 }'
+  seconds=$(echo "$said" | sed -nE 's|.* images in ([0-9.]+) s .*|\1|p')
+  awk -v m=$model -v s="$seconds" -v n="$COUNT" 'BEGIN { printf "%s,%d,%.1f,%.3f,%.2f\n", m, n, s, n / s, 50000 * s / n / 3600 }'
 done
