@@ -119,7 +119,7 @@ class RunFolder:
         self.path = place(path)
         self._identity_hash: str | None = None
         self._named: set[Place] = set()
-        """Damaged files that somebody was told of."""
+        """Damaged and misplaced files that somebody was told of."""
 
     @property
     def exists(self) -> bool:
@@ -208,7 +208,9 @@ class RunFolder:
             return None
         size = rows[1]["shard_size"]
         if not all(_within(table, shard * size, (shard + 1) * size) for table in (rows[0], maps[0])):
-            log.warning("%s holds images of another shard, so its own counts as missing", self._rows_file(shard).name)
+            if self._rows_file(shard) not in self._named:
+                self._named.add(self._rows_file(shard))
+                log.warning("%s holds images of another shard, so its own counts as missing", self._rows_file(shard))
             return None
         return rows[0], maps[0], rows[1]
 
