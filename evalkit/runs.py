@@ -111,10 +111,11 @@ def load_runs(paths: Iterable[str | Place], *, allow_incomplete: bool = False) -
                 "run the same command again, or render it as it is with --allow-incomplete"
             )
         provenance["missing_shards"] = len(stored.missing)
-        unknown = {*stored.rows["select"], *stored.rows["fill"]} - {*get_args(Select), *get_args(Fill)}
+        unknown = {*stored.rows["select"].unique(), *stored.rows["fill"].unique()} - {*get_args(Select), *get_args(Fill)}
         if unknown:
             raise UserError(f"{path} holds protocol points that this version does not know: {', '.join(sorted(map(str, unknown)))}")
-        rows, maps = (table.assign(method=table.method.map(printable)) for table in (stored.rows, stored.maps))
+        names = {name: printable(name) for table in (stored.rows, stored.maps) for name in table.method.unique()}
+        rows, maps = (table.assign(method=table.method.map(names)) for table in (stored.rows, stored.maps))
         runs.append(Run(path, provenance, rows, maps, stored.shards))
     return _tagged(_merged(runs))
 

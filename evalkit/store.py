@@ -201,18 +201,21 @@ class RunFolder:
             return None
         rows, maps = read_parquet(self._rows_file(shard), ROWS), read_parquet(self._maps_file(shard), MAPS)
         for file, found in ((self._rows_file(shard), rows), (self._maps_file(shard), maps)):
-            if found is None and file not in self._named:
-                self._named.add(file)
-                log.warning("%s is damaged or gone, so its shard counts as missing", file)
+            if found is None:
+                self._tell(file, "is damaged or gone, so its shard counts as missing")
         if rows is None or maps is None or rows[1]["identity"] != (self._identity_hash or self._hash):
             return None
         size = rows[1]["shard_size"]
         if not all(_within(table, shard * size, (shard + 1) * size) for table in (rows[0], maps[0])):
-            if self._rows_file(shard) not in self._named:
-                self._named.add(self._rows_file(shard))
-                log.warning("%s holds images of another shard, so its own counts as missing", self._rows_file(shard))
+            self._tell(self._rows_file(shard), "holds images of another shard, so its own counts as missing")
             return None
         return rows[0], maps[0], rows[1]
+
+    def _tell(self, file: Place, what: str) -> None:
+        """Once a file, however often its shard is looked at."""
+        if file not in self._named:
+            self._named.add(file)
+            log.warning("%s %s", file, what)
 
     def _rows_file(self, shard: int) -> Place:
         return self.path / "rows" / f"shard-{shard:05d}.parquet"

@@ -42,13 +42,8 @@ def main(
     """Run, wait, ask the kernel."""
     figures: dict[str, object] = {"model": model, "size": SIZE, **timing.machine()}
     files = sorted(file for file in images.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    left_out = {
-        "cam",
-        "ablated_input_cam",
-        "score_cam",
-        "pytorch_grad_cam",
-        "torch_cam",
-    }  # for other networks, for hours, of other libraries
+    # For other networks, for hours, of other libraries.
+    left_out = {"cam", "ablated_input_cam", "score_cam", "pytorch_grad_cam", "torch_cam"}
     cams = [name for name in choices("method") if "cam" in name and name not in left_out]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "pictures"

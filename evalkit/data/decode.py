@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +48,12 @@ def content(encoded: bytes | Path) -> bytes:
         raise UnreadableImage(str(reason)) from reason
 
 
-class Encoded:
+class Encoded(ABC):
     """For sources whose images are files: `load` in terms of `encoded`."""
 
+    @abstractmethod
     def encoded(self, position: int) -> bytes | Path:
         """The image's file, or its content. Raises UnreadableImage, and UserError where a file system fails: that is no image's fault."""
-        raise NotImplementedError
 
     def load(self, position: int) -> Image.Image:
         """The decoded image. Raises as `encoded` does."""

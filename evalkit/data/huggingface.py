@@ -1,6 +1,7 @@
 """Any image data set that the Hugging Face `datasets` library can read, from the hub or from disk, streamed or not."""
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -89,8 +90,8 @@ class _Columns(Encoded):
             raise UnreadableImage("the data set holds no picture here")
         return Path(picture["path"])
 
-    def _row(self, position: int) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _row(self, position: int) -> dict[str, Any]: ...
 
 
 class MapDataset(_Columns):

@@ -5,8 +5,9 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -60,8 +61,9 @@ def batches(
 
     if getattr(source, "streamed", False):
         workers = 0  # each worker would stream the whole set
+    image = partial(_decoded, source, read) if isinstance(read, Preprocess) else partial(_undecoded, source)
     loader = DataLoader(
-        _Decoded(source, read) if isinstance(read, Preprocess) else _Undecoded(source),
+        _Examples(source, image),
         batch_sampler=planned(),
         num_workers=workers,
         collate_fn=list,
@@ -100,8 +102,8 @@ little, and a thread that complains when the run is stopped."""
 
 
 class _Examples(Dataset[_Sent]):
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, image: Callable[[int], np.ndarray | bytes]) -> None:
+        self.source, self.image = source, image
 
     def __getitem__(self, position: int) -> _Sent:
         try:
@@ -112,22 +114,13 @@ class _Examples(Dataset[_Sent]):
             image = reason
         return self.source.class_keys(position), image
 
-    def image(self, position: int) -> np.ndarray | bytes:
-        raise NotImplementedError
+
+def _decoded(source: Source, preprocess: Preprocess, position: int) -> np.ndarray:
+    return preprocess(source.load(position)).numpy()
 
 
-class _Decoded(_Examples):
-    def __init__(self, source: Source, preprocess: Preprocess) -> None:
-        super().__init__(source)
-        self.preprocess = preprocess
-
-    def image(self, position: int) -> np.ndarray:
-        return self.preprocess(self.source.load(position)).numpy()
-
-
-class _Undecoded(_Examples):
-    def image(self, position: int) -> bytes:
-        return content(self.source.encoded(position))  # type: ignore[attr-defined]  # a session checks that it is there
+def _undecoded(source: Source, position: int) -> bytes:
+    return content(source.encoded(position))  # type: ignore[attr-defined]  # a session checks that it is there
 
 
 def _tensors(examples: list[_Sent], read: Preprocess | DeviceDecoder) -> list[tuple[_Keys, _Image]]:
