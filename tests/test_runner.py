@@ -65,6 +65,19 @@ def test_batch_size_and_workers_change_nothing(folder, tmp_path):
             assert np.allclose(other[column][same], reference[column][same], atol=1e-5)
 
 
+@pytest.mark.parametrize(("extra", "images"), [("sample=5", 5), ("limit=7", 7), ("sample=12", 12)])
+def test_part_of_the_images(folder, tmp_path, extra, images):
+    whole = run(tiny_overrides(folder, tmp_path / "whole"))
+    overrides = [*tiny_overrides(folder, tmp_path / "part"), extra, "shard_size=2"]
+    part = run(overrides)
+    assert part["index"].nunique() == images and (extra != "sample=5" or part["index"].max() >= 6)  # shard 2 holds ranks 4 and 5
+    expected = whole[whole["index"].isin(part["index"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(part, expected, rtol=1e-4, atol=1e-6)
+    (loaded,) = load_runs([tmp_path / "part"])
+    assert loaded.counts()["scored"] == images
+    pd.testing.assert_frame_equal(run(overrides), part)
+
+
 def test_an_interrupted_run_resumes_to_the_same_rows(folder, tmp_path):
     base = tiny_overrides(folder, tmp_path / "base")
     undisturbed = run(base)

@@ -25,7 +25,8 @@ def test_missing_shards_and_done_markers(tmp_path):
     folder.write_shard(1, ROWS.empty_table(), MAPS.empty_table(), {"code": "c", "maps_stored": False})
     assert folder.missing() == [0, 2]
     assert folder.missing(maps=True) == [0, 1, 2]
-    assert folder.load().shards == [{"code": "c", "maps_stored": False, "identity": Identity(FACTS).hash, "shard_size": 4}]
+    described = {"code": "c", "maps_stored": False, "identity": Identity(FACTS).hash, "shard": 1, "shard_size": 4}
+    assert folder.load().shards == [described]
     assert list(folder.rows().columns) == ROWS.names
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
