@@ -175,6 +175,7 @@ class RunConfig(_Config):
     decode: Literal["pil", "gpu"]
     workers: Annotated[int, Field(ge=0)]
     maps: Literal["store", "none"]
+    maps_from: Annotated[Place | None, PlainValidator(lambda value: None if value is None else _as_place(value))] = None
     measures: Annotated[list[Literal["coherency"]], BeforeValidator(_as_list), Once]
 
     @model_validator(mode="after")

@@ -68,7 +68,8 @@ def provenance(session: Session) -> dict[str, Any]:
 def shard_metadata(session: Session) -> dict[str, Any]:
     """What each shard says of the code and the machine that made it."""
     device = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else "cpu"
-    return {"code": code_version(), "torch": torch.__version__, "device": device, "batch_size": session.config.batch_size}
+    code = "+".join(sorted({code_version(), *(session.stored.code if session.stored else ())}))
+    return {"code": code, "torch": torch.__version__, "device": device, "batch_size": session.config.batch_size}
 
 
 def source_hash(function: Any) -> str | None:

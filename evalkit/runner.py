@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from evalkit.session import Session, apply_method, open_session
 from evalkit.shards import world
 from evalkit.stages import Stages
 from evalkit.store import RunFolder
+from evalkit.stored_maps import reused
 from evalkit.targets import explained
 
 Progress = Callable[[int], None]
@@ -48,8 +49,10 @@ def prepare(job: Job, device: str | None = None) -> Prepared:
     """Load and check a job, on another device than its own where it is computed elsewhere. Raises UserError."""
     config = job.config if device is None else job.config.model_copy(update={"device": device})
     session = open_session(config)
-    folder = RunFolder(config.out)
-    folder.create_or_resume(identify(session), provenance(session), job.yaml, len(session.positions), config.shard_size)
+    folder, identity = RunFolder(config.out), identify(session)
+    if config.maps_from is not None:
+        session = replace(session, stored=reused(RunFolder(config.maps_from), identity.facts))
+    folder.create_or_resume(identity, provenance(session), job.yaml, len(session.positions), config.shard_size)
     size = folder.provenance["shard_size"]
     missing = folder.missing(maps=config.maps == "store")
     return Prepared(session, folder, {shard: len(session.positions[shard * size : (shard + 1) * size]) for shard in missing})
@@ -152,8 +155,12 @@ def _explain_and_score(
     measures = Measures(session, probe, items)
     fillers = protocol.fillings(probe.images, session.points, net.mean)
     for name, method in session.methods.items():
-        with stages(f"maps.{name}"):
-            low = apply_method(name, method, probe)
+        if session.stored is not None and name in session.stored:
+            with stages("stored maps"):
+                low = session.stored.of(name, [item.position for item in items], [item.target for item in items]).to(session.device)
+        else:
+            with stages(f"maps.{name}"):
+                low = apply_method(name, method, probe)
         with stages("masks"):
             maps = protocol.upsample(low, session.size)
             ranking = protocol.Ranking(maps)

@@ -31,6 +31,8 @@ class Run:
     maps: pd.DataFrame
     """What was measured of each map (`store.MAPS`)."""
     shards: list[dict[str, Any]]
+    folders: tuple[RunFolder, ...] = ()
+    """Where its rows lie: several where runs were merged."""
     tag: str = ""
     """The folder's name, where several runs shown together would bear the same title."""
 
@@ -116,7 +118,7 @@ def load_runs(paths: Iterable[str | Place], *, allow_incomplete: bool = False) -
             raise UserError(f"{path} holds protocol points that this version does not know: {', '.join(sorted(map(str, unknown)))}")
         names = {name: printable(name) for table in (stored.rows, stored.maps) for name in table.method.unique()}
         rows, maps = (table.assign(method=table.method.map(names)) for table in (stored.rows, stored.maps))
-        runs.append(Run(path, provenance, rows, maps, stored.shards))
+        runs.append(Run(path, provenance, rows, maps, stored.shards, (folder,)))
     return _tagged(_merged(runs))
 
 
@@ -161,11 +163,8 @@ def _join(group: list[Run]) -> list[Run]:
         "missing_shards": sum(run.provenance["missing_shards"] for run in group),
     }
     others = [{**shard, "left_out": 0} for run in group[1:] for shard in run.shards]  # the same images again
-    return [
-        Run(
-            first.path, provenance, pd.concat([run.rows for run in group]), pd.concat([run.maps for run in group]), [*first.shards, *others]
-        )
-    ]
+    rows, maps = (pd.concat([getattr(run, table) for run in group]) for table in ("rows", "maps"))
+    return [Run(first.path, provenance, rows, maps, [*first.shards, *others], sum((run.folders for run in group), ()))]
 
 
 def at_point(table: pd.DataFrame, point: Point) -> pd.DataFrame:

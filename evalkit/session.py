@@ -23,6 +23,7 @@ from evalkit.memory import keep_freed_memory
 from evalkit.models import zoo
 from evalkit.probe import Probe
 from evalkit.shards import world
+from evalkit.stored_maps import StoredMaps
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class Session:
     """How images are decoded."""
     size: tuple[int, int]
     """Height and width of every image after preprocessing; one that differs becomes an error row, whatever its batch."""
+    stored: StoredMaps | None = None
+    """Maps that need not be computed."""
 
 
 def open_session(config: RunConfig) -> Session:
@@ -112,7 +115,7 @@ def apply_method(name: str, method: Method, probe: Probe) -> Tensor:
         found += f", {low.layout}" if isinstance(low, Tensor) and low.layout != torch.strided else ""
         found += ": wrap it in torch.from_numpy" if type(low).__module__ == "numpy" else ""
         raise UserError(f"method {name} must return maps ({len(probe.images)}, h, w), one per image; it returned {found}")
-    return low.detach().to(probe.images.device, torch.promote_types(low.dtype, torch.float32))
+    return low.detach().to(probe.images.device, torch.float32)  # as they are stored and ranked
 
 
 def load_source(settings: Mapping[str, Any]) -> Source:

@@ -183,9 +183,11 @@ class RunFolder:
 
     def missing(self, *, maps: bool = False) -> list[int]:
         """Shards that still have to be computed, damaged ones among them; with `maps`, also those without stored maps."""
-        return [shard for shard in self._shards() if not self.is_done(shard, maps=maps)]
+        return [shard for shard in self.shards if not self.is_done(shard, maps=maps)]
 
-    def _shards(self) -> range:
+    @property
+    def shards(self) -> range:
+        """Numbers of all shards, finished or not."""
         record = self.provenance
         return range(shard_count(record["images"], record["shard_size"]))
 
@@ -208,6 +210,11 @@ class RunFolder:
             self._tell(self._rows_file(shard), "holds images of another shard, so its own counts as missing")
             return None
         return rows[0], maps[0], rows[1]
+
+    def stored_maps(self, shard: int) -> tuple[pa.Table, dict[str, Any]] | None:
+        """`MAPS` of a finished shard with the maps themselves, and its description; None where they were not stored."""
+        found = self._shard(shard)
+        return None if found is None or not found[2]["maps_stored"] else (found[1], found[2])
 
     def _tell(self, file: Place, what: str) -> None:
         """Once a file, however often its shard is looked at."""
@@ -235,7 +242,7 @@ class RunFolder:
         """Everything of the shards that are done."""
         missing: list[int] = []
         rows, maps, shards = [ROWS.empty_table()], [MAPS.empty_table().drop_columns("map")], []
-        for shard in self._shards():
+        for shard in self.shards:
             found = self._shard(shard)
             if found is None:
                 missing.append(shard)
@@ -248,7 +255,7 @@ class RunFolder:
     def fates(self) -> tuple[list[int], Counter[str]]:
         """Missing shards, and the number of images by `status` of any of their rows; holds one shard at a time."""
         missing, images = [], Counter[str]()
-        for shard in self._shards():
+        for shard in self.shards:
             found = self._shard(shard)
             if found is None:
                 missing.append(shard)
