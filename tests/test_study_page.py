@@ -1,0 +1,216 @@
+"""Raters at work: the page of each design in a headless browser, opened from disk, answered to its end and scored."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+from studies import digits, page_data, pairs
+from test_cli import evalkit as command
+
+from evalkit.study.prepare import prepare
+from evalkit.study.records import PAGE, read_answers, read_key
+from evalkit.study.score import score
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: the raters' page needs a browser")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def watched(browser):
+    """A page whose every error, and every request that leaves the disk, fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 720}, accept_downloads=True)
+    page, wrong = context.new_page(), []
+    page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else wrong.append(asked.url))
+    yield page
+    context.close()
+    assert not wrong
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return [str(digits(folder / "one", images=40)), str(digits(folder / "two", "digits_gap", 40))]
+
+
+@pytest.fixture
+def studies(runs, folder, tmp_path):
+    def made(design: str) -> Path:
+        given = {"better": runs[:1], "trust": runs, "which": [str(pairs(folder, tmp_path / "pairs"))] if design == "which" else []}[design]
+        prepare(design, given, tmp_path / design, images=3, classes=None if design == "which" else 3)
+        return tmp_path / design
+
+    return made
+
+
+def enter(page: Page, study: Path, rater: str = "Ann") -> None:
+    page.goto((study / PAGE).as_uri())
+    page.get_by_label("Your name or code").fill(rater)
+    page.get_by_role("button", name="Start").click()
+
+
+def current(page: Page, data: dict) -> tuple[str, list[str]]:
+    """The item on the screen and its options from left to right, by what is seen of them."""
+    pictures = page.eval_on_selector_all("#pictures img", "all => all.map((one) => one.src)")
+    kept = json.loads(page.evaluate(f"localStorage.getItem('evalkit-study-{data['study']}')"))
+    sheet = kept["sheets"][kept["rater"]]
+    item = next(one for one in data["items"] if one["id"] == sheet["order"][sheet["position"]])
+    shown = sheet["shown"][item["id"]]
+    options = [next(option for option in item["options"] if option["id"] == one) for one in shown]
+    expected = [item["picture"]] if "picture" in item else [item["photograph"], *(option["picture"] for option in options)]
+    assert pictures == expected
+    names = [option["name"] for option in options if "name" in option]
+    assert names == [text[1:] for text in page.locator("#choices button").all_text_contents()][: len(names)]
+    return item["id"], shown
+
+
+def save(page: Page, folder: Path) -> Path:
+    with page.expect_download() as coming:
+        page.get_by_role("button", name="Save answers").click()
+    file = folder / coming.value.suggested_filename
+    coming.value.save_as(file)
+    assert f"Saved as {file.name}" in page.locator("#saved").text_content()
+    return file
+
+
+def test_better_by_keyboard(studies, watched, tmp_path):
+    study = studies("better")
+    key, data = read_key(study), page_data(study)
+    enter(watched, study)
+    size, sides = len(key.items), set()
+    for number in range(size):
+        assert watched.locator("#progress").text_content() == f"{number + 1} of {size}"
+        item, shown = current(watched, data)
+        at = [key.items[item].options[one] for one in shown].index("ablation_cam")
+        sides.add(at)
+        watched.keyboard.press(str(at + 1) if number else "3")
+    assert f"All {size} answered" in watched.locator("#done").text_content()
+    file = save(watched, tmp_path)
+    found = score(key, read_answers(key, [file])).table.set_index("of").value
+    assert found[["ablation_cam", "grad_cam", "same"]].tolist() == [size - 1, 0, 1]
+    ended = command("study", "score", str(study), str(file))
+    assert ended.returncode == 0 and f"{size} of {size} answers, 0 skipped" in ended.stdout and len(sides) == 2
+
+
+def test_trust_by_mouse(studies, watched, tmp_path):
+    study = studies("trust")
+    key, data = read_key(study), page_data(study)
+    enter(watched, study)
+    while watched.locator("#item").is_visible():
+        item, shown = current(watched, data)
+        first = key.items[item].options[shown[0]] == "digits_fc"
+        watched.wait_for_timeout(300)  # a click sooner than anybody can look is taken for the second of two
+        watched.get_by_role("button", name="slightly more (+1)" if first else "slightly less (-1)").click()
+    (sheet,) = read_answers(key, [save(watched, tmp_path)])
+    found = score(key, [sheet]).table
+    assert found.value.tolist() == [1] and set(sheet.answers.values()) == {1, -1}
+
+
+def test_which_by_keyboard(studies, watched, tmp_path):
+    study = studies("which")
+    key, data = read_key(study), page_data(study)
+    enter(watched, study)
+    while watched.locator("#item").is_visible():
+        item, shown = current(watched, data)
+        asked = key.items[item]
+        named = [asked.options[one] for one in shown].index(asked.target_name)
+        watched.keyboard.press(str(named + 1) if asked.method == "guided_ablation_cam" else "3")
+    found = score(key, read_answers(key, [save(watched, tmp_path)])).table.query("quantity == 'correct %'")
+    assert found.value.tolist() == [100, 0, 100]
+
+
+def test_going_back_skipping_and_reloading(studies, watched, tmp_path):
+    study = studies("better")
+    key, data = read_key(study), page_data(study)
+    size = len(key.items)
+    enter(watched, study, "Zoë 7")
+    first, _ = current(watched, data)
+    for pressed in "123":
+        watched.keyboard.press(pressed)
+    watched.keyboard.press("ArrowRight")  # the fourth is skipped
+    fifth, shown = current(watched, data)
+    watched.reload()
+    assert watched.locator("#progress").text_content() == f"5 of {size}" and current(watched, data) == (fifth, shown)
+    for _ in range(4):
+        watched.keyboard.press("ArrowLeft")
+    assert current(watched, data)[0] == first and watched.locator("#back").is_disabled()
+    assert watched.locator("#choices [aria-pressed=true]").text_content() == "1A"
+    watched.keyboard.press("2")
+    watched.keyboard.press("Control+1")
+    assert watched.locator("#progress").text_content() == f"2 of {size}"
+    watched.get_by_role("button", name="To the end, to save").click()
+    assert watched.locator("#done").text_content() == f"3 of {size} answered"
+    file = save(watched, tmp_path)
+    (sheet,) = read_answers(key, [file])
+    assert (len(sheet.answers), sheet.rater, file.name) == (3, "Zoë 7", "answers-Zoë_7.json")
+    assert sheet.answers[first] == sheet.shown[first][1] and fifth not in sheet.answers
+    assert score(key, [sheet]).skipped == size - 3
+    watched.get_by_role("button", name="Go to the first without an answer").click()
+    assert watched.locator("#progress").text_content() == f"4 of {size}"
+
+
+def test_raters_who_share_a_browser(studies, watched):
+    study = studies("better")
+    data = page_data(study)
+    enter(watched, study)
+    watched.keyboard.press("1")
+    ann, _ = current(watched, data)
+    watched.get_by_role("button", name="Not Ann?").click()
+    watched.get_by_label("Your name or code").fill("<b>Bob</b>")
+    watched.keyboard.press("Enter")
+    assert watched.locator("#progress").text_content().startswith("1 of")
+    watched.get_by_role("button", name="Not <b>Bob</b>?").click()
+    watched.get_by_label("Your name or code").fill("  ")
+    watched.keyboard.press("Enter")
+    assert watched.locator("#start").is_visible()
+    watched.get_by_label("Your name or code").fill("Ann")
+    watched.keyboard.press("Enter")
+    assert current(watched, data)[0] == ann and watched.locator("#progress").text_content().startswith("2 of")
+    kept = json.loads(watched.evaluate(f"localStorage.getItem('evalkit-study-{data['study']}')"))["sheets"]
+    assert kept["Ann"]["order"] != kept["<b>Bob</b>"]["order"] or kept["Ann"]["shown"] != kept["<b>Bob</b>"]["shown"]
+
+
+def test_a_browser_that_keeps_nothing(studies, watched, tmp_path):
+    study = studies("better")
+    key = read_key(study)
+    refuse = "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('denied', 'SecurityError'); }});"
+    watched.add_init_script(refuse)
+    enter(watched, study)
+    assert watched.locator("#forgetful").is_visible()
+    for _ in key.items:
+        watched.keyboard.press("3")
+    (sheet,) = read_answers(key, [save(watched, tmp_path)])
+    assert len(sheet.answers) == len(key.items)
+
+
+def test_a_double_click_answers_once(studies, watched):
+    study = studies("better")
+    enter(watched, study)
+    watched.wait_for_timeout(300)
+    watched.locator("#choices button").nth(2).dblclick()
+    assert watched.locator("#progress").text_content().startswith("2 of")
+    assert watched.locator("#choices [aria-pressed=true]").count() == 0
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844), (360, 640)])
+@pytest.mark.parametrize("design", ["better", "trust", "which"])
+def test_it_fits_the_screen(design, width, height, studies, watched):
+    watched.set_viewport_size({"width": width, "height": height})
+    enter(watched, studies(design))
+    assert watched.evaluate("document.documentElement.scrollWidth") <= width
+    last = watched.locator("#choices button").last.bounding_box()
+    if (width, design) != (360, "trust"):  # five buttons under three pictures: there one scrolls
+        assert last["y"] + last["height"] <= height
+    for box in (one.bounding_box() for one in watched.locator("#choices button").all()):
+        assert box["height"] >= 44
