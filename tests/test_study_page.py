@@ -68,8 +68,8 @@ def current(page: Page, data: dict) -> tuple[str, list[str]]:
     item = next(one for one in data["items"] if one["id"] == sheet["order"][sheet["position"]])
     shown = sheet["shown"][item["id"]]
     options = [next(option for option in item["options"] if option["id"] == one) for one in shown]
-    expected = [item["picture"]] if "picture" in item else [item["photograph"], *(option["picture"] for option in options)]
-    assert pictures == expected
+    maps = [item["picture"]] if "picture" in item else [option["picture"] for option in options]
+    assert pictures == [item["photograph"], *maps]
     names = [option["name"] for option in options if "name" in option]
     assert names == [text[1:] for text in page.locator("#choices button").all_text_contents()][: len(names)]
     return item["id"], shown

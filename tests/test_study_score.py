@@ -30,7 +30,7 @@ def test_the_papers_worked_example():
     said = ["grad_cam"] * 3 + ["ablation_cam"] * 5 + ["same"] * 2
     found = score(key, [sheet(key, str(i), lambda _, one=one: one) for i, one in enumerate(said)])
     assert [value(found, "score", name).value for name in BETTER] == [0.5, 0.3, 0.2]
-    assert value(found, "score", "ablation_cam - grad_cam").value == pytest.approx(0.2)
+    assert value(found, "score", "difference").value == pytest.approx(0.2)
     assert np.isnan(value(found, "score", "same").low)  # one image has no interval
 
 
@@ -39,7 +39,7 @@ def test_the_published_scores_stand_beside(images):
     key = make_key("better", images)
     found = score(key, [sheet(key, "one", lambda _: "same"), sheet(key, "two", lambda _: "ablation_cam")])
     assert value(found, "score", "same").value == images / 2 and value(found, "score", "grad_cam").value == 0
-    published = [value(found, "score", name).published for name in (*BETTER, "ablation_cam - grad_cam")]
+    published = [value(found, "score", name).published for name in (*BETTER, "difference")]
     assert published == [130.8, 62.8, 56.4, pytest.approx(68)] and sum(published[:3]) == pytest.approx(250)
     assert np.isnan(score(make_key("better", 1, ("cam", "edges")), [sheet(key, "one", lambda _: "same")]).table.published[0])
 
@@ -103,7 +103,7 @@ def test_intervals_cover_the_true_preference(monkeypatch):
     monkeypatch.setattr(stats, "RESAMPLES", 400)
     rng = np.random.default_rng(7)
     found = [score(*simulated(40, 4, rng)) for _ in range(120)]
-    for name, truth in zip((*BETTER, "ablation_cam - grad_cam"), (20, 12, 8, 8), strict=True):
+    for name, truth in zip((*BETTER, "difference"), (20, 12, 8, 8), strict=True):
         rows = [value(one, "score", name) for one in found]
         assert 103 <= sum(row.low <= truth <= row.high for row in rows) < 120
         assert np.mean([row.value for row in rows]) == pytest.approx(truth, abs=1)
@@ -145,7 +145,7 @@ def test_both_is_wrong_and_methods_are_paired():
         assert row.value == pytest.approx(percent) and row.n == 160 and row.published == published
     gained = right.mean((0, 2))[0] - right.mean((0, 2))[1]  # by image
     drawn = gained[np.random.default_rng(0).integers(0, 20, (4000, 20))].mean(1) * 100
-    row = value(found, "correct %", " - ".join(WHICH))
+    row = value(found, "correct %", "difference")
     assert row.value == pytest.approx(by_method[0] - by_method[1]) and row.published == pytest.approx(8.2)
     assert np.allclose([row.low, row.high], np.quantile(drawn, [0.025, 0.975]), atol=2.5)
     assert not found.table.quantity.str.contains("energy").any()  # no boxes, no stand-in
@@ -156,9 +156,9 @@ def test_boxes_stand_in_for_people():
         "which", 2, WHICH, energy_inside=[0.5, 0.1, 0.4, 0.2, 0.3, 0.3, 0.6, None], energy_others=[0.2, 0.3, 0.4, 0.1, 0.1, 0.5, 0.3, 0.2]
     )
     found = score(key, [sheet(key, "one", lambda item: item.target_name)])
-    more = "more energy in the right boxes %"  # of items 0, 2, 4, 6 and of 1, 3, 5
+    more = "more energy in own boxes %"  # of items 0, 2, 4, 6 and of 1, 3, 5
     assert [value(found, more, method).value for method in WHICH] == [75, pytest.approx(100 / 3)]
-    assert [value(found, "energy in the right boxes %", method).value for method in WHICH] == [pytest.approx(45), pytest.approx(20)]
+    assert [value(found, "energy in own boxes %", method).value for method in WHICH] == [pytest.approx(45), pytest.approx(20)]
     assert [value(found, "energy in the other's boxes %", method).value for method in WHICH] == [pytest.approx(25), pytest.approx(30)]
     assert [value(found, more, method).n for method in WHICH] == [4, 3]
 
@@ -192,7 +192,9 @@ def test_the_command_writes_what_it_prints(tmp_path):
     for shown in (ended.stdout, text):
         assert "2.00 [2.00, 2.00]" in shown and "130.80" in shown and "2 raters, 4 items of 4 images: 8 of 8 answers" in shown
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
-    assert (tmp_path / "study" / "scores.csv").read_text().splitlines()[2].startswith("score,grad_cam,2,2,2,")
+    table = (tmp_path / "study" / "scores.csv").read_text().splitlines()
+    assert table[2].startswith("score,grad_cam,2,2,2,") and table[-3].startswith("raters,,2,") and table[-1].startswith("skipped,,0,")
+    assert table[-4].startswith('"Krippendorff\'s alpha, nominal",,-0.75')  # two raters who never agree
     alone = command("study", "score", str(tmp_path / "study" / KEY), str(files[0]), "--out", str(tmp_path / "out"))
     assert "alpha, nominal): undefined, since there is one rater" in alone.stdout and (tmp_path / "out" / "scores.md").is_file()
 

@@ -82,8 +82,8 @@ function ask(item) {
   at("question").textContent = item.question;
   const maps = item.picture ? [item.picture] : options.map((option) => option.picture);
   at("pictures").replaceChildren(
-    ...(item.photograph ? [figure(item.photograph, "photograph", "photograph")] : []),
-    ...maps.map((map, i) => figure(map, data.captions[i], `map ${data.captions[i]}`)),
+    figure(item.photograph, "photograph"),
+    ...maps.map((map, i) => figure(map, data.captions[i])),
   );
   at("choices").replaceChildren(...data.choices.map((choice, i) => button(choice, i, item.id, shown, options)));
   at("back").disabled = sheet().position === 0;
@@ -92,13 +92,12 @@ function ask(item) {
   at("question").focus();
 }
 
-function figure(source, caption, description) {
+function figure(source, caption) {
   const made = document.createElement("figure");
-  made.className = caption === "photograph" ? caption : "";
   const picture = made.appendChild(document.createElement("img"));
   picture.src = source;
-  picture.alt = description.trim();
-  if (caption) made.appendChild(document.createElement("figcaption")).textContent = caption;
+  picture.alt = caption;
+  made.appendChild(document.createElement("figcaption")).textContent = caption;
   return made;
 }
 

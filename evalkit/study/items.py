@@ -47,22 +47,20 @@ def trust(shown: Sequence[Photographs], chosen: pd.DataFrame, method: str, model
 
 
 def which(photographs: Photographs, chosen: pd.DataFrame, methods: Sequence[str]) -> Iterator[Blinded]:
-    """Each method's map of each of an image's two categories, one at a time (section 6.5)."""
+    """Each method's map of each of an image's two categories, one at a time beside the photograph (section 6.5, figure 7)."""
     measured = photographs.run.maps.dropna(subset="target").set_index([*ITEM, "method"]).sort_index()
     fine = _at_pixels(photographs, chosen, methods)
     for _, pair in chosen.groupby("index"):
         for row in pair.itertuples():
             for method in methods:
-                values = photographs.map(method, row.index, row.target)
-                picture = _alone(values) if fine else overlay(_image(photographs, row.index), values)
+                image, values = _image(photographs, row.index), photographs.map(method, row.index, row.target)
+                picture = _alone(values) if fine else overlay(image, values)
                 options = _ids(pair.target_name)
                 choices = [{"id": name, "name": printable(options[name])} for name in sorted(options)]
                 energies = measured.loc[(row.index, row.target, method), ["energy_inside", "energy_others"]].astype(float)
                 inside, others = (None if np.isnan(energy) else float(energy) for energy in energies)
-                yield (
-                    {"question": WORDING["which"].question, "picture": _uri(picture), "options": choices},
-                    _item(row, options, method=method, energy_inside=inside, energy_others=others),
-                )
+                asked = {"question": WORDING["which"].question, "photograph": _uri(image), "picture": _uri(picture), "options": choices}
+                yield asked, _item(row, options, method=method, energy_inside=inside, energy_others=others)
 
 
 def drawn(made: Iterable[Blinded]) -> dict[str, Blinded]:
@@ -78,7 +76,7 @@ def _ids(meanings: Iterable[str]) -> dict[str, str]:
 def _at_pixels(photographs: Photographs, chosen: pd.DataFrame, methods: Sequence[str]) -> bool:
     """Whether all maps are as fine as the photograph, as guided ones are.
 
-    Those show contours by themselves (the paper's figure 7); a coarse one is a blot without the photograph under it.
+    Those show contours by themselves; a coarse one is a blot without the photograph under it.
     """
     size = photographs.image(int(chosen["index"].iloc[0])).shape[1:]
     maps = photographs.run.maps[photographs.run.maps.method.isin(methods) & photographs.run.maps.target.notna()]

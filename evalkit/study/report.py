@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -17,16 +18,20 @@ from evalkit.tables import interval
 
 FILES = ("scores.csv", "scores.md")
 MEANING: dict[Design, str] = {
-    "better": "A score is a share of the answers to an image, summed over images: at most {n:.0f}.",
+    "better": "A score is a share of the answers to an image, summed over images: at most {n:.0f} here, 250 in the paper.",
     "trust": "Ratings run from -2 (the first model's map is clearly less reliable) over 0 (equally) to 2 (clearly more).",
-    "which": "“Both” counts as wrong. Where boxes are known, they answer too: which category's hold more of a map's positive values.",
+    "which": "“Both” counts as wrong. Where boxes are known, they answer too: do those of the explained category hold more of a map's "
+    "positive values than the other's? A map that is blind to the class is right about one of the two, so chance is 50 %, or more where boxes overlap.",
 }
 
 
 def write(found: Scores, out: Path) -> None:
     """scores.csv and scores.md. Raises UserError where the folder cannot be written."""
     writable_folder(out, "--out")
-    publish(out / FILES[0], found.table.to_csv(index=False, float_format="%.6g").encode())
+    counts = {f"Krippendorff's alpha, {LEVELS[found.key.design]}": found.alpha, "raters": found.raters, "answers": found.answers}
+    rows = [{"quantity": name, "value": value} for name, value in {**counts, "skipped": found.skipped}.items()]
+    table = pd.concat([found.table, pd.DataFrame(rows)])
+    publish(out / FILES[0], table.to_csv(index=False, float_format="%.6g").encode())
     lines = "\n".join(f"- {line}" for line in sentences(found))
     text = f"# {title(found.key)}\n\n{pipes(cells(found))}\n\n{lines}\n"
     publish(out / FILES[1], inert(text).encode())
@@ -36,9 +41,12 @@ def print_scores(console: Console, found: Scores) -> None:
     """The table with what a reader needs to judge it."""
     console.print(title(found.key), style="bold", markup=False, highlight=False)
     header, *lines = cells(found)
-    table = Table(*header, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for line in lines:
-        table.add_row(*map(escape, line))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for name, column in zip(header, zip(*lines, strict=True), strict=True):
+        narrow = {"of": 20, "value [95 %]": 26}.get(name, 1)  # below this, names and intervals are torn apart
+        table.add_column(name, overflow="fold", min_width=min(narrow, max(map(len, column))))
+    for before, line in zip([[""], *lines], lines, strict=False):
+        table.add_row(*map(escape, ["" if line[0] == before[0] else line[0], *line[1:]]))
     console.print(table)
     console.print("\n".join(sentences(found)), markup=False, highlight=False)
 
@@ -56,7 +64,7 @@ def title(key: Key) -> str:
 
 
 def cells(found: Scores) -> list[list[str]]:
-    """A header, then a line for each quantity."""
+    """A header, then a line for each quantity and what it is of."""
     lines = [["quantity", "of", "value [95 %]", "p", "n", "published"]]
     for row in found.table.itertuples():
         p = "" if math.isnan(row.p) else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
@@ -76,6 +84,6 @@ def sentences(found: Scores) -> list[str]:
         f"{found.skipped} skipped.",
         MEANING[key.design].format(n=found.table.n.iloc[0]),
         f"Agreement between raters (Krippendorff's alpha, {LEVELS[key.design]}): {alpha}.",
-        "Intervals are 95 % bootstrap intervals over images, for these raters; a difference is paired, its p two-sided.",
+        "Intervals are 95 % bootstrap intervals over images, for these raters; differences are paired, p is two-sided.",
         f"Published: {SOURCE}, {PUBLISHED[key.design][0]}.",
     ]

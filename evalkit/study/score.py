@@ -25,6 +25,8 @@ PUBLISHED: dict[Design, tuple[str, Mapping[str, float]]] = {
 Level = Literal["nominal", "interval"]
 LEVELS: dict[Design, Level] = {"better": "nominal", "trust": "interval", "which": "nominal"}
 """Of measurement, for Krippendorff's alpha."""
+DIFFERENCE = "difference"
+"""The first contestant less the second."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,8 @@ def _which(key: Key, said: Array) -> list[Row]:
     boxed = np.isfinite(inside) & np.isfinite(others)
     measured: dict[str, tuple[Array, Array]] = {
         "correct %": (right, given),
-        "more energy in the right boxes %": (np.where(boxed, inside > others, 0).astype(float), boxed.astype(float)),
-        "energy in the right boxes %": (np.where(boxed, inside, 0), boxed.astype(float)),
+        "more energy in own boxes %": (np.where(boxed, inside > others, 0).astype(float), boxed.astype(float)),
+        "energy in own boxes %": (np.where(boxed, inside, 0), boxed.astype(float)),
         "energy in the other's boxes %": (np.where(boxed, others, 0), boxed.astype(float)),
     }
     known = {name: pair for name, pair in measured.items() if (pair[1].sum(1) > 0).all()}
@@ -183,6 +185,6 @@ def _compared(
     gained = (found.resampled[0] - found.resampled[1])[None]
     tails = np.quantile(gained, [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2], axis=1) if gained.size else np.full((2, 1), np.nan)
     difference = stats.Intervals(found.value[:1] - found.value[1:2], *tails)
-    both = {f"{first} - {second}": published[first] - published[second]} if {first, second} <= published.keys() else {}
-    (row,) = _rows(quantity, difference, [f"{first} - {second}"], [min(numbers[:2])], scale, both)
+    theirs = {DIFFERENCE: published[first] - published[second]} if {first, second} <= published.keys() else {}
+    (row,) = _rows(quantity, difference, [DIFFERENCE], [min(numbers[:2])], scale, theirs)
     return [*_rows(quantity, found, names, numbers, scale, published), {**row, "p": stats.p_of_difference(gained)[0]}]

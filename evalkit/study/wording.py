@@ -21,34 +21,35 @@ class Wording:
     """In the order of the keys 1, 2, ...: `option` is the position of what is chosen, `value` any other answer."""
 
 
-_SHADES = "Bright yellow marks what counted most, black what did not count."
+_SHADES = "bright yellow counted most, what has no colour did not count"
 
 WORDING = {
     "better": Wording(
         "Which map shows it better?",
-        "A program has recognised what each photograph shows, and two heat maps each claim to show which parts it went by. "
-        f"Choose the map that best highlights the named object or objects, or “same” if the two are very similar. {_SHADES}",
+        f"A program has recognised what each photograph shows, and two heat maps each claim to mark what it went by ({_SHADES}). "
+        "Choose the map that best highlights the named object or objects, or “same” if the two are very similar.",
         "Which map best highlights: {name}?",
-        ("A", "B"),
+        ("map A", "map B"),
         ({"text": "A", "option": 0}, {"text": "B", "option": 1}, {"text": "same", "value": NEITHER["better"]}),
     ),
     "trust": Wording(
         "Which map is more reliable?",
-        "Two programs have both recognised what each photograph shows, and a heat map for each shows which parts it went by. Rate how "
-        f"reliable the first map is beside the second: the one that describes the named object best is the more reliable. {_SHADES}",
-        "How reliable is the first map beside the second for: {name}?",
-        ("first", "second"),
+        f"Two programs have both recognised what each photograph shows, and a heat map for each marks what it went by ({_SHADES}). "
+        "Rate how reliable the first map is beside the second: the one that describes the named object better is the more reliable.",
+        "Is the first map more reliable than the second for: {name}?",
+        ("first map", "second map"),
         tuple(
             {"text": f"{text} ({rating:+d})" if rating else f"{text} (0)", "value": rating}
             for text, rating in zip(("clearly more", "slightly more", "equally", "slightly less", "clearly less"), RATINGS, strict=True)
         ),
     ),
     "which": Wording(
-        "What does the picture highlight?",
-        "Behind each picture is a photograph of objects of two categories, and what is bright is what a program went by when it looked "
-        "for one of the two. Choose the category that the picture highlights, or “both” if it highlights one as much as the other.",
-        "Which category does this picture highlight?",
-        ("",),
+        "What does the map highlight?",
+        "Each photograph shows objects of two categories, and the map beside it marks what a program went by when it looked for one "
+        "of the two (the brighter, the more it counted). Choose the category that the map highlights, or “both” if it highlights one "
+        "as much as the other.",
+        "Which category does this map highlight?",
+        ("map",),
         ({"option": 0}, {"option": 1}, {"text": "both", "value": NEITHER["which"]}),
     ),
 }
