@@ -63,12 +63,14 @@ def test_better_shows_images_whose_class_is_their_label(runs, tmp_path):
 
 
 def test_trust_shows_what_both_networks_get_right(runs, tmp_path):
-    key, left_out = prepare("trust", [str(path) for path in runs], tmp_path / "study", classes=10)
-    rows = [load_runs([path])[0].rows.drop_duplicates("index").set_index("index") for path in runs]
+    untrained = digits(tmp_path / "untrained", "digits_gap", 80, "model.weights=null", "method=[ablation_cam]")
+    paths = [str(runs[0]), str(untrained)]
+    key, left_out = prepare("trust", paths, tmp_path / "study", classes=10)
+    rows = [load_runs([path])[0].rows.drop_duplicates("index").set_index("index") for path in paths]
     right = [set(table.index[table.label == table.predicted]) for table in rows]
-    assert {item.index for item in key.items.values()} == right[0] & right[1] != right[0] | right[1]
+    assert {item.index for item in key.items.values()} == right[0] & right[1] != right[0]
     assert left_out == 80 - len(right[0] & right[1]) and key.contestants == ("digits_fc", "digits_gap") and key.method == "ablation_cam"
-    turned, _ = prepare("trust", [str(path) for path in reversed(runs)], tmp_path / "turned", classes=10)
+    turned, _ = prepare("trust", paths[::-1], tmp_path / "turned", classes=10)
     assert turned.contestants == ("digits_gap", "digits_fc") and len(turned.items) == len(key.items)
 
 

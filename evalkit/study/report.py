@@ -21,7 +21,8 @@ MEANING: dict[Design, str] = {
     "better": "A score is a share of the answers to an image, summed over images: at most {n:.0f} here, 250 in the paper.",
     "trust": "Ratings run from -2 (the first model's map is clearly less reliable) over 0 (equally) to 2 (clearly more).",
     "which": "“Both” counts as wrong. Where boxes are known, they answer too: do those of the explained category hold more of a map's "
-    "positive values than the other's? A map that is blind to the class is right about one of the two, so chance is 50 %, or more where boxes overlap.",
+    "positive values than the other's? A map that is blind to the class is right about one of the two, so "
+    "chance is 50 %, or more where boxes overlap.",
 }
 
 
@@ -41,10 +42,10 @@ def print_scores(console: Console, found: Scores) -> None:
     """The table with what a reader needs to judge it."""
     console.print(title(found.key), style="bold", markup=False, highlight=False)
     header, *lines = cells(found)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
     for name, column in zip(header, zip(*lines, strict=True), strict=True):
-        narrow = {"of": 20, "value [95 %]": 26}.get(name, 1)  # below this, names and intervals are torn apart
-        table.add_column(name, overflow="fold", min_width=min(narrow, max(map(len, column))))
+        least, most = {"quantity": (9, 14), "of": (20, None)}.get(name, (26, None))  # so 80 columns suffice
+        table.add_column(name, overflow="fold", min_width=min(least, max(map(len, (name, *column)))), max_width=most)
     for before, line in zip([[""], *lines], lines, strict=False):
         table.add_row(*map(escape, ["" if line[0] == before[0] else line[0], *line[1:]]))
     console.print(table)
