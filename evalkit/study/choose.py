@@ -1,6 +1,6 @@
 """Which images a study shows, as the paper chose them. All from the rows of finished runs."""
 
-from typing import Any
+from collections.abc import Callable
 
 import pandas as pd
 from sklearn.metrics import f1_score
@@ -61,7 +61,7 @@ def trust(runs: tuple[Run, Run], classes: int, number: int | None, seed: int) ->
     return _per_class(both[same], number, seed), len(items) - int(same.sum())
 
 
-def which(run: Run, number: int | None, seed: int, labels: Any) -> tuple[pd.DataFrame, int]:
+def which(run: Run, number: int | None, seed: int, labels: Callable[[int], int]) -> tuple[pd.DataFrame, int]:
     """Section 6.5: both classes of images with exactly two labelled categories, and how many other images there are.
 
     `labels` tells for a position of the data set how many categories it is labelled with, some perhaps without an output.
