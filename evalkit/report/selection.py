@@ -13,6 +13,8 @@ MOST_METHODS = 8
 """Methods whose maps a gallery shows side by side."""
 DIFFER, FAIL, RANDOM = "methods differ most", "all fail", "random"
 TIE = "tie"
+FAILURE = 50.0
+"""Drop in percent of the confidence above which a method has failed; where pixels were removed, below which."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def select(run: Run, point: Point, each: int) -> list[Item]:
     """Up to `each` items for every reason, by the drop in confidence at one protocol point; none twice, the first reason's first.
 
     Most different: by the spread of the drops among the shown methods. A win: by its margin over the second. All fail:
-    by the drop of the best method, largest first; under remove_top, where a drop is a success, smallest first.
+    by the drop of the best method, largest first; under remove_top, where a drop is a success, smallest first; see `FAILURE`.
     """
     full, masked, _ = scores_of(run, point, "confidence")
     here = [run.methods.index(method) for method in shown_methods(run)]
@@ -62,7 +64,7 @@ def select(run: Run, point: Point, each: int) -> list[Item]:
         take(DIFFER, _descending(np.ptp(drops, axis=0)))
         for number, method in enumerate(methods):
             take(f"{method} wins", _descending(np.where(best == number, margin, 0)))
-    take(FAIL, _descending(drops.min(0), above=-np.inf if point[0] == "remove_top" else 0))
+    take(FAIL, _descending(drops.min(0), above=-FAILURE if point[0] == "remove_top" else FAILURE))
     take(RANDOM, np.random.default_rng(0).permutation(n))
     return [Item(items[i][0], items[i][1], winners[i], reasons) for i, reasons in chosen.items()]
 
