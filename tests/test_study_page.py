@@ -1,11 +1,13 @@
 """Raters at work: the page of each design in a headless browser, opened from disk, answered to its end and scored."""
 
 import json
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from browsing import needs_browser, opened
+from playwright.sync_api import Page
 from studies import digits, page_data, pairs
 from test_cli import evalkit as command
 
@@ -13,29 +15,7 @@ from evalkit.study.prepare import prepare
 from evalkit.study.records import PAGE, read_answers, read_key
 from evalkit.study.score import score
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: the raters' page needs a browser")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def watched(browser):
-    """A page whose every error, and every request that leaves the disk, fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 720}, accept_downloads=True)
-    page, wrong = context.new_page(), []
-    page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else wrong.append(asked.url))
-    yield page
-    context.close()
-    assert not wrong
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +34,13 @@ def studies(runs, folder, tmp_path):
     return made
 
 
-def enter(page: Page, study: Path, rater: str = "Ann") -> None:
-    page.goto((study / PAGE).as_uri())
-    page.get_by_label("Your name or code").fill(rater)
-    page.get_by_role("button", name="Start").click()
+@contextmanager
+def rating(study: Path, rater: str = "Ann", width: int = 1280, height: int = 720) -> Iterator[Page]:
+    """The page after a rater's name; leaving it fails the test where the browser complained or asked for another host."""
+    with opened((study / PAGE).as_uri(), width, height) as page:
+        page.get_by_label("Your name or code").fill(rater)
+        page.get_by_role("button", name="Start").click()
+        yield page
 
 
 def current(page: Page, data: dict) -> tuple[str, list[str]]:
@@ -84,133 +67,136 @@ def save(page: Page, folder: Path) -> Path:
     return file
 
 
-def test_better_by_keyboard(studies, watched, tmp_path):
+def test_better_by_keyboard(studies, tmp_path):
     study = studies("better")
     key, data = read_key(study), page_data(study)
-    enter(watched, study)
-    size, sides = len(key.items), set()
-    for number in range(size):
-        assert watched.locator("#progress").text_content() == f"{number + 1} of {size}"
-        item, shown = current(watched, data)
-        at = [key.items[item].options[one] for one in shown].index("ablation_cam")
-        sides.add(at)
-        watched.keyboard.press(str(at + 1) if number else "3")
-    assert f"All {size} answered" in watched.locator("#done").text_content()
-    file = save(watched, tmp_path)
-    found = score(key, read_answers(key, [file])).table.set_index("of").value
-    assert found[["ablation_cam", "grad_cam", "same"]].tolist() == [size - 1, 0, 1]
-    ended = command("study", "score", str(study), str(file))
-    assert ended.returncode == 0 and f"{size} of {size} answers, 0 skipped" in ended.stdout and len(sides) == 2
+    with rating(study) as page:
+        size = len(key.items)
+        for number in range(size):
+            assert page.locator("#progress").text_content() == f"{number + 1} of {size}"
+            item, shown = current(page, data)
+            at = [key.items[item].options[one] for one in shown].index("ablation_cam")
+            page.keyboard.press(str(at + 1) if number else "3")
+        assert f"All {size} answered" in page.locator("#done").text_content()
+        file = save(page, tmp_path)
+        found = score(key, read_answers(key, [file])).table.set_index("of").value
+        assert found[["ablation_cam", "grad_cam", "same"]].tolist() == [size - 1, 0, 1]
+        ended = command("study", "score", str(study), str(file))
+        assert ended.returncode == 0 and f"{size} of {size} answers, 0 skipped" in ended.stdout
 
 
-def test_trust_by_mouse(studies, watched, tmp_path):
+def test_trust_by_mouse(studies, tmp_path):
     study = studies("trust")
     key, data = read_key(study), page_data(study)
-    enter(watched, study)
-    while watched.locator("#item").is_visible():
-        item, shown = current(watched, data)
-        first = key.items[item].options[shown[0]] == "digits_fc"
-        watched.wait_for_timeout(300)  # a click sooner than anybody can look is taken for the second of two
-        watched.get_by_role("button", name="slightly more (+1)" if first else "slightly less (-1)").click()
-    (sheet,) = read_answers(key, [save(watched, tmp_path)])
-    found = score(key, [sheet]).table
-    assert found.value.tolist() == [1] and set(sheet.answers.values()) == {1, -1}
+    with rating(study) as page:
+        while page.locator("#item").is_visible():
+            item, shown = current(page, data)
+            first = key.items[item].options[shown[0]] == "digits_fc"
+            page.wait_for_timeout(300)  # a click sooner than anybody can look is taken for the second of two
+            page.get_by_role("button", name="slightly more (+1)" if first else "slightly less (-1)").click()
+        (sheet,) = read_answers(key, [save(page, tmp_path)])
+        found = score(key, [sheet]).table
+        assert found.value.tolist() == [1] and set(sheet.answers.values()) <= {1, -1}
 
 
-def test_which_by_keyboard(studies, watched, tmp_path):
+def test_which_by_keyboard(studies, tmp_path):
     study = studies("which")
     key, data = read_key(study), page_data(study)
-    enter(watched, study)
-    while watched.locator("#item").is_visible():
-        item, shown = current(watched, data)
-        asked = key.items[item]
-        named = [asked.options[one] for one in shown].index(asked.target_name)
-        watched.keyboard.press(str(named + 1) if asked.method == "guided_ablation_cam" else "3")
-    found = score(key, read_answers(key, [save(watched, tmp_path)])).table.query("quantity == 'correct %'")
-    assert found.value.tolist() == [100, 0, 100]
+    with rating(study) as page:
+        while page.locator("#item").is_visible():
+            item, shown = current(page, data)
+            asked = key.items[item]
+            named = [asked.options[one] for one in shown].index(asked.target_name)
+            page.keyboard.press(str(named + 1) if asked.method == "guided_ablation_cam" else "3")
+        found = score(key, read_answers(key, [save(page, tmp_path)])).table.query("quantity == 'correct %'")
+        assert found.value.tolist() == [100, 0, 100]
 
 
-def test_going_back_skipping_and_reloading(studies, watched, tmp_path):
+def test_going_back_skipping_and_reloading(studies, tmp_path):
     study = studies("better")
     key, data = read_key(study), page_data(study)
     size = len(key.items)
-    enter(watched, study, "Zoë 7")
-    first, _ = current(watched, data)
-    for pressed in "123":
-        watched.keyboard.press(pressed)
-    watched.keyboard.press("ArrowRight")  # the fourth is skipped
-    fifth, shown = current(watched, data)
-    watched.reload()
-    assert watched.locator("#progress").text_content() == f"5 of {size}" and current(watched, data) == (fifth, shown)
-    for _ in range(4):
-        watched.keyboard.press("ArrowLeft")
-    assert current(watched, data)[0] == first and watched.locator("#back").is_disabled()
-    assert watched.locator("#choices [aria-pressed=true]").text_content() == "1A"
-    watched.keyboard.press("2")
-    watched.keyboard.press("Control+1")
-    assert watched.locator("#progress").text_content() == f"2 of {size}"
-    watched.get_by_role("button", name="To the end, to save").click()
-    assert watched.locator("#done").text_content() == f"3 of {size} answered"
-    file = save(watched, tmp_path)
-    (sheet,) = read_answers(key, [file])
-    assert (len(sheet.answers), sheet.rater, file.name) == (3, "Zoë 7", "answers-Zoë_7.json")
-    assert sheet.answers[first] == sheet.shown[first][1] and fifth not in sheet.answers
-    assert score(key, [sheet]).skipped == size - 3
-    watched.get_by_role("button", name="Go to the first without an answer").click()
-    assert watched.locator("#progress").text_content() == f"4 of {size}"
+    with rating(study, "Zoë 7") as page:
+        first, _ = current(page, data)
+        for pressed in "123":
+            page.keyboard.press(pressed)
+        page.keyboard.press("ArrowRight")  # the fourth is skipped
+        fifth, shown = current(page, data)
+        page.reload()
+        assert page.locator("#progress").text_content() == f"5 of {size}" and current(page, data) == (fifth, shown)
+        for _ in range(4):
+            page.keyboard.press("ArrowLeft")
+        assert current(page, data)[0] == first and page.locator("#back").is_disabled()
+        assert page.locator("#choices [aria-pressed=true]").text_content() == "1A"
+        page.keyboard.press("2")
+        page.keyboard.press("Control+1")
+        assert page.locator("#progress").text_content() == f"2 of {size}"
+        page.get_by_role("button", name="To the end, to save").click()
+        assert page.locator("#done").text_content() == f"3 of {size} answered"
+        file = save(page, tmp_path)
+        (sheet,) = read_answers(key, [file])
+        assert (len(sheet.answers), sheet.rater, file.name) == (3, "Zoë 7", "answers-Zoë_7.json")
+        assert sheet.answers[first] == sheet.shown[first][1] and fifth not in sheet.answers
+        assert score(key, [sheet]).skipped == size - 3
+        page.get_by_role("button", name="Go to the first without an answer").click()
+        assert page.locator("#progress").text_content() == f"4 of {size}"
 
 
-def test_raters_who_share_a_browser(studies, watched):
+def test_raters_who_share_a_browser(studies):
     study = studies("better")
     data = page_data(study)
-    enter(watched, study)
-    watched.keyboard.press("1")
-    ann, _ = current(watched, data)
-    watched.get_by_role("button", name="Not Ann?").click()
-    watched.get_by_label("Your name or code").fill("<b>Bob</b>")
-    watched.keyboard.press("Enter")
-    assert watched.locator("#progress").text_content().startswith("1 of")
-    watched.get_by_role("button", name="Not <b>Bob</b>?").click()
-    watched.get_by_label("Your name or code").fill("  ")
-    watched.keyboard.press("Enter")
-    assert watched.locator("#start").is_visible()
-    watched.get_by_label("Your name or code").fill("Ann")
-    watched.keyboard.press("Enter")
-    assert current(watched, data)[0] == ann and watched.locator("#progress").text_content().startswith("2 of")
-    kept = json.loads(watched.evaluate(f"localStorage.getItem('evalkit-study-{data['study']}')"))["sheets"]
-    assert kept["Ann"]["order"] != kept["<b>Bob</b>"]["order"] or kept["Ann"]["shown"] != kept["<b>Bob</b>"]["shown"]
+    with rating(study) as page:
+        page.keyboard.press("1")
+        ann, _ = current(page, data)
+        page.get_by_role("button", name="Not Ann?").click()
+        page.get_by_label("Your name or code").fill("<b>Bob</b>")
+        page.keyboard.press("Enter")
+        assert page.locator("#progress").text_content().startswith("1 of")
+        page.get_by_role("button", name="Not <b>Bob</b>?").click()
+        page.get_by_label("Your name or code").fill("  ")
+        page.keyboard.press("Enter")
+        assert page.locator("#start").is_visible()
+        page.get_by_label("Your name or code").fill("Ann")
+        page.keyboard.press("Enter")
+        assert current(page, data)[0] == ann and page.locator("#progress").text_content().startswith("2 of")
+        kept = json.loads(page.evaluate(f"localStorage.getItem('evalkit-study-{data['study']}')"))["sheets"]
+        assert kept["Ann"]["order"] != kept["<b>Bob</b>"]["order"]
+        turned = {shown == sorted(shown) for sheet in kept.values() for shown in sheet["shown"].values()}
+        assert turned == {True, False}  # of 18 pairs
 
 
-def test_a_browser_that_keeps_nothing(studies, watched, tmp_path):
+def test_a_browser_that_keeps_nothing(studies, tmp_path):
     study = studies("better")
     key = read_key(study)
     refuse = "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('denied', 'SecurityError'); }});"
-    watched.add_init_script(refuse)
-    enter(watched, study)
-    assert watched.locator("#forgetful").is_visible()
-    for _ in key.items:
-        watched.keyboard.press("3")
-    (sheet,) = read_answers(key, [save(watched, tmp_path)])
-    assert len(sheet.answers) == len(key.items)
+    with opened((study / PAGE).as_uri()) as page:
+        page.add_init_script(refuse)
+        page.reload()
+        page.get_by_label("Your name or code").fill("Ann")
+        page.keyboard.press("Enter")
+        assert page.locator("#forgetful").is_visible()
+        for _ in key.items:
+            page.keyboard.press("3")
+        (sheet,) = read_answers(key, [save(page, tmp_path)])
+        assert len(sheet.answers) == len(key.items)
 
 
-def test_a_double_click_answers_once(studies, watched):
+def test_a_double_click_answers_once(studies):
     study = studies("better")
-    enter(watched, study)
-    watched.wait_for_timeout(300)
-    watched.locator("#choices button").nth(2).dblclick()
-    assert watched.locator("#progress").text_content().startswith("2 of")
-    assert watched.locator("#choices [aria-pressed=true]").count() == 0
+    with rating(study) as page:
+        page.wait_for_timeout(300)
+        page.locator("#choices button").nth(2).dblclick()
+        assert page.locator("#progress").text_content().startswith("2 of")
+        assert page.locator("#choices [aria-pressed=true]").count() == 0
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844), (360, 640)])
 @pytest.mark.parametrize("design", ["better", "trust", "which"])
-def test_it_fits_the_screen(design, width, height, studies, watched):
-    watched.set_viewport_size({"width": width, "height": height})
-    enter(watched, studies(design))
-    assert watched.evaluate("document.documentElement.scrollWidth") <= width
-    last = watched.locator("#choices button").last.bounding_box()
-    if (width, design) != (360, "trust"):  # five buttons under three pictures: there one scrolls
-        assert last["y"] + last["height"] <= height
-    for box in (one.bounding_box() for one in watched.locator("#choices button").all()):
-        assert box["height"] >= 44
+def test_it_fits_the_screen(design, width, height, studies):
+    with rating(studies(design), width=width, height=height) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        last = page.locator("#choices button").last.bounding_box()
+        if (width, design) != (360, "trust"):  # five buttons under three pictures: there one scrolls
+            assert last["y"] + last["height"] <= height
+        for box in (one.bounding_box() for one in page.locator("#choices button").all()):
+            assert box["height"] >= 44
