@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from evalkit.cli_photos import ConfFolder, Photographs, photo_command
 from evalkit.errors import UserError, did_you_mean, log_to_stderr, printable, remote_failure, shards_in_words
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ bench_app = typer.Typer(no_args_is_help=True, help="Time evalkit against others,
 app.add_typer(bench_app, name="bench")
 
 Overrides = Annotated[Optional[list[str]], typer.Argument(help="Hydra overrides, such as model=vgg16 'method=[grad_cam,ablation_cam]'.")]  # noqa: UP045
-ConfFolder = Annotated[Optional[Path], typer.Option("--conf", help="A folder of further yaml files, laid out as conf/ is.")]  # noqa: UP045
 JsonFile = Annotated[Optional[Path], typer.Option("--json", help="Write the figures there, as flat keys.")]  # noqa: UP045
 Threads = Annotated[Optional[int], typer.Option(min=1, help="Threads of all contestants.")]  # noqa: UP045
 
@@ -162,7 +162,7 @@ def tables(
 
 @app.command()
 def explain(
-    arguments: Annotated[list[str], typer.Argument(help="Image files, then overrides.", metavar="IMAGE... [OVERRIDES]...")],
+    arguments: Photographs,
     out: Annotated[Path, typer.Option(help="Folder for the PNGs.")] = Path("explanations"),
     conf: ConfFolder = None,
 ) -> None:
@@ -170,21 +170,10 @@ def explain(
 
     evalkit explain dog.jpg model=resnet50 'method=[grad_cam,ablation_cam]' target=207
     """
-    from evalkit.config import compose_jobs
-
-    images = [Path(a) for a in arguments if "=" not in a or Path(a).is_file()]
-    overrides = [a for a in arguments if "=" in a and not Path(a).is_file()]
-    if not images:
-        raise UserError("explain needs at least one image file")
-    if not any(o.startswith(("model=", "experiment=")) for o in overrides):
-        raise UserError("explain needs a model, as in model=resnet50 (evalkit list models shows them)")
-    given = [o.removeprefix("out=") for o in overrides if o.startswith("out=")]
-    if not any(o.startswith("method=") for o in overrides):
-        overrides.append("method=[ablation_cam,grad_cam]")
-    job = compose_jobs(overrides, conf=conf)[0]
+    asked = photo_command("explain", arguments, out, conf, methods="[ablation_cam,grad_cam]")
     from evalkit.explain import explain_images
 
-    for file in explain_images(job.config, images, Path(given[-1]) if given else out):
+    for file in explain_images(asked.config, asked.files, asked.out):
         Console(highlight=False, soft_wrap=True).print(escape(str(file)))
 
 
