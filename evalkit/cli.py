@@ -1,4 +1,4 @@
-"""evalkit run | tables | explain | list | bench."""
+"""evalkit run | tables | explain | figure | list | bench."""
 
 import logging
 import os
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from evalkit.cli_figure import figure_app
 from evalkit.cli_photos import ConfFolder, Photographs, photo_command
 from evalkit.errors import UserError, did_you_mean, log_to_stderr, printable, remote_failure, shards_in_words
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(no_args_is_help=True, help="Time evalkit against others, side by side in one process.")
 app.add_typer(bench_app, name="bench")
+app.add_typer(figure_app, name="figure")
 
 Overrides = Annotated[Optional[list[str]], typer.Argument(help="Hydra overrides, such as model=vgg16 'method=[grad_cam,ablation_cam]'.")]  # noqa: UP045
 JsonFile = Annotated[Optional[Path], typer.Option("--json", help="Write the figures there, as flat keys.")]  # noqa: UP045
