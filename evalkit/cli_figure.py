@@ -26,7 +26,7 @@ def units(arguments: Photographs, out: Out = FOLDER, conf: ConfFolder = None) ->
     """
     from evalkit.figures import units
 
-    _write("units", units.draw, arguments, out, conf, room=units.ROOM)
+    _write("units", units.draw, arguments, out, conf)
 
 
 @figure_app.command()
@@ -42,7 +42,7 @@ def unit(
     """
     from evalkit.figures import unit
 
-    _write("unit", unit.of(number), arguments, out, conf, room=unit.ROOM)
+    _write("unit", unit.of(number), arguments, out, conf)
 
 
 @figure_app.command()
@@ -53,7 +53,7 @@ def methods(arguments: Photographs, out: Out = FOLDER, conf: ConfFolder = None) 
     """
     from evalkit.figures import methods
 
-    _write("methods", methods.draw, arguments, out, conf, room=methods.ROOM, drawn=methods.DEFAULT)
+    _write("methods", methods.draw, arguments, out, conf, drawn=methods.DEFAULT)
 
 
 @figure_app.command()
@@ -67,7 +67,7 @@ def saturation(arguments: Photographs, out: Out = FOLDER, conf: ConfFolder = Non
     """
     from evalkit.figures import saturation
 
-    _write("saturation", saturation.draw, arguments, out, conf, room=saturation.ROOM, classes=saturation.two_classes)
+    _write("saturation", saturation.draw, arguments, out, conf, classes=saturation.two_classes)
 
 
 @figure_app.command()
@@ -78,7 +78,7 @@ def explanation(arguments: Photographs, out: Out = FOLDER, conf: ConfFolder = No
     """
     from evalkit.figures import explanation
 
-    _write("explanation", explanation.draw, arguments, out, conf, room=explanation.ROOM, drawn=explanation.DEFAULT)
+    _write("explanation", explanation.draw, arguments, out, conf, drawn=explanation.DEFAULT)
 
 
 def _write(

@@ -19,6 +19,7 @@ HEADER = """# Figure 4 of the Ablation-CAM paper, measured
 explained of them, those with a confidence above 0.5 (the others, {left}, are left out). "right": share of digits whose
 map has more energy in their own box than in the other digit's (50 is chance; an empty map counts as half). "own share": of
 the energy in both boxes, over maps that are not empty. "r": median correlation with the same method's map from the score.
+"Gradient": the largest of the sigmoid's over the largest of the score's; median, as is the confidence.
 "Times" multiplies the last layer: decisions and maps from the score stay, the confidence nears 1. "float32 differences"
 rounds y and y^k to float32 before it subtracts them; evalkit's own drops use the complements in float64. Brackets hold 95 %
 bootstrap intervals, canvases drawn whole.
@@ -40,12 +41,12 @@ def report(measured: pd.DataFrame) -> str:
 
 def _by_factor(kept: pd.DataFrame) -> Iterable[str]:
     yield "## By variant\n"
-    yield "| times | variant | median confidence | empty maps, % | right, % | own share, % | r |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| times | variant | confidence | gradient | empty maps, % | right, % | own share, % | r |"
+    yield "|---|---|---|---|---|---|---|---|"
     for (times, variant), part in kept.groupby(["times", "variant"], sort=False):
         level = {name: _interval(part, name) for name in LEVELS}
         yield (
-            f"| {times} | {variant} | {_confidence(part.score.median())} | {100 * part['empty'].mean():.1f} "
+            f"| {times} | {variant} | {_confidence(part.score.median())} | {part.factor.median():.1e} | {100 * part['empty'].mean():.1f} "
             f"| {level['right']} | {level['share']} | {part.likeness.median():.3f} |"
         )
     yield ""
@@ -68,11 +69,10 @@ def _differences(kept: pd.DataFrame) -> Iterable[str]:
 
 def _by_confidence(kept: pd.DataFrame) -> Iterable[str]:
     shown = (GRAD, GRAD_SIGMOID, ABLATION, ABLATION_SIGMOID, ABLATION_FLOAT)
-    yield "## By confidence, all factors together\n"
-    yield "Gradient: the sigmoid's largest absolute value over the score's, median. The other columns: right, % (empty maps, %).\n"
+    yield "## By confidence, as trained: right, % (empty maps, %)\n"
     yield f"| score z | digits | gradient | {' | '.join(shown)} |"
     yield "|---|---|---|" + "---|" * len(shown)
-    for interval, part in kept.groupby(pd.cut(kept.score, BINS), observed=True):
+    for interval, part in kept[kept.times == 1].groupby(pd.cut(kept.score, BINS), observed=True):
         of = {variant: part[part.variant == variant] for variant in shown}
         cells = [f"{_interval(rows, 'right')} ({100 * rows['empty'].mean():.0f})" for rows in of.values()]
         yield f"| {interval.left:g} to {interval.right:g} | {len(of[GRAD])} | {of[GRAD].factor.median():.1e} | {' | '.join(cells)} |"

@@ -9,7 +9,6 @@ from evalkit.explain import in_words
 from evalkit.figures.layout import COLUMN, PAGE, Subject, beside, heat_over, in_full, panels, photograph, scale, title
 from evalkit.photo_session import PhotoSession, remark
 
-ROOM = 6
 DEFAULT = "[ablation_cam]"
 
 

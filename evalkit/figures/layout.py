@@ -25,8 +25,12 @@ from evalkit.photographs import COLOURS, overlay
 from evalkit.probe import Probe
 from evalkit.storage import writable_folder
 
-COLUMN, PAGE = 3.25, 6.875
-"""Inches: a column and the text width of the WACV and CVPR templates."""
+COLUMN, PAGE, HEIGHT = 3.25, 6.875, 8.875
+"""Inches: a column, and the text of a page, of the WACV and CVPR templates."""
+ACROSS = 7
+"""Panels that a page holds side by side: smaller ones show nothing."""
+HEADER = 0.45
+"""Inches for title and note."""
 DPI = 300
 """Of photographs and maps in all formats; lines and text are vectors in PDF and SVG."""
 METADATA = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -59,18 +63,14 @@ def style() -> Iterator[None]:
         yield
 
 
-def write(
-    name: str, draw: Draw, config: RunConfig, files: Sequence[Path], out: Path, room: int, classes: Classes = PhotoSession.probes
-) -> list[Path]:
+def write(name: str, draw: Draw, config: RunConfig, files: Sequence[Path], out: Path, classes: Classes = PhotoSession.probes) -> list[Path]:
     """Draw one figure of all photographs and classes; returns its files, `<out>/<photograph>-<name>.png`, .pdf and .svg.
 
-    `room` is how many photographs and classes it holds, `classes` says which classes of a photograph it shows.
-    Raises UserError: a file cannot be read, more than there is room for, a folder that cannot be written.
+    `classes` says which classes of a photograph it shows. Raises UserError: a file cannot be read, more panels than a page
+    has room for, a folder that cannot be written.
     """
     session, pictures = open_photographs(config, files)
     chosen = [Subject(file.name, probe) for file, picture in zip(files, pictures, strict=True) for probe in classes(session, picture)]
-    if len(chosen) > room:
-        raise UserError(f"figure {name} has room for {room} photographs and classes, not for {len(chosen)}: draw several figures")
     writable_folder(out, "--out")
     more = f"-and-{len(files) - 1}-more" if len(files) > 1 else ""
     with style():
@@ -89,12 +89,22 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return written
 
 
-def panels(rows: int, columns: int, width: float, row_height: float, header: float = 0.35) -> tuple[Figure, list[list[Axes]]]:
-    """An empty figure `width` inches wide with rows of square panels, room for titles of two lines above each."""
-    figure, axes = plt.subplots(rows, columns, figsize=(width, header + rows * row_height), squeeze=False, layout="constrained")
+def panels(rows: int, columns: int, width: float, row_height: float) -> tuple[Figure, list[list[Axes]]]:
+    """An empty figure with rows of panels; inches. Raises UserError where that is more than a page has room for."""
+    if columns > ACROSS:
+        raise UserError(f"a page has room for {ACROSS} panels side by side, not for {columns}: choose fewer")
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height(rows, row_height)), squeeze=False, layout="constrained")
     for ax in axes.flat:
         _bare(ax)
     return figure, [list(row) for row in axes]
+
+
+def height(rows: int, row_height: float) -> float:
+    """Of a figure with a title, in inches. Raises UserError where it is taller than a page."""
+    fit = int((HEIGHT - HEADER) / row_height)
+    if rows > fit:
+        raise UserError(f"a page has room for {fit} rows of this figure, not for {rows} (photographs, classes, methods): draw several")
+    return HEADER + rows * row_height
 
 
 def _bare(ax: Axes) -> None:

@@ -6,16 +6,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from evalkit.figures.layout import PAGE, Subject, beside, heat_over, note, panels, photograph, scale, title
+from evalkit.figures.layout import ACROSS, COLUMN, PAGE, Subject, beside, heat_over, note, panels, photograph, scale, title
 from evalkit.photo_session import PhotoSession, remark
 from evalkit.photographs import heat
 from evalkit.protocol import upsample
 
-ROOM = 8
 DEFAULT = "[grad_cam,guided_grad_cam,ablation_cam,guided_ablation_cam]"
 """The paper's four."""
-ACROSS = 7
-"""Panels that a page holds side by side: smaller ones show nothing."""
 CLIPPED = 0.995
 """The quantile of a pixel-space map from which on it is shown at full brightness: a few pixels would leave the rest dark."""
 
@@ -29,7 +26,8 @@ def draw(session: PhotoSession, subjects: Sequence[Subject]) -> Figure:
     names = list(session.methods)
     columns = min(1 + len(names), ACROSS)
     lines = -(-(1 + len(names)) // columns)
-    figure, rows = panels(len(subjects) * lines, columns, PAGE, (PAGE - 0.6) / columns + 0.3)
+    width = COLUMN if columns <= 3 else PAGE
+    figure, rows = panels(len(subjects) * lines, columns, width, (width - 0.6) / columns + 0.3)
     in_pixels = False
     for i, subject in enumerate(subjects):
         axes = [ax for row in rows[i * lines : (i + 1) * lines] for ax in row]

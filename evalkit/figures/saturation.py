@@ -23,7 +23,6 @@ from evalkit.probe import Probe
 from evalkit.protocol import upsample
 from evalkit.sanity import similarity
 
-ROOM = 6
 CAPTIONS = {
     "sigmoid": "The sigmoid multiplies every gradient by y (1 - y): Grad-CAM's map shrinks and keeps its shape, until in float32 "
     "the factor is 0 (scores above 16.6) and the map empty. Ablation-CAM's drops change their proportions.",

@@ -14,7 +14,6 @@ from evalkit.photo_session import PhotoSession
 from evalkit.photographs import COLOURS
 from evalkit.sanity import similarity
 
-ROOM = 5
 DIVERGING = "PuOr_r"
 """Of gradients: purple below zero, orange above, told apart by colour-blind readers."""
 
