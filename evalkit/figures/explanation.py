@@ -1,12 +1,13 @@
 """Figure 5 of the paper: photograph, map, and the explanation map that keeps what the map points at."""
 
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
 from evalkit import protocol
 from evalkit.explain import in_words
-from evalkit.figures.layout import COLUMN, PAGE, Subject, beside, heat_over, in_full, panels, photograph, scale, title
+from evalkit.figures.layout import COLUMN, PAGE, Subject, beside, heat_over, in_full, note, panels, photograph, title
 from evalkit.photo_session import PhotoSession, remark
 
 DEFAULT = "[ablation_cam]"
@@ -36,8 +37,8 @@ def draw(session: PhotoSession, subjects: Sequence[Subject]) -> Figure:
             left = protocol.perturb(image, protocol.kept(point, ranking)[0], fillers[point.fill])
             confidence, score = session.confidence(subject.probe, session.model.net(left))
             photograph(ax, left[0])
-            ax.set_title(in_words(point))
+            ax.set_title(textwrap.fill(in_words(point), 16))
             ax.set_xlabel(f"confidence {in_full(confidence)}\nscore {score:.2f}", labelpad=2)
     title(figure, session, "Explanation maps")
-    scale(figure, [ax for row in rows for ax in row], "saliency")
+    note(figure, "Each map runs from its least value (dark) to its greatest (bright).")
     return figure

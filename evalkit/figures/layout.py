@@ -136,7 +136,7 @@ def beside(ax: Axes, session: PhotoSession, subject: Subject) -> None:
     confidence, score = session.confidence(subject.probe)
     name = "\n".join(textwrap.wrap(session.class_name(subject.probe), 18))
     ax.set_ylabel(f"{name}\nconfidence {in_full(confidence)}\nscore {score:.2f}", labelpad=3)
-    ax.set_xlabel(shortened(printable(subject.name), 24), fontsize=5, color="0.35", labelpad=2)
+    ax.set_xlabel(shortened(printable(subject.name), 18), fontsize=5, color="0.35", labelpad=2)
 
 
 def in_full(confidence: float) -> str:
@@ -148,7 +148,7 @@ def title(figure: Figure, session: PhotoSession, what: str) -> None:
     """Above all panels: what is shown, and of which model, layer and weights."""
     config = session.config.model
     weights = "RANDOM WEIGHTS" if session.random_weights else f"weights {Path(session.model.weights.removeprefix('embedded:')).name}"
-    about = printable(f"{config.name} ({weights}), layer {config.layer}")
+    about = printable(f"{config.name}, layer {config.layer}, {weights}")
     figure.suptitle("\n".join([what, *textwrap.wrap(about, int(figure.get_figwidth() * 16))]))
 
 

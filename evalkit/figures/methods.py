@@ -27,7 +27,7 @@ def draw(session: PhotoSession, subjects: Sequence[Subject]) -> Figure:
     columns = min(1 + len(names), ACROSS)
     lines = -(-(1 + len(names)) // columns)
     width = COLUMN if columns <= 3 else PAGE
-    figure, rows = panels(len(subjects) * lines, columns, width, (width - 0.6) / columns + 0.3)
+    figure, rows = panels(len(subjects) * lines, columns, width, (width - 1.2) / columns + 0.35)
     in_pixels = False
     for i, subject in enumerate(subjects):
         axes = [ax for row in rows[i * lines : (i + 1) * lines] for ax in row]

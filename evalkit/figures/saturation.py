@@ -24,8 +24,9 @@ from evalkit.protocol import upsample
 from evalkit.sanity import similarity
 
 CAPTIONS = {
-    "sigmoid": "The sigmoid multiplies every gradient by y (1 - y): Grad-CAM's map shrinks and keeps its shape, until in float32 "
-    "the factor is 0 (scores above 16.6) and the map empty. Ablation-CAM's drops change their proportions.",
+    "sigmoid": "The sigmoid multiplies all gradients by y (1 - y): Grad-CAM's map keeps its shape, and the loss of discrimination that "
+    "the paper expects does not follow; in float32 the factor is 0 for scores above 16.6, and the map empty. Ablation-CAM's drops "
+    "change their proportions.",
     "softmax": "The softmax's gradient and its drops mix in those of the other classes; where the confidence rounds to 1 in "
     "float32 the gradient is 0 and Grad-CAM's map empty.",
 }

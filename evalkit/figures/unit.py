@@ -40,12 +40,12 @@ def draw(session: PhotoSession, subjects: Sequence[Subject], unit: int | None = 
         photograph(axes[0], probe.images[0])
         beside(axes[0], session, subject)
         _cells(figure, axes[1], activations[k], COLOURS, (float(activations[k].min()), float(activations[k].max())))
-        axes[1].set_title(f"activation map A\nunit {k}, drop {float(drops[k]):+.2g}")
+        axes[1].set_title(f"A of unit {k}\ndrop {float(drops[k]):+.2g}")
         largest = float(gradients[k].abs().max()) or 1.0
         _cells(figure, axes[2], gradients[k], DIVERGING, (-largest, largest))
-        axes[2].set_title(f"gradient ∂y/∂A\n{correlation(activations, gradients, k)}")
+        axes[2].set_title(f"∂y/∂A of unit {k}\n{correlation(activations, gradients, k)}")
     title(figure, session, "Activation and gradient of one unit")
-    note(figure, "r: correlation over the cells (in brackets: median of all units that fire)")
+    note(figure, "r: correlation of both over the cells; in brackets: median of the units that fire")
     return figure
 
 
