@@ -22,7 +22,7 @@ def draw(session: PhotoSession, subjects: Sequence[Subject]) -> Figure:
     points = protocol.points(session.config.protocol)
     columns = 2 + len(points)
     width = COLUMN if columns == 3 else PAGE
-    figure, rows = panels(len(subjects) * len(session.methods), columns, width, (width - 0.5) / columns + 0.55)
+    figure, rows = panels(len(subjects) * len(session.methods), columns, width, (width - 0.5) / columns + 0.6)
     pairs = [(subject, method) for subject in subjects for method in session.methods]
     for axes, (subject, method) in zip(rows, pairs, strict=True):
         image = subject.probe.images
@@ -37,7 +37,7 @@ def draw(session: PhotoSession, subjects: Sequence[Subject]) -> Figure:
             left = protocol.perturb(image, protocol.kept(point, ranking)[0], fillers[point.fill])
             confidence, score = session.confidence(subject.probe, session.model.net(left))
             photograph(ax, left[0])
-            ax.set_title(textwrap.fill(in_words(point), 16))
+            ax.set_title(textwrap.fill(in_words(point), 16) if axes is rows[0] else "")
             ax.set_xlabel(f"confidence {in_full(confidence)}\nscore {score:.2f}", labelpad=2)
     title(figure, session, "Explanation maps")
     note(figure, "Each map runs from its least value (dark) to its greatest (bright).")
