@@ -1,4 +1,4 @@
-"""evalkit run | tables | report | explain | list | bench | study."""
+"""evalkit run | tables | report | explain | figure | study | list | bench."""
 
 import logging
 import os
@@ -17,7 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from evalkit.cli_bench import bench_app
+from evalkit.cli_figure import figure_app
 from evalkit.cli_options import ConfFolder, Overrides
+from evalkit.cli_photos import Photographs, photo_command
 from evalkit.cli_study import study_app
 from evalkit.errors import UserError, did_you_mean, log_to_stderr, printable, remote_failure, shards_in_words
 
@@ -29,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 app.add_typer(study_app, name="study")
+app.add_typer(figure_app, name="figure")
 
 
 STOPPED = 130
@@ -189,7 +192,7 @@ def report(
 
 @app.command()
 def explain(
-    arguments: Annotated[list[str], typer.Argument(help="Image files, then overrides.", metavar="IMAGE... [OVERRIDES]...")],
+    arguments: Photographs,
     out: Annotated[Path, typer.Option(help="Folder for the PNGs.")] = Path("explanations"),
     conf: ConfFolder = None,
 ) -> None:
@@ -197,21 +200,10 @@ def explain(
 
     evalkit explain dog.jpg model=resnet50 'method=[grad_cam,ablation_cam]' target=207
     """
-    from evalkit.config import compose_jobs
-
-    images = [Path(a) for a in arguments if "=" not in a or Path(a).is_file()]
-    overrides = [a for a in arguments if "=" in a and not Path(a).is_file()]
-    if not images:
-        raise UserError("explain needs at least one image file")
-    if not any(o.startswith(("model=", "experiment=")) for o in overrides):
-        raise UserError("explain needs a model, as in model=resnet50 (evalkit list models shows them)")
-    given = [o.removeprefix("out=") for o in overrides if o.startswith("out=")]
-    if not any(o.startswith("method=") for o in overrides):
-        overrides.append("method=[ablation_cam,grad_cam]")
-    job = compose_jobs(overrides, conf=conf)[0]
+    asked = photo_command("explain", arguments, out, conf, methods="[ablation_cam,grad_cam]")
     from evalkit.explain import explain_images
 
-    for file in explain_images(job.config, images, Path(given[-1]) if given else out):
+    for file in explain_images(asked.config, asked.files, asked.out):
         Console(highlight=False, soft_wrap=True).print(escape(str(file)))
 
 

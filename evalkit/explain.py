@@ -13,16 +13,12 @@ from torch import Tensor
 
 from evalkit import protocol
 from evalkit.config import RunConfig
-from evalkit.data.decode import UnreadableImage, decode
-from evalkit.errors import UserError
 from evalkit.models import zoo
+from evalkit.photo_session import open_photographs, remark
+from evalkit.photographs import COLOURS, OVERLAY
 from evalkit.probe import Probe
 from evalkit.records import confidence_and_logit
-from evalkit.session import apply_method, load_methods, pick_device, resolve, set_precision
 from evalkit.storage import writable_folder
-
-OVERLAY = 0.55
-"""Opacity of the heat map over the photograph."""
 
 
 def explain_images(config: RunConfig, files: list[Path], out: Path) -> list[Path]:
@@ -30,31 +26,14 @@ def explain_images(config: RunConfig, files: list[Path], out: Path) -> list[Path
 
     Raises UserError: a file cannot be read (before anything is computed), or target=label, which a photograph has not.
     """
-    if config.target == "label":
-        raise UserError("explain knows no labels: use target=predicted, or a class by index or name")
-    pictures = []
-    for file in files:
-        try:
-            pictures.append(decode(file))
-        except UnreadableImage as reason:
-            raise UserError(f"cannot read {file}: {reason}") from reason
-    set_precision(config.precision)
-    methods = load_methods(config.method)
-    device = pick_device(config.device)
-    width, height = pictures[0].size
-    as_they_are = config.model.resize is None and config.model.crop is None
-    model = zoo.load(config.model, device, (height, width) if as_they_are else None)
-    chosen = resolve(config.target, model.classes)
+    session, pictures = open_photographs(config, files)
     writable_folder(out, "--out")
     written: list[Path] = []
     for file, picture in zip(files, pictures, strict=True):
-        image = model.preprocess(picture)[None].to(device).to(model.net.dtype) / 255
-        for target in chosen if isinstance(chosen, list) else [None]:
-            probe = Probe(model.net, image, None if target is None else [target])
-            size = (image.shape[2], image.shape[3])
-            maps = {name: protocol.upsample(apply_method(name, method, probe), size) for name, method in methods.items()}
+        for probe in session.probes(picture):
             path = _free(out, file.stem, written)
-            figure = draw(config, model, probe, maps)
+            maps = {name: session.map(name, probe) for name in session.methods}
+            figure = draw(session.config, session.model, probe, maps)
             figure.savefig(path, dpi=120)
             plt.close(figure)
             written.append(path)
@@ -81,10 +60,10 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
         row[0].imshow(photo)
         row[0].set_title("photograph as the model sees it", fontsize=10)
         row[1].imshow(photo.mean(axis=2), cmap="gray", vmin=0, vmax=1)  # a coloured one would mix with the map's colours
-        shown = row[1].imshow(heat[0].cpu().numpy(), cmap="inferno", alpha=OVERLAY)
+        shown = row[1].imshow(heat[0].cpu().numpy(), cmap=COLOURS, alpha=OVERLAY)
         scale = ScalarMappable(shown.norm, shown.cmap)  # opaque, unlike the overlay
         figure.colorbar(scale, ax=row[1], fraction=0.046, pad=0.03, label="saliency (each method has its own scale)")
-        row[1].set_title(f"{method}" + _remark(heat), fontsize=10)
+        row[1].set_title(f"{method}" + remark(heat), fontsize=10)
         ranking = protocol.Ranking(heat)
         for ax, point in zip(row[2:], points, strict=True):
             mask, _ = protocol.kept(point, ranking)
@@ -92,7 +71,7 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
             after = confidence_and_logit(model.net(perturbed), probe.targets, config.model.output)
             scores = f"confidence {confidence[0]:.3f} → {after[0][0]:.3f}\nscore (logit) {logit[0]:.2f} → {after[1][0]:.2f}"
             ax.imshow(_picture(perturbed))
-            ax.set_title(f"{_in_words(point)}\n{scores}", fontsize=10)
+            ax.set_title(f"{in_words(point)}\n{scores}", fontsize=10)
         for ax in row:
             ax.set_xticks([])
             ax.set_yticks([])
@@ -102,13 +81,8 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
     return figure
 
 
-def _remark(heat: Tensor) -> str:
-    if not bool(heat.isfinite().all()):
-        return " (the map is not finite: it explains nothing)"
-    return " (constant map)" if bool(heat.amax() == heat.amin()) else ""
-
-
-def _in_words(point: protocol.Point) -> str:
+def in_words(point: protocol.Point) -> str:
+    """A protocol point for the title of a panel."""
     rest = {"black": "the rest black", "mean": "the rest mean colour", "blur": "the rest blurred"}[point.fill]
     if point.top_percent is None:
         return f"weighted by the map, {rest}"

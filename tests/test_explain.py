@@ -57,7 +57,7 @@ def test_mistakes_are_told_before_anything_is_computed(photos, tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*text.png: not an image"):
         explain.explain_images(config(), [*photos, tmp_path / "text.png"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="explain knows no labels"):
+    with pytest.raises(UserError, match="photographs have no labels"):
         explain.explain_images(config("target=label"), photos, tmp_path / "out")
     with pytest.raises(UserError, match=r"cannot write to .*choose another folder with --out"):
         explain.explain_images(config(), photos, photos[0])
