@@ -1,4 +1,4 @@
-"""evalkit run | tables | explain | list | bench."""
+"""evalkit run | tables | explain | app | list | bench."""
 
 import logging
 import os
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from evalkit.cli_app import serve
 from evalkit.cli_photos import ConfFolder, Photographs, photo_command
 from evalkit.errors import UserError, did_you_mean, log_to_stderr, printable, remote_failure, shards_in_words
 
@@ -175,6 +176,9 @@ def explain(
 
     for file in explain_images(asked.config, asked.files, asked.out):
         Console(highlight=False, soft_wrap=True).print(escape(str(file)))
+
+
+app.command("app")(serve)
 
 
 @app.command("list")
