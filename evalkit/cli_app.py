@@ -45,9 +45,9 @@ def serve(
         offer = open_offer(given, conf)
         explainer = Explainer(offer, open_album(offer.config))
         explainer.session(Network(model=offer.config.model.name))  # a mistake is told here, not on the page
-        _announce(host, listener.getsockname()[1], browser=browser)
         server = uvicorn.Server(uvicorn.Config(application(explainer, {host, socket.gethostname()}), log_config=None, access_log=False))
         with contextlib.suppress(KeyboardInterrupt):  # which is how one leaves
+            _announce(host, listener.getsockname()[1], browser=browser)
             server.run(sockets=[listener])
 
 

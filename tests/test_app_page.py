@@ -82,8 +82,7 @@ def settled(page: Page) -> None:
 
 def short(value: float) -> str:
     """As the page writes numbers."""
-    text = f"{value:.3f}" if value == 0 or abs(value) >= 0.0005 else f"{value:.0e}".replace("e-0", "e-")
-    return text.replace("-", "\N{MINUS SIGN}")
+    return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def numbers(page: Page, method: str) -> list[list[str]]:

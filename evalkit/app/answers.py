@@ -3,6 +3,7 @@
 import io
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def network(explainer: Explainer, asked: Network) -> dict[str, Any]:
     session = explainer.session(asked)
     model, classes = session.config.model, session.model.classes
     return {
-        "weights": printable(session.model.weights),
+        "weights": printable(Path(session.model.weights).name),
         "random": session.random_weights,
         "top1": model.expected_top1,
         "layer": model.layer,

@@ -150,7 +150,7 @@ function clearView() {
 function showNetwork() {
   const layers = network?.layers ?? [], names = network?.classes ?? [];
   $("layer").replaceChildren(...layers.map(({ name, channels, height, width }) =>
-    make("option", { value: name }, `${name}: ${channels} maps of ${height} x ${width}${name === network.layer ? " (proposed)" : ""}`)));
+    make("option", { value: name }, `${name}${name === network.layer ? " (proposed)" : ""}: ${channels} maps of ${height} x ${width}`)));
   $("classes").replaceChildren(...names.map((name, index) => names.indexOf(name) === names.lastIndexOf(name)
     ? make("option", { value: name }) : make("option", { value: index, label: `${name} (${index})` })));
   const top1 = network === null || network.random || network.top1 === null ? "" : `; top-1 ${network.top1.toFixed(1)} %`;
@@ -218,7 +218,7 @@ function scoreRow(label, { before, after, drop, increased }) {
 
 function short(value) {
   if (value === null) return "not finite";
-  return (value !== 0 && Math.abs(value) < 0.0005 ? value.toExponential(0) : value.toFixed(3)).replace("-", "−");
+  return value > 0 && value < 0.0005 ? "<0.001" : value.toFixed(3).replace("-", "−");
 }
 
 // Photographs.
@@ -305,5 +305,6 @@ for (const family of new Set(start.methods.map((method) => method.family))) {
     make("label", { title: about }, make("input", { type: "checkbox", value: name }), ` ${name}`));
   $("methods").append(make("fieldset", {}, make("legend", {}, family), make("div", { class: "ticks" }, ...boxes)));
 }
+$("methods-fold").open = matchMedia("(min-width: 60rem)").matches;
 readAddress();
 changed();
