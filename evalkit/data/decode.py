@@ -23,7 +23,7 @@ class UnreadableImage(Exception):
     """An image that cannot be decoded; the message is the reason its rows carry."""
 
 
-def decode(encoded: bytes | Path, *, formats: Sequence[str] | None = None, most_pixels: int | None = None) -> Image.Image:
+def decode(encoded: bytes | Path, *, formats: tuple[str, ...] | None = None, most_pixels: int | None = None) -> Image.Image:
     """A file or its bytes -> RGB image, as stored: no EXIF rotation, since ImageNet's protocols apply none.
 
     `formats` are Pillow's names of those that are accepted, default all; images of more than `most_pixels` are not decoded.
