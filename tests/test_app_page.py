@@ -8,6 +8,7 @@ import sys
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import yaml
 from conftest import ROOT
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -187,10 +188,10 @@ def test_the_slider_by_keyboard_and_by_mouse(page, explainer):
 
 def test_what_is_kept_and_what_replaces_the_rest(page, explainer):
     page.get_by_label("The rest is").select_option("mean")
-    page.get_by_label("What the network is shown").select_option("remove_top")
+    page.get_by_label("Shown to the network").select_option("remove_top")
     settled(page)
     assert shown(page, "grad_cam") == expected(explainer, "grad_cam", 20, select="remove_top", fill="mean")
-    page.get_by_label("What the network is shown").select_option("soft")
+    page.get_by_label("Shown to the network").select_option("soft")
     settled(page)
     expect(page.get_by_label("of the pixels")).to_be_disabled()
     assert shown(page, "grad_cam") == expected(explainer, "grad_cam", 0, select="soft", fill="mean")
@@ -290,6 +291,36 @@ def test_every_control_has_a_name_and_is_reached_by_keyboard(page):
         page.keyboard.press("Tab")
         seen.add(page.evaluate("document.activeElement.id || document.activeElement.value || document.activeElement.dataset.photo"))
     assert {"s0", "file", "model", "layer", "class", "grad_cam", "select", "fill", "top-percent", "download"} <= seen
+
+
+def test_weights_that_cannot_be_had_random_ones_and_classes_with_hostile_names(browser, tmp_path):
+    """A network of the user's own, whose yaml names a file that is not there."""
+    hostile = "<img src=x onerror=alert(1)>"
+    settings = yaml.safe_load((ROOT / "conf" / "model" / "digits_fc.yaml").read_text())
+    settings |= {"name": "lost", "weights": "/nowhere.safetensors", "classes": [f"{hostile}{i}" for i in range(10)]}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "lost.yaml").write_text(yaml.safe_dump(settings))
+    process, address = start("limit=1", "method=[grad_cam]", "--conf", str(tmp_path))
+    tab = browser.new_page()
+    tab.goto(address)
+    settled(tab)
+    tab.get_by_label("Model").select_option("lost")
+    settled(tab)
+    expect(tab.locator("#problem")).to_contain_text("no weights file /nowhere.safetensors")
+    assert tab.locator("[data-method]").count() == 0
+    tab.get_by_role("button", name="RANDOM WEIGHTS").click()
+    settled(tab)
+    expect(tab.locator("#weights")).to_contain_text("RANDOM WEIGHTS")
+    expect(tab.locator("#question")).to_contain_text(hostile)
+    expect(tab.locator("#problem")).to_have_text("")
+    assert tab.locator("[data-method=grad_cam] tbody tr").count() == 2 and tab.locator("img[src=x]").count() == 0
+    assert fragment(tab)["random"] == "true"
+    tab.get_by_label("Model").select_option("digits_fc")
+    settled(tab)
+    expect(tab.locator("#weights")).to_have_text("")
+    assert "random" not in fragment(tab)
+    tab.close()
+    stop(process)
 
 
 def test_a_server_that_has_ended(browser):
