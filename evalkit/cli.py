@@ -1,4 +1,4 @@
-"""evalkit run | tables | explain | app | list | bench."""
+"""evalkit run | tables | report | explain | app | list | bench."""
 
 import logging
 import os
@@ -8,17 +8,18 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from evalkit.cli_app import serve
-from evalkit.cli_photos import ConfFolder, Photographs, photo_command
+from evalkit.cli_bench import bench_app
+from evalkit.cli_options import ConfFolder, Overrides
+from evalkit.cli_photos import Photographs, photo_command
 from evalkit.errors import UserError, did_you_mean, log_to_stderr, printable, remote_failure, shards_in_words
 
 if TYPE_CHECKING:
@@ -27,12 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
-bench_app = typer.Typer(no_args_is_help=True, help="Time evalkit against others, side by side in one process.")
 app.add_typer(bench_app, name="bench")
-
-Overrides = Annotated[Optional[list[str]], typer.Argument(help="Hydra overrides, such as model=vgg16 'method=[grad_cam,ablation_cam]'.")]  # noqa: UP045
-JsonFile = Annotated[Optional[Path], typer.Option("--json", help="Write the figures there, as flat keys.")]  # noqa: UP045
-Threads = Annotated[Optional[int], typer.Option(min=1, help="Threads of all contestants.")]  # noqa: UP045
 
 
 STOPPED = 130
@@ -153,12 +149,42 @@ def tables(
     if figures:
         from evalkit.plots import write_figures
     loaded = load_runs(runs, allow_incomplete=allow_incomplete)
-    folder = out or (Path(runs[0]) if len(runs) == 1 and "://" not in runs[0] else Path("results/tables"))
+    folder = out or _own_folder(runs)
     summary, comparisons = write_all(loaded, folder, write_figures if figures else None)
     print_tables(Console(), loaded, summary, comparisons)
     Console(stderr=True, highlight=False, soft_wrap=True).print(
         escape(f"written: {folder}/tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv" + (", figures/" if figures else ""))
     )
+
+
+def _own_folder(runs: list[str]) -> Path:
+    """Where what is made of runs goes, unless somebody says where."""
+    return Path(runs[0]) if len(runs) == 1 and "://" not in runs[0] else Path("results/tables")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Run folders, or folders of run folders; s3:// and the like too.")],
+    out: Annotated[Optional[Path], typer.Option(help="The HTML file; default report.html where `evalkit tables` writes.")] = None,  # noqa: UP045
+    gallery: Annotated[int, typer.Option(min=0, help="Images in the gallery for every reason to be shown.")] = 24,
+    data_root: Annotated[Optional[str], typer.Option(help="Where the images are now, if they have moved.")] = None,  # noqa: UP045
+    allow_incomplete: Annotated[bool, typer.Option(help="Report unfinished runs, and say so.")] = False,
+) -> None:
+    """One HTML file that opens from disk: tables, tests, figures, excluded images, and a gallery of images with their maps.
+
+    evalkit report results/table1 results/table2 --out report.html
+    """
+    from evalkit.report.document import write_report
+    from evalkit.runs import load_runs
+    from evalkit.storage import writable_file
+
+    file = out or _own_folder(runs) / "report.html"
+    writable_file(file, "--out")
+    notes = write_report(load_runs(runs, allow_incomplete=allow_incomplete), file, each=gallery, root=data_root)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for note in notes:
+        console.print(escape(note))
+    console.print(escape(f"written: {file} ({file.stat().st_size / 2**20:.1f} MB)"))
 
 
 @app.command()
@@ -202,107 +228,3 @@ def list_things(
     else:
         raise UserError(f"cannot list '{what}'{did_you_mean(what, [*kinds, 'layers'])}")
     Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160).print(table)
-
-
-@bench_app.command()
-def ablation(
-    model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "vgg16",
-    json_file: JsonFile = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are reported.")] = 9,
-    threads: Threads = None,
-    peer: Annotated[bool, typer.Option(help="Time pytorch-grad-cam too (optional package grad-cam).")] = True,
-    overrides: Overrides = None,
-) -> None:
-    """Exact Ablation-CAM, images to maps, against a plain forward pass and against pytorch-grad-cam."""
-    from evalkit.bench import bench_ablation
-
-    figures = bench_ablation(
-        model, overrides or [], batch_size=batch_size, repeats=repeats, threads=threads, peer=peer, json_file=json_file
-    )
-    _print_figures(figures)
-
-
-@bench_app.command()
-def spatial(
-    model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "densenet169",
-    window: Annotated[int, typer.Option(min=1, help="Side of the ablated square, in cells of the activation map.")] = 1,
-    stride: Annotated[int, typer.Option(min=1, help="By how many cells it moves.")] = 1,
-    json_file: JsonFile = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 4,
-    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are reported.")] = 5,
-    sampled: Annotated[int, typer.Option(min=1, help="Passes of the whole network that are timed and scaled to all.")] = 16,
-    threads: Threads = None,
-    overrides: Overrides = None,
-) -> None:
-    """Ablating positions (FastAblationCAM) against ablating channels: both naively, both exactly, and a plain forward pass."""
-    from evalkit.bench_spatial import bench_spatial
-
-    figures = bench_spatial(
-        model,
-        overrides or [],
-        window=window,
-        stride=stride,
-        batch_size=batch_size,
-        repeats=repeats,
-        sampled=sampled,
-        threads=threads,
-        json_file=json_file,
-    )
-    _print_figures(figures)
-
-
-@bench_app.command()
-def floor(
-    images: Annotated[Path, typer.Option(help="A folder of images.")],
-    model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "resnet50",
-    json_file: JsonFile = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
-    limit: Annotated[Optional[int], typer.Option(min=1, help="The first so many images.")] = None,  # noqa: UP045
-    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are reported.")] = 3,
-    threads: Annotated[Optional[int], typer.Option(min=1, help="Threads of the network's passes.")] = None,  # noqa: UP045
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
-    overrides: Overrides = None,
-) -> None:
-    """A whole evaluation, decode to parquet, against the plain forward passes that it cannot do without."""
-    from evalkit.bench_floor import bench_floor
-
-    figures = bench_floor(
-        model,
-        images,
-        overrides or [],
-        batch_size=batch_size,
-        limit=limit,
-        repeats=repeats,
-        threads=threads,
-        workers=workers,
-        json_file=json_file,
-    )
-    _print_figures(figures)
-
-
-@bench_app.command()
-def peers(
-    model: Annotated[Optional[list[str]], typer.Option(help="Names from `evalkit list models`; may be given several times.")] = None,  # noqa: UP045
-    csv_file: Annotated[Optional[Path], typer.Option("--csv", help="Write the table there, and a figure beside it.")] = None,  # noqa: UP045
-    batch_size: Annotated[int, typer.Option(min=1)] = 4,
-    repeats: Annotated[int, typer.Option(min=2, help="Interleaved repeats; medians are reported.")] = 3,
-    threads: Threads = None,
-    overrides: Overrides = None,
-) -> None:
-    """An evaluation, and each method alone, against pytorch-grad-cam, torch-cam and captum."""
-    from evalkit.bench_peers import bench_peers
-
-    found = bench_peers(model or ["resnet50"], overrides or [], batch_size=batch_size, repeats=repeats, threads=threads, csv_file=csv_file)
-    shown = ["model", "task", "library", "images", "repeats", "seconds_per_image", "times_ours"]
-    table = Table(*shown)
-    for row in found[shown].itertuples(index=False):
-        table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console().print(table)
-
-
-def _print_figures(figures: dict[str, Any]) -> None:
-    table = Table("figure", "value")
-    for key, value in figures.items():
-        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console().print(table)

@@ -11,14 +11,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from evalkit.cli_photos import ConfFolder
+from evalkit.cli_options import ConfFolder, Overrides
 from evalkit.errors import UserError, first_line
 
 LOCAL = "127.0.0.1"
 
 
 def serve(
-    overrides: Annotated[Optional[list[str]], typer.Argument(help="Hydra overrides, such as model=resnet50 target=tabby.")] = None,  # noqa: UP045
+    overrides: Overrides = None,
     images: Annotated[Optional[Path], typer.Option(help="A folder of photographs to offer; default a few embedded digits.")] = None,  # noqa: UP045
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8421,
     host: Annotated[str, typer.Option(help="The address to listen on; any but this machine's own lets others in.")] = LOCAL,

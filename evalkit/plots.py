@@ -1,6 +1,6 @@
-"""Figures from summaries: metric against threshold, drop per method, win matrix. PNG for screens, PDF for papers."""
+"""Figures from summaries: metric against threshold, drop per method, win matrix. PNG for screens, PDF and SVG for papers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -8,37 +8,48 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from evalkit.metrics import relative_drop
 from evalkit.runs import CONTROLS, Run, at_point
-from evalkit.summary import PAPER_METRICS, SCORES, better, win_matrix
+from evalkit.summary import PAPER_METRICS, SCORES, better, scores_of, win_matrix
 from evalkit.tables import LABELS, MANY, describe_point, main_points, title, whom_win_beats
 
-FORMATS = ("png", "pdf")
+FORMATS = ("png", "pdf", "svg")
+TEXT = {"text.parse_math": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "evalkit"}
+"""Text stays text, in files that are the same every time; a method's name is no formula."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def write_figures(runs: Sequence[Run], summary: pd.DataFrame, out: Path) -> None:
     """All figures of all runs into one folder."""
     out.mkdir(parents=True, exist_ok=True)
-    sns.set_theme(style="whitegrid", context="paper", palette="colorblind", rc={"text.parse_math": False})
     for run in runs:
-        mine = summary[summary.run == str(run.path)]
         same = [other for other in runs if other.path.name == run.path.name]
         stem = (run.path.name if len(same) == 1 else f"{run.path.parent.name}-{run.path.name}").replace("=", "-").replace(",", "_")
-        for (select, fill), part in mine[mine.top_percent.notna()].groupby(["select", "fill"]):
-            if part.top_percent.nunique() < 2:
-                continue
-            if len(run.methods) <= MANY:
-                _save(against_threshold(run, part), out / f"{stem}-{select}-{fill}-threshold")
-                continue
-            for score in SCORES:
-                _save(one_panel_a_method(run, part, score), out / f"{stem}-{select}-{fill}-threshold-{score}")
-        _save(drop_per_method(run, mine), out / f"{stem}-drop")
-        if len(run.methods) > 1:
-            _save(wins(run), out / f"{stem}-wins")
+        for name, figure in figures(run, summary):
+            _save(figure, out / f"{stem}-{name}")
+
+
+def figures(run: Run, summary: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """Every figure of one run, with a name for its file; whoever takes one closes it."""
+    sns.set_theme(style="whitegrid", context="paper", palette="colorblind", rc=TEXT)
+    mine = summary[summary.run == str(run.path)]
+    for (select, fill), part in mine[mine.top_percent.notna()].groupby(["select", "fill"]):
+        if part.top_percent.nunique() < 2:
+            continue
+        if len(run.methods) <= MANY:
+            yield f"{select}-{fill}-threshold", against_threshold(run, part)
+            continue
+        for score in SCORES:
+            yield f"{select}-{fill}-threshold-{score}", one_panel_a_method(run, part, score)
+    yield "drop", drop_per_method(run, mine)
+    yield "distribution", distribution(run)
+    if len(run.methods) > 1:
+        yield "wins", wins(run)
 
 
 def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
@@ -130,6 +141,29 @@ def drop_per_method(run: Run, mine: pd.DataFrame) -> Figure:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
     figure.suptitle(title(run))
+    return figure
+
+
+def distribution(run: Run) -> Figure:
+    """Per-image drops at the first main point: the share of images whose drop is at most so large, a line a method."""
+    point = main_points(run)[0]
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    colours = sns.color_palette("colorblind" if len(run.methods) <= MANY else "viridis", len(run.methods))
+    shares = np.linspace(0, 100, 201)
+    for ax, score in zip(axes, SCORES, strict=True):
+        full, masked, _ = scores_of(run, point, score)
+        for method, drops, colour in zip(run.methods, relative_drop(full, masked), colours, strict=True):
+            known = drops[~np.isnan(drops)]
+            if len(known):
+                style = "--" if method in CONTROLS else "-"
+                ax.plot(np.percentile(known, shares).clip(max=100), shares, style, color=colour, label=method)
+        ax.set_xlim(0, 100)
+        ax.set_ylim(0, 100)
+        ax.set_xlabel(f"drop in {score}, % (above 100: drawn at 100)")
+    axes[0].set_ylabel("% of images with at most this drop")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=8)
+    figure.suptitle(f"{title(run)}; {describe_point(point)}; the {better('average_drop', point[0])} the drop the better", fontsize=9)
     return figure
 
 

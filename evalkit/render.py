@@ -1,4 +1,4 @@
-"""Tables to the terminal and to files: markdown, CSV, LaTeX."""
+"""Tables to the terminal and to files: markdown, CSV; LaTeX by `evalkit.latex`."""
 
 import math
 import re
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evalkit import map_tables
+from evalkit.latex import latex
 from evalkit.map_summary import summarise_maps
 from evalkit.runs import Point, Run, at_point
 from evalkit.storage import writable_folder
@@ -88,23 +89,6 @@ def markdown(runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFra
     return _inert("\n\n".join(parts)) + "\n"
 
 
-def latex(runs: Sequence[Run], summary: pd.DataFrame) -> str:
-    """One booktabs table for each run and main point."""
-    parts = ["% needs \\usepackage{booktabs}"]
-    for run in runs:
-        for point in main_points(run):
-            header, *lines = cells(summary, run, point)
-            body = "\n".join(" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines)
-            parts.append(
-                "\\begin{table}\n\\centering\n\\small\n"
-                + f"\\caption{{{_tex(title(run))}; {_tex(describe_point(point))}. {_tex(' '.join(caption(run)))}}}\n"
-                + f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}\n\\toprule\n"
-                + " & ".join(_tex(cell) for cell in header)
-                + f" \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}"
-            )
-    return "\n\n".join(parts) + "\n"
-
-
 def write_all(
     runs: Sequence[Run], out: Path, plot: Callable[[Sequence[Run], pd.DataFrame, Path], None] | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -132,12 +116,3 @@ def _pipes(lines: list[list[str]]) -> str:
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     rule = ["---", *("---:" for _ in lines[0][1:])]
     return "\n".join("| " + " | ".join(line) + " |" for line in [escaped[0], rule, *escaped[1:]])
-
-
-def _tex(text: str) -> str:
-    special = {
-        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$",
-    }  # fmt: skip
-    return "".join(special.get(character, character) for character in text)

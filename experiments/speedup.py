@@ -4,10 +4,12 @@
 
 Every worker has one thread. `speedup` leaves out what it costs to start (the same command again, when nothing is left to
 do); `ceiling` is what the machine allows: two processes of plain passes through the same network against one of them.
+All of it is repeated in turn, and medians are reported with the lowest and highest.
 """
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,29 +41,35 @@ def main(
     model: Annotated[str, typer.Option(help="A compute-bound network.")] = "resnet50",
     limit: Annotated[int, typer.Option(help="Images.")] = 96,
     workers: Annotated[int, typer.Option(help="Worker processes.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Measure, compare, print."""
-    with tempfile.TemporaryDirectory() as scratch:
-        took, starts, tables = {}, {}, {}
-        for count in (1, workers):
-            out = Path(scratch) / str(count)
-            command = [sys.executable, "-m", "evalkit", "run", f"model={model}", "model.weights=null", "data=image_folder"]
-            command += [f"data.root={images}", "method=[grad_cam,ablation_cam]", "protocol.top_percent=20", f"limit={limit}"]
-            command += ["batch_size=8", "shard_size=8", "workers=0", f"devices={count}", "device=cpu", f"out={out}"]
-            took[count], starts[count] = seconds(command), seconds(command)
-            tables[count] = RunFolder(out).rows()
-    one, two = plain(model, 1), plain(model, workers)
+    found: dict[str, list[float]] = {"speedup": [], "speedup_with_start": [], "ceiling": []}
+    identical = []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as scratch:
+            took, starts, tables = {}, {}, {}
+            for count in (1, workers):
+                out = Path(scratch) / str(count)
+                command = [sys.executable, "-m", "evalkit", "run", f"model={model}", "model.weights=null", "data=image_folder"]
+                command += [f"data.root={images}", "method=[grad_cam,ablation_cam]", "protocol.top_percent=20", f"limit={limit}"]
+                command += ["batch_size=8", "shard_size=8", "workers=0", f"devices={count}", "device=cpu", f"out={out}"]
+                took[count], starts[count] = seconds(command), seconds(command)
+                tables[count] = RunFolder(out).rows()
+        found["speedup"].append((took[1] - starts[1]) / (took[workers] - starts[workers]))
+        found["speedup_with_start"].append(took[1] / took[workers])
+        found["ceiling"].append(workers * plain(model, 1) / plain(model, workers))
+        identical.append(tables[1].equals(tables[workers]))
     figures = {
         "model": model,
         "images": int(tables[1]["index"].nunique()),
         "workers": workers,
-        "speedup": (took[1] - starts[1]) / (took[workers] - starts[workers]),
-        "speedup_with_start": took[1] / took[workers],
-        "ceiling": workers * one / two,
+        "repeats": repeats,
+        **{name: statistics.median(values) for name, values in found.items()},
+        **{f"{name}_{end.__name__}": end(values) for name, values in found.items() for end in (min, max)},
         "seconds_one": took[1],
-        "seconds_start": starts[1],
-        "tables_identical": bool(tables[1].equals(tables[workers])),
+        "tables_identical": all(identical),
         **timing.machine(),
         "threads": 1,
         "cores": os.cpu_count(),

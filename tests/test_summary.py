@@ -10,8 +10,9 @@ import pyarrow as pa
 import pytest
 
 from evalkit.errors import UserError
+from evalkit.latex import latex
 from evalkit.map_summary import summarise_maps
-from evalkit.render import latex, markdown, write_all
+from evalkit.render import markdown, write_all
 from evalkit.runs import load_runs
 from evalkit.store import MAPS, ROWS, Identity, RunFolder
 from evalkit.summary import compare, published, summarise, win_matrix
@@ -196,6 +197,7 @@ def test_files(tmp_path):
     assert len(pd.read_csv(tmp_path / "out" / "summary.csv")) == len(summary)
     tex = latex([run], summary)
     assert r"a\_b" in tex and r"c\&" in tex and r"\toprule" in tex
+    assert tex.count("\\\\") == 2 + 3 + 3 + 2 and r"\itshape 41.52" in tex and r"\caption{Table 1" not in tex
     header, *lines = cells(summary, run, run.points[0])
     assert header[1:4] == list(METHODS) and header[4].endswith("(published)") and len(lines) == 12
     assert json.loads((tmp_path / "run" / "provenance.json").read_text())["images"] == 4

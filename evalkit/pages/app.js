@@ -193,7 +193,7 @@ function showPanels() {
 }
 
 function drawPanel(name, found, pixels) {
-  const panel = panels.get(name) ?? make("article", { class: "panel", "data-method": name });
+  const panel = panels.get(name) ?? make("article", { class: "explained", "data-method": name });
   panels.set(name, panel);
   panel.removeAttribute("aria-busy");
   const map = found.heat ?? panel.querySelector("img")?.src, title = make("h3", {}, name);
@@ -204,7 +204,7 @@ function drawPanel(name, found, pixels) {
   const kept = found.kept === null ? "as bright as the map" : `${found.kept.toLocaleString("en")} of ${pixels.toLocaleString("en")} pixels`;
   const picture = (src, alt, caption) =>
     make("figure", {}, make("img", { src, alt, class: view.width < 150 ? "small" : "" }), make("figcaption", {}, caption));
-  panel.replaceChildren(title, make("div", { class: "pair" }, picture(map, `map of ${name} over the photograph`, "the map"),
+  panel.replaceChildren(title, make("div", { class: "pictures" }, picture(map, `map of ${name} over the photograph`, "the map"),
     picture(found.picture, `what ${name} leaves of the photograph`, kept)),
   make("table", {}, make("thead", {}, make("tr", {}, ...["", "before", "after", "drop"].map((text) => make("th", { scope: "col" }, text)))),
     make("tbody", {}, scoreRow("confidence", found.confidence), scoreRow("score (logit)", found.logit))));

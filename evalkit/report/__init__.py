@@ -1,0 +1,1 @@
+"""`evalkit report`: everything that finished runs say, as one HTML file that opens from disk."""

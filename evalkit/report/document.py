@@ -1,0 +1,98 @@
+"""From runs to the report's page."""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from evalkit import map_tables, plots
+from evalkit.errors import printable
+from evalkit.map_summary import summarise_maps
+from evalkit.pages import page
+from evalkit.report.gallery import MOST_BYTES, Gallery
+from evalkit.runs import Run
+from evalkit.storage import publish
+from evalkit.summary import compare, summarise
+from evalkit.tables import PAIRED, caption, cells, comparison_table, describe_point, main_points, title
+
+MOST_EXCLUDED = 500
+"""Excluded images that are named one by one."""
+WHY = {"error": "unreadable", "nonfinite": "map or score not finite"}
+
+
+def write_report(runs: Sequence[Run], out: Path, *, each: int = 24, root: str | None = None) -> list[str]:
+    """Write one HTML file; returns sentences on what it could not show.
+
+    `each` is how many images a gallery shows for every reason, `root` where the images have moved. Raises UserError:
+    nothing could be scored, or the file cannot be written.
+    """
+    galleries = [Gallery(run, main_points(run)[0], each, MOST_BYTES // len(runs), root) for run in runs]
+    sections = [_section(run, gallery.notes) for run, gallery in zip(runs, galleries, strict=True)]
+    data = {"galleries": [gallery.json() for gallery in galleries]}
+    publish(out, page("report", data, sections=sections, paired=PAIRED).encode())
+    return [note for gallery in galleries for note in gallery.notes]
+
+
+def _section(run: Run, notes: list[str]) -> dict[str, Any]:
+    summary, comparisons, measures = summarise(run), compare(run), summarise_maps(run)
+    main = main_points(run)
+    tables = [
+        {"point": describe_point(point), "cells": cells(summary, run, point), "tests": comparison_table(comparisons, run, point)}
+        for point in (*main, *(point for point in run.points if point not in main))
+    ]
+    return {
+        "title": title(run),
+        "caption": caption(run),
+        "main": tables[: len(main)],
+        "others": tables[len(main) :],
+        "figures": [{"name": name.replace("-", ", "), "address": _svg_address(figure)} for name, figure in plots.figures(run, summary)],
+        "protocols": map_tables.protocol_cells(summary, run),
+        "agreement": map_tables.SAME_MAPS,
+        "measures": map_tables.measure_cells(measures, run),
+        "localisation": map_tables.LOCALISATION,
+        "speed": _speed(run),
+        "excluded": _excluded(run),
+        "counts": run.counts(),
+        "provenance": json.dumps(run.provenance, indent=2, ensure_ascii=False),
+        "notes": notes,
+        "point": describe_point(main[0]),
+    }
+
+
+def _svg_address(figure: Figure) -> str:
+    """As an image inside an address: its names and scripts, if text smuggles any in, stay out of the page."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _speed(run: Run) -> list[list[str]]:
+    """Where the time went, as a table; what methods share falls to the first."""
+    stages: dict[str, float] = {}
+    for shard in run.shards:
+        for stage, seconds in shard.get("seconds_per_stage", {}).items():
+            stages[stage] = stages.get(stage, 0) + float(seconds)
+    total = sum(stages.values())
+    lines = [[f"map: {method}", f"{seconds:.3g} s"] for method, seconds in run.seconds_per_map().items() if pd.notna(seconds)]
+    lines += [[f"stage: {stage}", f"{100 * seconds / total:.1f} % of the time"] for stage, seconds in stages.items() if total]
+    devices = sorted({f"{shard.get('device')}, batches of {shard.get('batch_size')}" for shard in run.shards})
+    return [["", "time"], *lines, ["computed on", "; ".join(map(printable, devices))]]
+
+
+def _excluded(run: Run) -> dict[str, Any]:
+    """Images that no number counts, with the reason."""
+    bad = run.rows[run.rows.status.isin(WHY)]
+    first = bad.drop_duplicates("index")
+    methods = bad[bad.status == "nonfinite"].groupby("index").method.unique()
+    lines = [["image", "why"]]
+    for row in first.head(MOST_EXCLUDED).itertuples():
+        reason = row.error if isinstance(row.error, str) else ", ".join(methods.get(row.index, []))
+        lines.append([printable(str(row.image_id)), f"{WHY[row.status]}: {printable(reason)}" if reason else WHY[row.status]])
+    return {"lines": lines, "count": len(first)}
