@@ -32,14 +32,19 @@ def methods(conf: Path | None) -> Table:
     """Every entry of conf/method."""
     table = Table("method", "options", "about", title="methods: evalkit run 'method=[NAME,NAME]' method.NAME.OPTION=VALUE")
     for name in choices("method", conf):
-        text, content = read_choice("method", name, conf, as_text=True), read_choice("method", name, conf)
-        about = next((line[2:] for line in text.splitlines() if line.startswith("# ") and "@package" not in line), "")
-        content = content.get("method", {}).get(name, content)
+        content, about = method_entry(name, conf)
         options = ", ".join(f"{key}={_text(value)}" for key, value in content.items() if key != "_target_")
         target = str(content.get("_target_", "?"))
         own = "" if target.startswith("evalkit.") else f"{target}; "
         table.add_row(name, escape(options), escape(own + about))
     return table
+
+
+def method_entry(name: str, conf: Path | None) -> tuple[dict[str, Any], str]:
+    """Settings of a yaml file of conf/method, and its first remark."""
+    text, content = read_choice("method", name, conf, as_text=True), read_choice("method", name, conf)
+    about = next((line[2:] for line in text.splitlines() if line.startswith("# ") and "@package" not in line), "")
+    return content.get("method", {}).get(name, content), about
 
 
 def data(conf: Path | None) -> Table:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from evalkit.app.album import Album
-from evalkit.config import ModelConfig, RunConfig, choices, compose_jobs, read_choice
+from evalkit.config import ModelConfig, RunConfig, choices, compose_jobs
 from evalkit.data.sources import choose
 from evalkit.errors import UserError, did_you_mean
+from evalkit.listing import method_entry
 from evalkit.session import Method, load_methods, load_source
 
 SAMPLES = 24
@@ -104,14 +104,8 @@ def _model(name: str, conf: Path | None) -> ModelConfig:
     return compose_jobs([f"model={name}"], conf=conf)[0].config.model
 
 
-def _settings(name: str, conf: Path | None) -> dict[str, Any]:
-    content = read_choice("method", name, conf)
-    found: dict[str, Any] = content.get("method", {}).get(name, content)
-    return found
-
-
 def _stands_alone(name: str, conf: Path | None) -> bool:
-    settings = _settings(name, conf)
+    settings, _ = method_entry(name, conf)
     return "???" not in settings.values() and not str(settings.get("_target_")).startswith(PEERS)
 
 
@@ -121,8 +115,5 @@ def _family(method: Method) -> str:
 
 
 def _about(name: str, conf: Path | None) -> str:
-    """The first remark of a method's yaml file; an override has none."""
-    if name not in choices("method", conf):
-        return ""
-    lines = read_choice("method", name, conf, as_text=True).splitlines()
-    return next((line[2:] for line in lines if line.startswith("# ") and "@package" not in line), "")
+    """What its yaml file says first; an override has none."""
+    return method_entry(name, conf)[1] if name in choices("method", conf) else ""
