@@ -1,4 +1,4 @@
-"""evalkit run | tables | report | explain | figure | study | list | bench."""
+"""evalkit run | tables | report | explain | app | figure | study | list | bench."""
 
 import logging
 import os
@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from evalkit.cli_app import serve
 from evalkit.cli_bench import bench_app
 from evalkit.cli_figure import figure_app
 from evalkit.cli_options import ConfFolder, Overrides
@@ -205,6 +206,9 @@ def explain(
 
     for file in explain_images(asked.config, asked.files, asked.out):
         Console(highlight=False, soft_wrap=True).print(escape(str(file)))
+
+
+app.command("app")(serve)
 
 
 @app.command("list")

@@ -32,14 +32,19 @@ def methods(conf: Path | None) -> Table:
     """Every entry of conf/method."""
     table = Table("method", "options", "about", title="methods: evalkit run 'method=[NAME,NAME]' method.NAME.OPTION=VALUE")
     for name in choices("method", conf):
-        text, content = read_choice("method", name, conf, as_text=True), read_choice("method", name, conf)
-        about = next((line[2:] for line in text.splitlines() if line.startswith("# ") and "@package" not in line), "")
-        content = content.get("method", {}).get(name, content)
+        content, about = method_entry(name, conf)
         options = ", ".join(f"{key}={_text(value)}" for key, value in content.items() if key != "_target_")
         target = str(content.get("_target_", "?"))
         own = "" if target.startswith("evalkit.") else f"{target}; "
         table.add_row(name, escape(options), escape(own + about))
     return table
+
+
+def method_entry(name: str, conf: Path | None) -> tuple[dict[str, Any], str]:
+    """Settings of a yaml file of conf/method, and its first remark."""
+    text, content = read_choice("method", name, conf, as_text=True), read_choice("method", name, conf)
+    about = next((line[2:] for line in text.splitlines() if line.startswith("# ") and "@package" not in line), "")
+    return content.get("method", {}).get(name, content), about
 
 
 def data(conf: Path | None) -> Table:
@@ -71,15 +76,18 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
         chosen = f"Ablation-CAM there: tier {probe.tier.number}, {probe.tier.reason}"
     title = f"layers of {model}, in the order of the data"
     table = Table("layer", "channels", "height x width", "separates", "", title=title, caption=caption)
-    for name, shape, separates in _maps(module, images):
+    for name, shape, separates in explainable(module, images):
         mark = chosen if name == config.layer else ""
         cells = (name, str(shape[1]), f"{shape[2]} x {shape[3]}", separates, mark)
         table.add_row(*map(escape, cells), style="bold" if mark else None)
     return table
 
 
-def _maps(module: nn.Module, images: Tensor) -> Iterator[tuple[str, torch.Size, str]]:
-    """Name, shape and whether it separates the network, of everything (2,K,h,w) that `layer` may name."""
+def explainable(module: nn.Module, images: Tensor) -> Iterator[tuple[str, torch.Size, str]]:
+    """Name, shape and whether it separates the network, of everything (N,K,h,w) that `layer` may name, in the order of the data.
+
+    `module` is in eval mode; of the images (N,3,H,W) only the size matters.
+    """
     try:
         traced = graph.trace(module)
     except Exception:  # what torch.fx cannot trace is explained by a hook on a module

@@ -23,20 +23,24 @@ class UnreadableImage(Exception):
     """An image that cannot be decoded; the message is the reason its rows carry."""
 
 
-def decode(encoded: bytes | Path) -> Image.Image:
+def decode(encoded: bytes | Path, *, formats: tuple[str, ...] | None = None, most_pixels: int | None = None) -> Image.Image:
     """A file or its bytes -> RGB image, as stored: no EXIF rotation, since ImageNet's protocols apply none.
 
+    `formats` are Pillow's names of those that are accepted, default all; images of more than `most_pixels` are not decoded.
     Raises UnreadableImage.
     """
     try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=formats) as image:
+            if most_pixels is not None and image.width * image.height > most_pixels:
+                raise UnreadableImage(f"{image.width} x {image.height} pixels are more than {most_pixels / 1e6:g} million")
             image.load()
             return to_rgb(image)
     except _DECODE_ERRORS as reason:
         text = str(reason) or type(reason).__name__
         if isinstance(reason, Image.UnidentifiedImageError):
             empty = (len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size) == 0
-            text = "the file is empty" if empty else "not an image, or a format that Pillow cannot read"
+            unknown = "not an image, or a format that Pillow cannot read" if formats is None else f"not an image in {', '.join(formats)}"
+            text = "the file is empty" if empty else unknown
         raise UnreadableImage(text) from reason
 
 

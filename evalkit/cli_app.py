@@ -1,0 +1,76 @@
+"""evalkit app: a local page for photographs."""
+
+import contextlib
+import socket
+import webbrowser
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from evalkit.cli_options import ConfFolder, Overrides
+from evalkit.errors import UserError, first_line
+
+LOCAL = "127.0.0.1"
+
+
+def serve(
+    overrides: Overrides = None,
+    images: Annotated[Optional[Path], typer.Option(help="A folder of photographs to offer; default a few embedded digits.")] = None,  # noqa: UP045
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8421,
+    host: Annotated[str, typer.Option(help="The address to listen on; any but this machine's own lets others in.")] = LOCAL,
+    browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+    conf: ConfFolder = None,
+) -> None:
+    """Ask a network why on a local page: any photograph, class, layer and method, with a slider for the threshold.
+
+    evalkit app model=resnet50 --images photos
+    """
+    try:
+        import uvicorn
+
+        from evalkit.app.server import application
+    except ModuleNotFoundError as reason:
+        if reason.name not in ("starlette", "uvicorn"):
+            raise
+        raise UserError(f"the app needs the package {reason.name}, which is not installed: pip install 'evalkit[app]'") from reason
+    from evalkit.app.explainer import Explainer, Network
+    from evalkit.app.offer import open_album, open_offer
+
+    given = [*(overrides or []), *([] if images is None else ["data=image_folder", f"data.root={images}"])]
+    with _listening(host, port) as listener:
+        offer = open_offer(given, conf)
+        explainer = Explainer(offer, open_album(offer.config))
+        explainer.session(Network(model=offer.config.model.name))  # a mistake is told here, not on the page
+        server = uvicorn.Server(uvicorn.Config(application(explainer, {host, socket.gethostname()}), log_config=None, access_log=False))
+        with contextlib.suppress(KeyboardInterrupt):  # which is how one leaves
+            _announce(host, listener.getsockname()[1], browser=browser)
+            server.run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Raises UserError where nobody can listen there."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as reason:
+        raise UserError(f"cannot listen on {host}, port {port} ({first_line(reason)}): choose another --port, or --port 0") from reason
+
+
+def _announce(host: str, port: int, *, browser: bool) -> None:
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    if not _is_local(host):
+        said = f"everybody who reaches {host} can use this page: its photographs, networks and processor"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/yellow] {escape(said)}")
+    Console(highlight=False, soft_wrap=True).print(f"{escape(address)} (Ctrl-C ends)")
+    if browser:
+        webbrowser.open(address)
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
