@@ -1,10 +1,11 @@
 """What README and documentation show, done: commands by the code that would run them, Python as it stands.
 
-Commands on the embedded digits run, on six images. Those that need ImageNet, other networks' weights, a cluster or a store
+Commands that need nothing else run, on six images. Those that need ImageNet, weights of other networks, a cluster or a store
 are composed: options parsed, keys and names checked, methods found. Their run folder is then made by the embedded network, so
 that what reads it runs too.
 """
 
+import functools
 import inspect
 import re
 import runpy
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from torchvision.models import vgg16
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from evalkit import runner
 from evalkit.cli import app
 from evalkit.config import Job, compose_jobs
 from evalkit.data.digits import Digits
@@ -60,6 +62,8 @@ def blocks(markdown: str) -> Iterator[Block]:
 def commands(block: Block) -> Iterator[list[str]]:
     """Words of each command of a block, without comments, and without what sets the environment."""
     for line in block.text.replace("\\\n", " ").splitlines():
+        if block.language != "bash" and not re.match(rf"\s*(?:[A-Z_]+=\S+ )?(?:{'|'.join(PROGRAMS)}) ", line):
+            continue
         words: list[str] = []
         for word in [*shlex.split(line, comments=True), "&&"]:
             if word != "&&":
@@ -67,7 +71,7 @@ def commands(block: Block) -> Iterator[list[str]]:
                 continue
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 words.pop(0)
-            if words and (block.language == "bash" or words[0] in PROGRAMS):
+            if words:
                 yield words
             words = []
 
@@ -139,7 +143,7 @@ class Reader:
     def _torchrun(self, words: list[str]) -> None:
         options = get_args_parser().parse_args(words)
         assert options.module and options.training_script == "evalkit"
-        self._composed(options.training_script_args)
+        self._checked(options.training_script_args)
 
     def _python(self, words: list[str]) -> None:
         if words[0] == "-c":
@@ -165,33 +169,34 @@ class Reader:
         elif words[0] == "tables" and not any("://" in word for word in words):
             self._invoke([*words, "--no-figures"])
         else:
-            self._composed(words)
+            self._checked(words)
 
     def _run(self, words: list[str]) -> None:
-        jobs = self._composed(words)
-        if all(map(embedded, jobs)):
-            if not any(word.startswith("out=") for word in words):  # the default folder, which another command may have used
-                for job in jobs:
-                    shutil.rmtree(job.config.out, ignore_errors=True)
-            self._invoke([*(word for word in words if not word.startswith(("sample=", "limit="))), *FEW])
-        else:
-            for job in jobs:
-                if isinstance(job.config.out, Path) and not job.config.out.exists():
-                    self._invoke(["run", "method=[ablation_cam,grad_cam]", f"out={job.config.out}", *FEW])
+        parameters = parsed(words)
+        overrides = [word for word in parameters["overrides"] or [] if not word.startswith(("sample=", "limit="))]
+        jobs = composed((*overrides, *FEW), parameters["multirun"], parameters["conf"])
+        for job in jobs:
+            if not any(word.startswith("out=") for word in overrides):  # the default folder, which another command may have used
+                shutil.rmtree(job.config.out, ignore_errors=True)
+            if runs_here(job):
+                runner.run(job)
+            elif isinstance(job.config.out, Path) and not job.config.out.exists():
+                (ours,) = composed(("method=[ablation_cam,grad_cam]", *FEW))
+                runner.run(replace(ours, config=ours.config.model_copy(update={"out": job.config.out})))
 
     def _invoke(self, words: list[str]) -> None:
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, f"evalkit {shlex.join(words)}: {result.exception!r} {result.output}"
         self.said.append(result.output)
 
-    def _composed(self, words: list[str]) -> list[Job]:
+    def _checked(self, words: list[str]) -> None:
         """Parse the options, and compose and check the configurations that a command asks for."""
         parameters = parsed(words)
-        overrides = parameters.get("overrides") or []
-        if "model" in parameters:
-            models = parameters["model"] if isinstance(parameters["model"], list) else [parameters["model"]]
-            return [job for model in models for job in composed([f"model={model}", *overrides])]
-        return composed(overrides, parameters.get("multirun", False), parameters.get("conf")) if words[0] == "run" else []
+        overrides, models = parameters.get("overrides") or [], parameters.get("model")
+        if words[0] == "run":
+            composed(tuple(overrides), parameters["multirun"], parameters["conf"])
+        for model in models if isinstance(models, list) else [models] if models else []:
+            composed((f"model={model}", *overrides))
 
 
 def parsed(words: Sequence[str]) -> dict:
@@ -204,9 +209,9 @@ def parsed(words: Sequence[str]) -> dict:
     return command.make_context(" ".join(path), words).params
 
 
-def composed(overrides: Sequence[str], multirun: bool = False, conf: Path | None = None) -> list[Job]:
+def composed(overrides: tuple[str, ...], multirun: bool = False, conf: Path | None = None) -> list[Job]:
     """The jobs, their methods and data sets found, and their options known."""
-    jobs = compose_jobs(overrides, multirun=multirun, conf=conf)
+    jobs = _compose(overrides, multirun) if conf is None else compose_jobs(overrides, multirun=multirun, conf=conf)
     for job in jobs:
         load_methods(job.config.method)
         settings = {key: value for key, value in job.config.data.items() if key not in ("name", "_target_")}
@@ -214,12 +219,19 @@ def composed(overrides: Sequence[str], multirun: bool = False, conf: Path | None
     return jobs
 
 
-def embedded(job: Job) -> bool:
-    """Whether a run needs nothing but this package, and one process."""
+@functools.cache
+def _compose(overrides: tuple[str, ...], multirun: bool) -> list[Job]:
+    """Most of the time goes there, and pages show the same commands."""
+    return compose_jobs(overrides, multirun=multirun)
+
+
+def runs_here(job: Job) -> bool:
+    """Whether a run needs nothing but this package and what the page made, and one process."""
     config = job.config
     alone = config.launcher.name == "local" and config.devices == "auto" and worker_count(job) == 1
-    ours = config.data["name"] == "digits" and str(config.model.weights).startswith("embedded:")
-    return alone and ours and config.precision == "fp32" and config.decode == "pil"
+    images = config.data["name"] == "digits" or Path(str(config.data.get("root"))).is_dir()
+    weights = str(config.model.weights).startswith("embedded:") or Path(str(config.model.weights)).is_file()
+    return alone and images and weights and config.precision == "fp32" and config.decode == "pil"
 
 
 def placeholders() -> dict[str, object]:
