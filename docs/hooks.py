@@ -22,4 +22,5 @@ def commands() -> str:
     text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="evalkit"), name="evalkit")
     text = re.sub(r"\A# .*\n", "", text)  # the page has a title
     text = re.sub(r"\*\*Commands\*\*:\n\n(?:\* .*\n)+\n", "", text)  # cut short by Typer, and each has its own section
+    text = re.sub(r"\* `--help`: .*\n", "", text).replace("**Options**:\n\n\n", "")  # every command has it
     return re.sub(r"(?m)^(evalkit .+)$", r"    \1", text)  # examples of docstrings

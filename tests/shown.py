@@ -124,6 +124,9 @@ class Reader:
         if line in self.done or line in self.excepted:
             return
         self.done.add(line)
+        if "..." in words:  # whatever the reader's own run is
+            words = [word for word in words if word != "..."]
+            words += ["data.root=/data/imagenet"] if any(word.startswith("experiment=table") for word in words) else []
         program = Path(words[0]).name
         getattr(self, f"_{program}")(words[1:])
 
@@ -157,9 +160,6 @@ class Reader:
                 runpy.run_path(str(script), run_name="__main__")
 
     def _evalkit(self, words: list[str]) -> None:
-        if "..." in words:
-            words = [word for word in words if word != "..."]
-            words += ["data.root=/data/imagenet"] if any(word.startswith("experiment=table") for word in words) else []
         if words[0] == "run":
             self._run(words)
         elif words[0] == "explain":
