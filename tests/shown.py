@@ -1,6 +1,6 @@
 """What README and documentation show, done: commands by the code that would run them, Python as it stands.
 
-Commands that need nothing else run, on six images. Those that need ImageNet, weights of other networks, a cluster or a store
+Commands that need nothing else run, on four images. Those that need ImageNet, weights of other networks, a cluster or a store
 are composed: options parsed, keys and names checked, methods found. Their run folder is then made by the embedded network, so
 that what reads it runs too.
 """
@@ -35,7 +35,7 @@ from evalkit.launch import worker_count
 from evalkit.models.zoo import find
 from evalkit.session import load_methods
 
-FEW = ["limit=6", "workers=0"]
+FEW = ["limit=4", "workers=0"]
 PROGRAMS = ("evalkit", "make", "python", "pip", "torchrun")
 SCRIPTS_THAT_RUN = ("experiments/average_drops.py",)
 
@@ -125,8 +125,9 @@ class Reader:
             return
         self.done.add(line)
         if "..." in words:  # whatever the reader's own run is
-            words = [word for word in words if word != "..."]
-            words += ["data.root=/data/imagenet"] if any(word.startswith("experiment=table") for word in words) else []
+            given = {word.partition("=")[0] for word in words}
+            theirs = [word for word in ("experiment=table1", "data.root=/data/imagenet") if word.partition("=")[0] not in given]
+            words = [*(word for word in words if word != "..."), *theirs]
         program = Path(words[0]).name
         getattr(self, f"_{program}")(words[1:])
 
