@@ -1,9 +1,9 @@
-# make demo | test | check | reproduce DATA=/data/imagenet
+# make demo | test | check | docs | reproduce DATA=/data/imagenet
 # Everything happens in .venv, made from PYTHON (3.11 or newer) with the exact versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check soak reproduce
+.PHONY: demo test check docs soak reproduce
 
 demo: .venv/core.stamp
 	$(BIN)/evalkit run experiment=demo
@@ -16,6 +16,10 @@ check: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation, a folder of pages: site/index.html.
+docs: .venv/docs.stamp
+	$(BIN)/mkdocs build --strict
 
 # Runs killed twenty times with one, two and three workers, resumed and compared: about half an hour on two free cores.
 soak: .venv/dev.stamp
@@ -35,4 +39,8 @@ reproduce: .venv/core.stamp
 
 .venv/dev.stamp: .venv/core.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/docs.stamp: .venv/core.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@

@@ -1,4 +1,4 @@
-"""evalkit run | tables | report | explain | app | list | bench."""
+"""evalkit run | tables | report | explain | app | figure | study | list | bench."""
 
 import logging
 import os
@@ -18,8 +18,10 @@ from rich.text import Text
 
 from evalkit.cli_app import serve
 from evalkit.cli_bench import bench_app
+from evalkit.cli_figure import figure_app
 from evalkit.cli_options import ConfFolder, Overrides
 from evalkit.cli_photos import Photographs, photo_command
+from evalkit.cli_study import study_app
 from evalkit.errors import UserError, did_you_mean, log_to_stderr, printable, remote_failure, shards_in_words
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
 app.add_typer(bench_app, name="bench")
+app.add_typer(study_app, name="study")
+app.add_typer(figure_app, name="figure")
 
 
 STOPPED = 130

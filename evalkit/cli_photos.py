@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,6 @@ from evalkit.errors import UserError
 if TYPE_CHECKING:
     from evalkit.config import RunConfig
 
-ConfFolder = Annotated[Optional[Path], typer.Option("--conf", help="A folder of further yaml files, laid out as conf/ is.")]  # noqa: UP045
 Photographs = Annotated[list[str], typer.Argument(help="Image files, then overrides.", metavar="IMAGE... [OVERRIDES]...")]
 
 

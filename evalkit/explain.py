@@ -71,7 +71,7 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
             after = confidence_and_logit(model.net(perturbed), probe.targets, config.model.output)
             scores = f"confidence {confidence[0]:.3f} → {after[0][0]:.3f}\nscore (logit) {logit[0]:.2f} → {after[1][0]:.2f}"
             ax.imshow(_picture(perturbed))
-            ax.set_title(f"{_in_words(point)}\n{scores}", fontsize=10)
+            ax.set_title(f"{in_words(point)}\n{scores}", fontsize=10)
         for ax in row:
             ax.set_xticks([])
             ax.set_yticks([])
@@ -81,7 +81,8 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
     return figure
 
 
-def _in_words(point: protocol.Point) -> str:
+def in_words(point: protocol.Point) -> str:
+    """A protocol point for the title of a panel."""
     rest = {"black": "the rest black", "mean": "the rest mean colour", "blur": "the rest blurred"}[point.fill]
     if point.top_percent is None:
         return f"weighted by the map, {rest}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -19,7 +20,7 @@ from evalkit.summary import PAPER_METRICS, SCORES, better, scores_of, win_matrix
 from evalkit.tables import LABELS, MANY, describe_point, main_points, title, whom_win_beats
 
 FORMATS = ("png", "pdf", "svg")
-TEXT = {"text.parse_math": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "evalkit"}
+TEXT: Any = {"text.parse_math": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "evalkit"}
 """Text stays text, in files that are the same every time; a method's name is no formula."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 

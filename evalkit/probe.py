@@ -120,10 +120,22 @@ class Probe:
     @shared
     def gradients(self) -> Tensor:
         """dy/dA (N,K,h,w), through the head only."""
+        return self._gradients("score")
+
+    def scored_gradients(self, score: str) -> Tensor:
+        """dy/dA (N,K,h,w) with y as in `scored`, by autograd in the network's own precision.
+
+        The sigmoid's is the logit's times y (1 - y), one number an image; it is exactly 0 where y rounds to 1, in float32
+        for logits above 24 ln 2 = 16.6, in float64 above 36.7.
+        """
+        return self.gradients if score == "score" else self._gradients(score)
+
+    def _gradients(self, score: str) -> Tensor:
         activations = self.activations.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.net.head(activations, self.context)
-            total = logits.gather(1, self.targets[:, None]).sum()
+            outputs = {"score": lambda: logits, "softmax": lambda: logits.softmax(1), "sigmoid": logits.sigmoid}[score]()
+            total = outputs.gather(1, self.targets[:, None]).sum()
         return torch.autograd.grad(total, activations)[0]
 
     @property

@@ -72,21 +72,21 @@ def markdown(runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFra
         parts.append(f"## {title(run)}\n\n" + "\n".join(f"- {line}" for line in caption(run)))
         protocols, measured = map_tables.protocol_cells(summary, run), map_tables.measure_cells(measures, run)
         if protocols:
-            parts.append(f"### {map_tables.SAME_MAPS}\n\n" + _pipes(protocols))
+            parts.append(f"### {map_tables.SAME_MAPS}\n\n" + pipes(protocols))
         if measured:
-            parts.append(f"### Maps\n\n{map_tables.LOCALISATION}\n\n" + _pipes(measured))
+            parts.append(f"### Maps\n\n{map_tables.LOCALISATION}\n\n" + pipes(measured))
         for point in run.points:
-            parts.append(f"### {describe_point(point)}\n\n" + _pipes(cells(summary, run, point)))
+            parts.append(f"### {describe_point(point)}\n\n" + pipes(cells(summary, run, point)))
             tests = comparison_table(comparisons, run, point)
             if tests:
-                parts.append(f"{PAIRED}:\n\n" + _pipes(tests))
+                parts.append(f"{PAIRED}:\n\n" + pipes(tests))
             if len(run.methods) > 2:
                 for score in ("confidence", "activation"):
                     shares = win_matrix(run, point, score)
                     lines = [["row beats column", *run.methods]]
                     lines += [[method, *("" if math.isnan(v) else f"{v:.2f}" for v in shares.loc[method])] for method in run.methods]
-                    parts.append(f"Win % in {score}:\n\n" + _pipes(lines))
-    return _inert("\n\n".join(parts)) + "\n"
+                    parts.append(f"Win % in {score}:\n\n" + pipes(lines))
+    return inert("\n\n".join(parts)) + "\n"
 
 
 def write_all(
@@ -107,12 +107,13 @@ def write_all(
     return summary, comparisons
 
 
-def _inert(text: str) -> str:
+def inert(text: str) -> str:
     """Markdown in which names from a run folder become neither tags nor links or images; no text of ours does."""
     return re.sub(r"<(?=[A-Za-z/!?])|(?<=\])\(", r"\\\g<0>", text)
 
 
-def _pipes(lines: list[list[str]]) -> str:
+def pipes(lines: list[list[str]]) -> str:
+    """A markdown table of a header and lines, the first column to the left."""
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     rule = ["---", *("---:" for _ in lines[0][1:])]
     return "\n".join("| " + " | ".join(line) + " |" for line in [escaped[0], rule, *escaped[1:]])

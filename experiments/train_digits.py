@@ -10,6 +10,7 @@ from scratch such a head does not learn where on the canvas a digit may stand wi
 """
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -33,8 +34,10 @@ def as_tensors(source: Digits) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images).permute(0, 3, 1, 2).div(127.5).sub(1), labels
 
 
-def train(net: nn.Module, images: Tensor, labels: Tensor, epochs: int, lr: float) -> None:
-    """AdamW with one cycle; the net is left in eval mode."""
+def train(
+    net: nn.Module, images: Tensor, labels: Tensor, epochs: int, lr: float, loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+) -> None:
+    """AdamW with one cycle; the net is left in eval mode. `loss` takes logits and labels."""
     optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
     steps = epochs * (len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=lr, total_steps=steps)
@@ -42,7 +45,7 @@ def train(net: nn.Module, images: Tensor, labels: Tensor, epochs: int, lr: float
     for _ in range(epochs):
         for chosen in torch.randperm(len(images))[: len(images) // BATCH * BATCH].split(BATCH):
             optimiser.zero_grad()
-            cross_entropy(net(images[chosen]), labels[chosen]).backward()
+            loss(net(images[chosen]), labels[chosen]).backward()
             optimiser.step()
             schedule.step()
     net.eval()

@@ -107,6 +107,45 @@ def test_ablation_variants_equal_their_equations(factory, normalise, drop):
         assert torch.allclose(found[i], total.clamp(min=0), atol=1e-10)
 
 
+@pytest.mark.parametrize("factory", [TinyFC, TinyGAP])
+@pytest.mark.parametrize("gradient", ["softmax", "sigmoid"])
+def test_grad_cam_of_the_normalised_output_is_autograd_through_the_whole_network(factory, gradient):
+    """Selvaraju et al. 2017, eq. 1, with a hook on the target layer; Ablation-CAM paper, section 5."""
+    net = SplitModel(factory().double().eval(), "features", mean=HALF, std=HALF)
+    images = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    kept = []
+    hook = net.module.features.register_forward_hook(lambda _module, _inputs, out: (kept.append(out), out.clone())[1])
+    logits = net.module((images - 0.5) / 0.5)
+    hook.remove()
+    y = {"softmax": logits.softmax(1), "sigmoid": logits.sigmoid()}[gradient]
+    (g,) = torch.autograd.grad(y[0, 1] + y[1, 4], kept[0])
+    wanted = torch.einsum("nk,nkhw->nhw", g.mean((2, 3)), kept[0]).clamp(min=0).detach()
+    probe = Probe(net, images, targets=[1, 4])
+    torch.testing.assert_close(methods.grad_cam(probe, gradient=gradient), wanted, atol=1e-12, rtol=1e-9)
+    with pytest.raises(UserError, match="gradient=sigmiod is no choice; did you mean 'sigmoid'"):
+        methods.grad_cam(probe, gradient="sigmiod")
+
+
+@pytest.mark.parametrize(
+    ("logit", "vanishes"), [(-40.0, ()), (8.0, ()), (16.0, ()), (17.0, (torch.float32,)), (40.0, (torch.float32, torch.float64))]
+)
+def test_a_saturated_sigmoid_scales_the_map_until_its_gradient_rounds_to_nothing(logit, vanishes):
+    """y (1 - y) is one factor for all cells: the map keeps its shape, or is 0 everywhere. It never becomes another map."""
+    module, images = TinyFC().eval(), torch.rand(1, 3, 16, 16)
+    if not methods.grad_cam(Probe(SplitModel(module, "features", mean=HALF, std=HALF), images, [2])).any():
+        module.classifier[-1].weight.data[2].neg_()  # for a map that is not empty
+    for dtype in (torch.float32, torch.float64):
+        net = SplitModel(module.to(dtype), "features", mean=HALF, std=HALF)
+        with torch.no_grad():
+            module.classifier[-1].bias[2] += logit - Probe(net, images.to(dtype), [2]).scores[0]
+        probe = Probe(net, images.to(dtype), targets=[2])
+        factor = 0 if dtype in vanishes else float(torch.tensor(-logit, dtype=torch.float64).sigmoid() * torch.tensor(logit).sigmoid())
+        found, plain = methods.grad_cam(probe, gradient="sigmoid"), methods.grad_cam(probe)
+        assert float(found.amax() / plain.amax()) == pytest.approx(factor, rel=0.3)  # of 1 - y float32 keeps few bits
+        if factor:
+            torch.testing.assert_close(found / found.amax(), plain / plain.amax(), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("drop", ["softmax", "sigmoid"])
 def test_a_saturated_confidence_still_ranks(drop):
     """Where a logit leads by 200 the confidence is 1 in any float; its drops are not all 0, but those of the odds."""

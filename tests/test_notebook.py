@@ -1,6 +1,7 @@
-"""The notebook runs from top to bottom on fresh runs."""
+"""The notebooks run from top to bottom, and come without outputs."""
 
 import nbformat
+import pytest
 from conftest import ROOT, tiny_overrides
 from nbclient import NotebookClient
 
@@ -14,8 +15,29 @@ def test_tables_notebook(folder, tmp_path, monkeypatch):
         (job,) = compose_jobs([*tiny_overrides(folder, tmp_path / "runs" / name), "model.paper_table=table1"])
         runner.run(job)
     monkeypatch.setenv("EVALKIT_RUNS", str(tmp_path / "runs"))
-    notebook = nbformat.read(ROOT / "experiments" / "tables.ipynb", as_version=4)
+    text = executed("tables")
+    assert text.count("41.52") >= 2 and "image/png" in text and "RANDOM WEIGHTS" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("threshold_sweep", ["image/png", "s a map", "'score_cam': nan", "top_percent"]),
+        ("your_own_cam", ["image/png", "40 of 40 images scored", "McNemar", "Average drop %, confidence (lower is better)"]),
+        ("one_photograph", ["image/png", "confidence 0.", "channels help"]),
+    ],
+)
+def test_notebooks_of_the_documentation(name, says, tmp_path, monkeypatch):
+    monkeypatch.setenv("EVALKIT_IMAGES", "40")
+    monkeypatch.setenv("EVALKIT_OUT", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    text = executed(name)
+    assert [word for word in says if word not in text] == []
+
+
+def executed(name: str) -> str:
+    """All cells of a notebook with their outputs."""
+    notebook = nbformat.read(ROOT / "experiments" / f"{name}.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "experiments")}}).execute()
-    text = str(notebook.cells)
-    assert text.count("41.52") >= 2 and "image/png" in text and "RANDOM WEIGHTS" in text
+    return str(notebook.cells)

@@ -1,13 +1,16 @@
-"""Cluttered digits: the embedded data set, composed on the fly from real handwriting.
+"""Cluttered digits: the embedded data sets, composed on the fly from real handwriting.
 
 scikit-learn carries 1,797 handwritten digits of 8x8 pixels (UCI, "Optical Recognition of Handwritten Digits",
 E. Alpaydin and C. Kaynak, 1998). Each is enlarged, coloured and placed somewhere on a 64x64 canvas among
 distractor strokes, in the manner of "cluttered MNIST" (Mnih et al., NeurIPS 2014). Training and evaluation draw
-from disjoint originals, and evaluation uses each of its originals once, so its images are independent.
+from disjoint originals, and evaluation uses each of its originals once, so its images are independent. A canvas holds
+one digit, or two different ones for what needs several labels.
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -29,22 +32,44 @@ def originals(split: str) -> tuple[np.ndarray, np.ndarray]:
     return bunch.images[chosen], bunch.target[chosen]
 
 
-def compose(ink: np.ndarray, rng: np.random.Generator) -> tuple[Image.Image, tuple[int, int, int, int]]:
-    """One canvas around one digit.
+Edges = tuple[int, int, int, int]
+"""Of a square or box in pixels: x1, y1, x2, y2."""
 
-    `ink` is (8,8) in 0..16. Returns an RGB image of 64x64 and the digit's box (x1, y1, x2, y2) in its pixels.
+
+def compose(inks: np.ndarray, rng: np.random.Generator) -> tuple[Image.Image, list[Edges]]:
+    """One canvas around some digits, whose squares do not overlap.
+
+    `inks` is (M,8,8) in 0..16; M is one or two, for there is no room for more. Returns an RGB image of 64x64 and the
+    digits' boxes in its pixels.
     """
     canvas = _background(rng)
     draw = ImageDraw.Draw(canvas)
     for _ in range(int(rng.integers(7, 12))):
         _stroke(draw, rng)
-    side = int(rng.integers(22, 33))
-    digit = Image.fromarray((ink * (255 / 16)).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
-    left, top = (int(v) for v in rng.integers(0, SIZE - side + 1, size=2))
-    canvas.paste(_bright(rng), (left, top, left + side, top + side), digit)
+    boxes = []
+    for ink, (left, top, right, bottom) in zip(inks, _squares(len(inks), rng), strict=True):
+        digit = Image.fromarray((ink * (255 / 16)).astype(np.uint8)).resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+        canvas.paste(_bright(rng), (left, top, right, bottom), digit)
+        x1, y1, x2, y2 = digit.point(lambda v: 255 if v > 64 else 0).getbbox() or (0, 0, right - left, bottom - top)
+        boxes.append((left + x1, top + y1, left + x2, top + y2))
     noisy = np.asarray(canvas, dtype=np.float64) + rng.normal(0, 8, (SIZE, SIZE, 3))
-    x1, y1, x2, y2 = digit.point(lambda v: 255 if v > 64 else 0).getbbox() or (0, 0, side, side)
-    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), (left + x1, top + y1, left + x2, top + y2)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), boxes
+
+
+def _squares(count: int, rng: np.random.Generator) -> list[Edges]:
+    """Where digits go: all drawn anew until no two overlap."""
+    while True:
+        squares = []
+        for _ in range(count):
+            side = int(rng.integers(22, 33))
+            left, top = (int(v) for v in rng.integers(0, SIZE - side + 1, size=2))
+            squares.append((left, top, left + side, top + side))
+        if not any(_overlap(*pair) for pair in combinations(squares, 2)):
+            return squares
+
+
+def _overlap(one: Edges, other: Edges) -> bool:
+    return max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(one[3], other[3])
 
 
 def _background(rng: np.random.Generator) -> Image.Image:
@@ -72,15 +97,21 @@ def _bright(rng: np.random.Generator) -> tuple[int, int, int]:
     return red, green, blue
 
 
-class Digits:
-    """The evaluation split (797 images) or the training split (`count` images, originals reused) as a source."""
+class Canvases(ABC):
+    """A source of `count` canvases of 64x64, composed from the originals of one split."""
 
     def __init__(self, split: str = "val", seed: int = 0, count: int | None = None) -> None:
         if split not in ("train", "val"):
             raise UserError(f"data.split={split}: the digits have the splits 'train' and 'val'")
         self.split, self.seed = split, seed
         self.ink, self.targets = originals(split)
-        self.count = len(self.ink) if count is None else count
+        self.members = self._choose(count)
+        """Which originals each canvas shows (count,M)."""
+        self.count = len(self.members)
+
+    @abstractmethod
+    def _choose(self, count: int | None) -> np.ndarray:
+        """The members of `count` canvases; None: of as many as show each original once."""
 
     def __len__(self) -> int:
         return self.count
@@ -89,26 +120,22 @@ class Digits:
         """A name that says where the image comes from."""
         return f"{self.split}/{self.seed}/{position:05d}"
 
-    def class_keys(self, position: int) -> tuple[str]:
-        """The digit's name, "0" to "9"."""
-        return (CLASSES[self.targets[position % len(self.ink)]],)
+    def class_keys(self, position: int) -> tuple[str, ...]:
+        """The digits' names, "0" to "9"."""
+        return tuple(CLASSES[digit] for digit in self.targets[self.members[position]])
 
     def load(self, position: int) -> Image.Image:
         """The canvas at `position`, RGB, 64x64; the same for every call, worker and process."""
         return self._compose(position)[0]
 
-    def box(self, position: int) -> tuple[int, int, int, int]:
-        """The digit's box (x1, y1, x2, y2) in pixels."""
-        return self._compose(position)[1]
-
     def boxes(self, position: int) -> list[Box]:
-        """The digit's box, named: an image has one."""
-        x1, y1, x2, y2 = self.box(position)
-        return [Box(self.class_keys(position)[0], x1, y1, x2, y2, SIZE, SIZE)]
+        """The digits' boxes, named."""
+        edges = self._compose(position)[1]
+        return [Box(key, *box, SIZE, SIZE) for key, box in zip(self.class_keys(position), edges, strict=True)]
 
-    def _compose(self, position: int) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    def _compose(self, position: int) -> tuple[Image.Image, list[Edges]]:
         rng = np.random.default_rng([self.seed, self.split == "val", position])
-        return compose(self.ink[position % len(self.ink)], rng)
+        return compose(self.ink[self.members[position]], rng)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -118,3 +145,33 @@ class Digits:
         for position in range(min(8, self.count)):
             digest.update(self.load(position).tobytes())
         return digest.hexdigest()
+
+
+class Digits(Canvases):
+    """One digit a canvas: the evaluation split (797 images) or the training split (`count` images, originals reused)."""
+
+    def _choose(self, count: int | None) -> np.ndarray:
+        return np.arange(len(self.ink) if count is None else count)[:, None] % len(self.ink)
+
+    def box(self, position: int) -> Edges:
+        """The digit's box (x1, y1, x2, y2) in pixels."""
+        return self._compose(position)[1][0]
+
+
+class TwoDigits(Canvases):
+    """Two different digits a canvas, hence two labels: 398 evaluation images, or `count` of the training split, originals reused."""
+
+    def _choose(self, count: int | None) -> np.ndarray:
+        """Rounds of random pairs, each original in one pair a round (of an odd number one is left out)."""
+        half = len(self.ink) // 2
+        count = half if count is None else count
+        rng = np.random.default_rng([self.seed, self.split == "val", 0, 1])  # a stream that is no canvas's
+        return np.concatenate([self._pairs(half, rng) for _ in range(max(1, -(-count // half)))])[:count]
+
+    def _pairs(self, half: int, rng: np.random.Generator) -> np.ndarray:
+        """(half,2) originals, no two of one class: a shuffle whose clashes change their partners with random pairs."""
+        pairs = rng.permutation(len(self.ink))[: 2 * half].reshape(half, 2)
+        while (clashes := np.flatnonzero(self.targets[pairs[:, 0]] == self.targets[pairs[:, 1]])).size:
+            for i, j in zip(clashes, rng.integers(half, size=clashes.size), strict=True):
+                pairs[[i, j], 1] = pairs[[j, i], 1]
+        return pairs

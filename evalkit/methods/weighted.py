@@ -8,6 +8,9 @@ from evalkit import protocol
 from evalkit.errors import one_of, whole
 from evalkit.probe import Probe
 
+SCORES = ("score", "softmax", "sigmoid")
+"""What y may be: the logit of the explained class, or what a normalisation makes of it."""
+
 
 def cam(probe: Probe) -> Tensor:
     """CAM (Zhou et al., CVPR 2016, eq. 2): M_c = sum_k w_k^c A_k, w the linear layer behind the pooling; no ReLU.
@@ -17,12 +20,16 @@ def cam(probe: Probe) -> Tensor:
     return _weighted_sum(probe.class_weights, probe.activations)
 
 
-def grad_cam(probe: Probe) -> Tensor:
+def grad_cam(probe: Probe, gradient: str = "score") -> Tensor:
     """Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and 2; Ablation-CAM paper, eq. 1).
 
     w_k = mean over positions of dy/dA_k; map = ReLU(sum_k w_k A_k) (N,h,w).
+
+    `gradient`: what y is, the class "score" (both papers' rule), or its "softmax" or "sigmoid" (Ablation-CAM paper,
+    section 5). A sigmoid's map is the score's times y (1 - y): smaller, but of the same shape, until float rounds it to 0
+    everywhere (see `Probe.scored_gradients`). A softmax mixes in the gradients of the other classes.
     """
-    weights = probe.gradients.mean((2, 3))
+    weights = probe.scored_gradients(one_of(gradient, SCORES, "gradient")).mean((2, 3))
     return relu(_weighted_sum(weights, probe.activations))
 
 
@@ -58,7 +65,7 @@ def ablation_cam(probe: Probe, normalise: str = "score", drop: str = "score") ->
     Divided by |y|, because a negative y would turn every sign; where the divisor is 0 the drops themselves are the
     weights. Neither changes the ranking for y > 0. Returns (N,h,w), not negative.
     """
-    y, drops = probe.scored(one_of(drop, ("score", "softmax", "sigmoid"), "drop"))
+    y, drops = probe.scored(one_of(drop, SCORES, "drop"))
     by_norm = one_of(normalise, ("score", "norm"), "normalise") == "norm"
     size = probe.activations.flatten(2).norm(dim=2) if by_norm else y.abs()[:, None]
     weights = drops / torch.where(size > torch.finfo(size.dtype).tiny, size, 1)  # a divisor below that may overflow

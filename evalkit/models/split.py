@@ -30,7 +30,8 @@ class SplitModel:
             parameters are shared, so move it to its device and dtype before.
         layer: dotted name of a submodule (`features.29`), of one call of a repeated one (`layer4.2.relu_2`, counted
             from 0), or of a functional node (`relu`). Its output (N,K,h,w) is the activations A.
-        mean, std: normalisation per colour channel, applied to images in [0,1].
+        mean: of the normalisation, per colour channel, applied to images in [0,1].
+        std: likewise.
 
     Raises:
         UserError: the layer is unknown, ambiguous, or does not influence the output.

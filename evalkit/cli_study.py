@@ -1,0 +1,72 @@
+"""evalkit study prepare | score."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast, get_args
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from evalkit.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from evalkit.study.records import Design
+
+study_app = typer.Typer(no_args_is_help=True, help="The paper's blinded studies with people: a page for raters, a key, their scores.")
+
+
+@study_app.command()
+def prepare(
+    design: Annotated[
+        str,
+        typer.Argument(help="better (which of two methods, section 6.3), trust (which of two models, 6.4), which (which category, 6.5)"),
+    ],
+    runs: Annotated[list[str], typer.Argument(help="Finished runs made with maps=store: two for trust, else one.", metavar="RUN...")],
+    out: Annotated[Path, typer.Option(help="A new folder for the page and the key.")] = Path("study"),
+    images: Annotated[int | None, typer.Option(min=1, help="Draw so many images of each class (which: of all); default all.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="So many classes, those of the highest F1; default 5, the paper's.")] = None,
+    methods: Annotated[str, typer.Option(help="As in grad_cam,ablation_cam; default the paper's.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Decides which images are drawn.")] = 0,
+    data_root: Annotated[str | None, typer.Option(help="Where the images lie now, if they have moved since the run.")] = None,
+) -> None:
+    """Write a page for raters (study.html) and what only you may see (key.json).
+
+    evalkit study prepare better results/mine --images 20 --out study
+    """
+    from evalkit.study import records
+    from evalkit.study.prepare import prepare as prepare_study
+
+    designs = get_args(records.Design)
+    if design not in designs:
+        raise UserError(f"no study '{design}'{did_you_mean(design, designs)}")
+    chosen = [name.strip() for name in methods.split(",") if name.strip()]
+    key, left_out = prepare_study(
+        cast("Design", design), runs, out, images=images, classes=classes, methods=chosen, seed=seed, data_root=data_root
+    )
+    shown = len({item.index for item in key.items.values()})
+    unfit = f" ({left_out} others did not fit the design)" if left_out else ""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(escape(f"{out / records.PAGE}: {len(key.items)} items of {shown} images{unfit}; give this one file to every rater"))
+    console.print(escape(f"{out / records.KEY}: what its ids stand for; keep it to yourself until all answers are in"))
+
+
+@study_app.command()
+def score(
+    key: Annotated[Path, typer.Argument(help="The folder that prepare wrote, or its key.json.", metavar="FOLDER_OR_KEY")],
+    answers: Annotated[list[Path], typer.Argument(help="The files that raters saved, complete or not.", metavar="ANSWERS...")],
+    out: Annotated[Path | None, typer.Option(help="Folder for scores.csv and scores.md; default the key's.")] = None,
+) -> None:
+    """Score the raters' answers as the paper does, with intervals and the raters' agreement.
+
+    evalkit study score study answers-*.json
+    """
+    from evalkit.study import report
+    from evalkit.study.records import read_answers, read_key
+    from evalkit.study.score import score as score_study
+
+    known = read_key(key)
+    found = score_study(known, read_answers(known, answers))
+    folder = out or (key if key.is_dir() else key.parent)
+    report.write(found, folder)
+    report.print_scores(Console(), found)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(escape(f"written: {folder}/{', '.join(report.FILES)}"))

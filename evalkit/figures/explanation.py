@@ -1,0 +1,44 @@
+"""Figure 5 of the paper: photograph, map, and the explanation map that keeps what the map points at."""
+
+import textwrap
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from evalkit import protocol
+from evalkit.explain import in_words
+from evalkit.figures.layout import COLUMN, PAGE, Subject, beside, heat_over, in_full, note, panels, photograph, title
+from evalkit.photo_session import PhotoSession, remark
+
+DEFAULT = "[ablation_cam]"
+
+
+def draw(session: PhotoSession, subjects: Sequence[Subject]) -> Figure:
+    """A row for each photograph, class and method: photograph, map over it, and what each protocol point leaves of the image.
+
+    The paper (section 6.1) keeps the top 20 % of the pixels and multiplies the rest by 0; the confidence and the score
+    before and after are those of its metrics (eq. 5 and 6).
+    """
+    points = protocol.points(session.config.protocol)
+    columns = 2 + len(points)
+    width = COLUMN if columns == 3 else PAGE
+    figure, rows = panels(len(subjects) * len(session.methods), columns, width, (width - 0.5) / columns + 0.6)
+    pairs = [(subject, method) for subject in subjects for method in session.methods]
+    for axes, (subject, method) in zip(rows, pairs, strict=True):
+        image = subject.probe.images
+        photograph(axes[0], image[0])
+        beside(axes[0], session, subject)
+        found = session.map(method, subject.probe)
+        heat_over(axes[1], image[0], found[0])
+        axes[1].set_title(method + remark(found))
+        fillers = protocol.fillings(image, points, session.model.net.mean)
+        ranking = protocol.Ranking(found)
+        for ax, point in zip(axes[2:], points, strict=True):
+            left = protocol.perturb(image, protocol.kept(point, ranking)[0], fillers[point.fill])
+            confidence, score = session.confidence(subject.probe, session.model.net(left))
+            photograph(ax, left[0])
+            ax.set_title(textwrap.fill(in_words(point), 16) if axes is rows[0] else "")
+            ax.set_xlabel(f"confidence {in_full(confidence)}\nscore {score:.2f}", labelpad=2)
+    title(figure, session, "Explanation maps")
+    note(figure, "Each map runs from its least value (dark) to its greatest (bright).")
+    return figure

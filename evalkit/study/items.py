@@ -1,0 +1,117 @@
+"""Items of a study, blinded: each as the raters' page holds it, and as the key explains it."""
+
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch.nn.functional as F
+from torch import Tensor
+
+from evalkit.data.decode import UnreadableImage
+from evalkit.errors import UserError, printable
+from evalkit.photographs import Photographs, data_uri, heat, overlay
+from evalkit.runs import ITEM
+from evalkit.study.records import Design, Item
+from evalkit.study.wording import WORDING
+
+SIDE = 320
+"""Longer side of every picture in pixels: one size for all, or the size would tell two networks apart."""
+CAP = 0.99
+"""Quantile of the positive values at which maps shown alone saturate: else a few pixels leave the others black
+(SmoothGrad, Smilkov et al., 2017, caps at the same)."""
+
+Blinded = tuple[dict[str, Any], Item]
+"""An item for the page, still without an id, and for the key."""
+
+
+def better(photographs: Photographs, chosen: pd.DataFrame, methods: Sequence[str]) -> Iterator[Blinded]:
+    """Two methods' maps over one photograph (section 6.3)."""
+    for row in chosen.itertuples():
+        options = _ids(methods)
+        image = _image(photographs, row.index)
+        maps = [overlay(image, photographs.map(method, row.index, row.target)) for method in methods]
+        yield _compared("better", row, image, options, maps), _item(row, options)
+
+
+def trust(shown: Sequence[Photographs], chosen: pd.DataFrame, method: str, models: Sequence[str]) -> Iterator[Blinded]:
+    """One method's maps of two networks, each over the photograph as its network saw it (section 6.4)."""
+    for row in chosen.itertuples():
+        options = _ids(models)
+        images = [_image(photographs, row.index) for photographs in shown]
+        targets = (row.target, row.second_target)
+        maps = [overlay(image, of.map(method, row.index, target)) for image, of, target in zip(images, shown, targets, strict=True)]
+        # Each network may crop in its own way: the photograph beside the maps must not always be the same one's.
+        yield _compared("trust", row, secrets.choice(images), options, maps), _item(row, options)
+
+
+def which(photographs: Photographs, chosen: pd.DataFrame, methods: Sequence[str]) -> Iterator[Blinded]:
+    """Each method's map of each of an image's two categories, one at a time beside the photograph (section 6.5, figure 7)."""
+    measured = photographs.run.maps.dropna(subset="target").set_index([*ITEM, "method"]).sort_index()
+    fine = _at_pixels(photographs, chosen, methods)
+    for _, pair in chosen.groupby("index"):
+        for row in pair.itertuples():
+            for method in methods:
+                image, values = _image(photographs, row.index), photographs.map(method, row.index, row.target)
+                picture = _alone(values) if fine else overlay(image, values)
+                options = _ids(pair.target_name)
+                choices = [{"id": name, "name": printable(options[name])} for name in sorted(options)]
+                energies = measured.loc[(row.index, row.target, method), ["energy_inside", "energy_others"]].astype(float)
+                inside, others = (None if np.isnan(energy) else float(energy) for energy in energies)
+                asked = {"question": WORDING["which"].question, "photograph": _uri(image), "picture": _uri(picture), "options": choices}
+                yield asked, _item(row, options, method=method, energy_inside=inside, energy_others=others)
+
+
+def drawn(made: Iterable[Blinded]) -> dict[str, Blinded]:
+    """Items by ids, in the order of the ids."""
+    return dict(sorted((secrets.token_hex(8), blinded) for blinded in made))
+
+
+def _ids(meanings: Iterable[str]) -> dict[str, str]:
+    """An opaque id for each. In the order of the ids nothing is left of any other."""
+    return {secrets.token_hex(8): meaning for meaning in meanings}
+
+
+def _at_pixels(photographs: Photographs, chosen: pd.DataFrame, methods: Sequence[str]) -> bool:
+    """Whether all maps are as fine as the photograph, as guided ones are.
+
+    Those show contours by themselves; a coarse one is a blot without the photograph under it.
+    """
+    size = photographs.image(int(chosen["index"].iloc[0])).shape[1:]
+    maps = photographs.run.maps[photographs.run.maps.method.isin(methods) & photographs.run.maps.target.notna()]
+    return bool(((maps.height == size[0]) & (maps.width == size[1])).all())
+
+
+def _alone(values: Tensor) -> Tensor:
+    """A fine map (H,W) in shades of grey (3,H,W), white where it is highest, black where it is not positive."""
+    positive = values[values > 0]
+    return heat(values.clamp(0, float(positive.quantile(CAP)) if len(positive) else 0), "gray")
+
+
+def _image(photographs: Photographs, index: int) -> Tensor:
+    try:
+        return photographs.image(index)
+    except UnreadableImage as reason:
+        raise UserError(f"{photographs.source.image_id(index)} cannot be read any more: {reason}") from reason
+
+
+def _compared(design: Design, row: Any, image: Tensor, options: dict[str, str], maps: Sequence[Tensor]) -> dict[str, Any]:
+    by_id = dict(zip(options, maps, strict=True))
+    return {
+        "question": WORDING[design].question.format(name=printable(row.target_name)),
+        "photograph": _uri(image),
+        "options": [{"id": name, "picture": _uri(by_id[name])} for name in sorted(by_id)],
+    }
+
+
+def _item(row: Any, options: dict[str, str], **known: Any) -> Item:
+    return Item(index=row.index, image_id=row.image_id, target=row.target, target_name=row.target_name, options=options, **known)
+
+
+def _uri(picture: Tensor) -> str:
+    """A picture (3,H,W), SIDE pixels at its longer side, as an address."""
+    height, width = picture.shape[1:]
+    scale = SIDE / max(height, width)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    return data_uri(F.interpolate(picture[None], size=size, mode="bilinear", antialias=True)[0], SIDE)

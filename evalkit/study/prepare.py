@@ -1,0 +1,135 @@
+"""From finished runs to a page for raters and a key for the organiser."""
+
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from evalkit.errors import UserError, did_you_mean
+from evalkit.pages import page
+from evalkit.photographs import Photographs
+from evalkit.runs import Run, load_runs
+from evalkit.storage import publish, writable_folder
+from evalkit.study import choose, items
+from evalkit.study.records import KEY, PAGE, Design, Key, RunRecord
+from evalkit.study.wording import WORDING
+
+PAPER_METHODS = {
+    "better": ("ablation_cam", "grad_cam"),
+    "trust": ("ablation_cam",),
+    "which": ("guided_ablation_cam", "guided_grad_cam"),
+}
+PAPER_CLASSES = 5
+
+
+def prepare(
+    design: Design,
+    paths: Sequence[str],
+    out: Path,
+    *,
+    images: int | None = None,
+    classes: int | None = None,
+    methods: Sequence[str] = (),
+    seed: int = 0,
+    data_root: str | None = None,
+) -> tuple[Key, int]:
+    """Write <out>/study.html and <out>/key.json; returns the key, and how many images of the chosen classes do not fit the design.
+
+    `images` draws so many of each class, or of all for `which`; `seed` decides which. Ids are drawn anew each time, not
+    seeded: nobody must be able to guess them. Raises UserError: runs that do not suit, no images, a study is there.
+    """
+    for file in (out / KEY, out / PAGE):
+        if file.exists():
+            raise UserError(f"{file} is there already, and answers to its study need its key: choose another folder with --out")
+    methods = tuple(methods) or PAPER_METHODS[design]
+    shown = [Photographs(run, data_root) for run in _runs(design, paths, methods)]
+    _check_methods(shown, methods)
+    contestants = _model_names(shown) if design == "trust" else (methods[0], methods[1])
+    made, left_out = _made(design, shown, methods, contestants, classes, images, seed)
+    asked = items.drawn(made)
+    key = Key(
+        study=secrets.token_hex(8),
+        design=design,
+        contestants=contestants,
+        method=methods[0] if design == "trust" else None,
+        runs=[_record(photographs.run) for photographs in shown],
+        seed=seed,
+        items={name: item for name, (_, item) in asked.items()},
+    )
+    writable_folder(out, "--out")
+    publish(out / KEY, key.model_dump_json(indent=1).encode())
+    words = WORDING[design]
+    data = {
+        "study": key.study,
+        "design": design,
+        "captions": words.captions,
+        "choices": words.choices,
+        "items": [{"id": name, **item} for name, (item, _) in asked.items()],
+    }
+    publish(out / PAGE, page("study", data, title=words.title, task=words.task, choices=len(words.choices)).encode())
+    return key, left_out
+
+
+def _made(
+    design: Design,
+    shown: Sequence[Photographs],
+    methods: Sequence[str],
+    contestants: Sequence[str],
+    classes: int | None,
+    images: int | None,
+    seed: int,
+) -> tuple[Iterator[items.Blinded], int]:
+    """The items, and how many images of the chosen classes are not among them."""
+    first = shown[0]
+    number = PAPER_CLASSES if classes is None else classes
+    if design == "better":
+        chosen, left_out = choose.better(first.run, number, images, seed)
+        _check_some(chosen, f"all {left_out} images of its best classes are explained as another class than their label", first)
+        return items.better(first, chosen, methods), left_out
+    if design == "trust":
+        chosen, left_out = choose.trust((first.run, shown[1].run), number, images, seed)
+        _check_some(chosen, f"{shown[1].run.path} and it are not both right about any of the {left_out} images of its best classes", first)
+        return items.trust(shown, chosen, methods[0], contestants), left_out
+    if classes is not None:
+        raise UserError("--classes is for `better` and `trust`; `which` takes all images with exactly two categories")
+    chosen, left_out = choose.which(first.run, images, seed, lambda index: len(first.source.class_keys(index)))
+    _check_some(chosen, f"none of its {left_out} images has exactly two labelled categories", first)
+    return items.which(first, chosen, methods), left_out
+
+
+def _check_some(chosen: pd.DataFrame, why_none: str, photographs: Photographs) -> None:
+    if chosen.empty:
+        raise UserError(f"no image of {photographs.run.path} suits this study: {why_none}")
+
+
+def _runs(design: Design, paths: Sequence[str], methods: Sequence[str]) -> list[Run]:
+    needed = len(PAPER_METHODS[design])
+    if len(set(methods)) != len(methods) or len(methods) != needed:
+        asked = "one method" if needed == 1 else "two different methods"
+        raise UserError(f"`{design}` shows {asked}, not {', '.join(methods)}: choose with --methods")
+    runs, expected = load_runs(paths), 2 if design == "trust" else 1
+    if len(runs) != expected:
+        what = "two runs, of two models on the same images" if expected == 2 else "one run (or several that differ in nothing but methods)"
+        raise UserError(f"`{design}` needs {what}; {', '.join(paths)} hold{'s' * (len(paths) == 1)} {len(runs)}")
+    return runs
+
+
+def _check_methods(shown: Iterable[Photographs], methods: Iterable[str]) -> None:
+    for photographs in shown:
+        for method in methods:
+            if method not in photographs.maps:
+                near = did_you_mean(method, photographs.run.methods)
+                raise UserError(f"{photographs.run.path} has no method '{method}'{near} (choose with --methods)")
+
+
+def _model_names(shown: Sequence[Photographs]) -> tuple[str, str]:
+    first, second = (photographs.run for photographs in shown)
+    return (first.name, second.name) if first.name != second.name else (f"{first.name} ({first.path})", f"{second.name} ({second.path})")
+
+
+def _record(run: Run) -> RunRecord:
+    identity = run.provenance["identity"]
+    return RunRecord(
+        path=str(run.path), model=run.name, layer=str(identity["model"]["layer"]), identity_hash=run.provenance["identity_hash"]
+    )

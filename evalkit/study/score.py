@@ -1,0 +1,190 @@
+"""From a key and answers to the paper's scores, with intervals over images and the agreement between raters."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import krippendorff
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalkit import stats
+from evalkit.errors import UserError
+from evalkit.study.records import NEITHER, Answers, Design, Item, Key
+
+Array = NDArray[np.float64]
+
+SOURCE = "Desai and Ramaswamy, Ablation-CAM, WACV 2020"
+PUBLISHED: dict[Design, tuple[str, Mapping[str, float]]] = {
+    "better": ("section 6.3: VGG16, 250 images, 10 raters, scores of 250", {"ablation_cam": 130.8, "grad_cam": 62.8, "same": 56.4}),
+    "trust": ("section 6.4: Ablation-CAM of VGG16 over that of AlexNet, 10 raters", {"mean rating": 1.31}),
+    "which": ("section 6.5: VGG16, 50 pairs of image and category, 10 raters", {"guided_ablation_cam": 73.6, "guided_grad_cam": 65.4}),
+}
+"""By design: what was measured, and the published scores."""
+Level = Literal["nominal", "interval"]
+LEVELS: dict[Design, Level] = {"better": "nominal", "trust": "interval", "which": "nominal"}
+"""Of measurement, for Krippendorff's alpha."""
+DIFFERENCE = "difference"
+"""The first contestant less the second."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a study found."""
+
+    key: Key
+    table: pd.DataFrame
+    """Columns quantity, of, value, low, high, p, n (items or, for `mean rating` and `correct %`, answers), published."""
+    raters: int
+    answers: int
+    alpha: float
+    """Krippendorff's; nan where undefined."""
+    undefined: str
+    """Why it is, if it is."""
+
+    @property
+    def skipped(self) -> int:
+        """Items without an answer, summed over raters."""
+        return self.raters * len(self.key.items) - self.answers
+
+
+def score(key: Key, sheets: Sequence[Answers]) -> Scores:
+    """All scores of a study. Raises UserError where nobody has answered anything."""
+    said = answers_as_numbers(key, sheets)
+    count = int(np.isfinite(said).sum())
+    if not count:
+        raise UserError("nobody has answered any item of this study")
+    rows = {"better": _better, "trust": _trust, "which": _which}[key.design](key, said)
+    alpha, undefined = agreement(said, LEVELS[key.design])
+    return Scores(key, pd.DataFrame(rows), len(sheets), count, alpha, undefined)
+
+
+def answers_as_numbers(key: Key, sheets: Sequence[Answers]) -> Array:
+    """(R,I): what each rater said of each item; nan where nothing.
+
+    `better`: 0 or 1, the position of the contestant that was chosen, or 2 for the same. `trust`: the rating of the first
+    contestant over the second, from -2 to 2. `which`: the position of the category among all of the study, or their
+    number for both.
+    """
+    names = _meanings(key)
+
+    def number(item: Item, shown: tuple[str, str], answer: str | int) -> float:
+        if isinstance(answer, int):
+            return answer if item.options[shown[0]] == names[0] else -answer
+        return len(names) if answer == NEITHER[key.design] else names.index(item.options[answer])
+
+    said = np.full((len(sheets), len(key.items)), np.nan)
+    for row, sheet in zip(said, sheets, strict=True):
+        for column, (name, item) in enumerate(key.items.items()):
+            if name in sheet.answers:
+                row[column] = number(item, sheet.shown[name], sheet.answers[name])
+    return said
+
+
+def _meanings(key: Key) -> list[str]:
+    """What options stand for."""
+    return sorted({item.target_name for item in key.items.values()}) if key.design == "which" else list(key.contestants)
+
+
+def agreement(said: Array, level: Level) -> tuple[float, str]:
+    """Krippendorff's alpha of answers (R,I) at a level of measurement, and why it is undefined, if it is.
+
+    Krippendorff, "Content analysis", 4th edition, 2018, chapter 12. Answers may be missing; 1 is full agreement, 0 what
+    chance gives.
+    """
+    if len(said) < 2:
+        return float("nan"), "there is one rater"
+    compared = said[:, np.isfinite(said).sum(0) > 1]
+    kinds = np.unique(compared[np.isfinite(compared)])
+    if len(kinds) < 2:
+        return float("nan"), "all answers are the same" if len(kinds) else "no item has answers of two raters"
+    return float(krippendorff.alpha(reliability_data=compared, level_of_measurement=level)), ""
+
+
+Row = dict[str, object]
+
+
+def _better(key: Key, said: Array) -> list[Row]:
+    """Section 6.3: shares of the answers to each image, summed over images; the maximum is the number of images."""
+    counts = np.stack([(said == option).sum(0) for option in range(3)]).astype(float)
+    answered = counts.sum(0) > 0
+    shares = counts[:, answered] / counts[:, answered].sum(0)
+    images = np.array([item.index for item in key.items.values()])[answered]
+    found = stats.bootstrap({"score": shares}, images)["score"]
+    n = int(answered.sum())
+    return _compared("score", found, [*key.contestants, NEITHER["better"]], [n] * 3, n, PUBLISHED["better"][1])
+
+
+def _trust(key: Key, said: Array) -> list[Row]:
+    """Section 6.4: the mean of all ratings."""
+    images = np.array([item.index for item in key.items.values()])
+    rated = np.isfinite(said)
+    found = stats.bootstrap({"rating": (np.where(rated, said, 0).sum(0)[None], rated.sum(0)[None].astype(float))}, images)["rating"]
+    (row,) = _rows("mean rating", found, [f"{key.contestants[0]} over {key.contestants[1]}"], [int(rated.sum())], 1, {})
+    return [{**row, "p": stats.p_of_difference(found.resampled)[0], "published": PUBLISHED["trust"][1]["mean rating"]}]
+
+
+def _which(key: Key, said: Array) -> list[Row]:
+    """Section 6.5: the percentage of answers that name the explained category; and what the boxes say, where known.
+
+    Every method's map of every image and category is an item, so the two methods are compared pair by pair.
+    """
+    items = list(key.items.values())
+    pairs = sorted({(item.index, item.target) for item in items})
+    images = np.array([index for index, _ in pairs])
+    column = {(item.method, item.index, item.target): i for i, item in enumerate(items)}
+    order = np.array([[column[method, *pair] for pair in pairs] for method in key.contestants])  # (2,P)
+    truth = np.array([_meanings(key).index(item.target_name) for item in items])
+    right, given = (said == truth).sum(0)[order].astype(float), np.isfinite(said).sum(0)[order].astype(float)
+    inside, others = (np.array([_known(getattr(item, name)) for item in items])[order] for name in ("energy_inside", "energy_others"))
+    boxed = np.isfinite(inside) & np.isfinite(others)
+    measured: dict[str, tuple[Array, Array]] = {
+        "correct %": (right, given),
+        "more energy in own boxes %": (np.where(boxed, inside > others, 0).astype(float), boxed.astype(float)),
+        "energy in own boxes %": (np.where(boxed, inside, 0), boxed.astype(float)),
+        "energy in the other's boxes %": (np.where(boxed, others, 0), boxed.astype(float)),
+    }
+    known = {name: pair for name, pair in measured.items() if (pair[1].sum(1) > 0).all()}
+    found = stats.bootstrap(known, images)
+    rows: list[Row] = []
+    for name, (_, counts) in known.items():
+        published = PUBLISHED["which"][1] if name == "correct %" else {}
+        rows += _compared(name, found[name], key.contestants, [int(n) for n in counts.sum(1)], 100, published)
+    return rows
+
+
+def _known(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _rows(
+    quantity: str, found: stats.Intervals, names: Sequence[str], numbers: Sequence[int], scale: float, published: Mapping[str, float]
+) -> list[Row]:
+    columns = (found.value * scale, found.low * scale, found.high * scale)
+    return [
+        {
+            "quantity": quantity,
+            "of": name,
+            "value": value,
+            "low": low,
+            "high": high,
+            "p": np.nan,
+            "n": n,
+            "published": published.get(name, np.nan),
+        }
+        for name, n, value, low, high in zip(names, numbers, *columns, strict=True)
+    ]
+
+
+def _compared(
+    quantity: str, found: stats.Bootstrapped, names: Sequence[str], numbers: Sequence[int], scale: float, published: Mapping[str, float]
+) -> list[Row]:
+    """Each with its interval, and the paired difference of the first two: both are of the same resampled images."""
+    first, second = names[:2]
+    gained = (found.resampled[0] - found.resampled[1])[None]
+    tails = np.quantile(gained, [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2], axis=1) if gained.size else np.full((2, 1), np.nan)
+    difference = stats.Intervals(found.value[:1] - found.value[1:2], *tails)
+    theirs = {DIFFERENCE: published[first] - published[second]} if {first, second} <= published.keys() else {}
+    (row,) = _rows(quantity, difference, [DIFFERENCE], [min(numbers[:2])], scale, theirs)
+    return [*_rows(quantity, found, names, numbers, scale, published), {**row, "p": stats.p_of_difference(gained)[0]}]
