@@ -188,10 +188,10 @@ def test_the_slider_by_keyboard_and_by_mouse(page, explainer):
 
 def test_what_is_kept_and_what_replaces_the_rest(page, explainer):
     page.get_by_label("The rest is").select_option("mean")
-    page.get_by_label("Shown to the network").select_option("remove_top")
+    page.get_by_label("The network sees").select_option("remove_top")
     settled(page)
     assert shown(page, "grad_cam") == expected(explainer, "grad_cam", 20, select="remove_top", fill="mean")
-    page.get_by_label("Shown to the network").select_option("soft")
+    page.get_by_label("The network sees").select_option("soft")
     settled(page)
     expect(page.get_by_label("of the pixels")).to_be_disabled()
     assert shown(page, "grad_cam") == expected(explainer, "grad_cam", 0, select="soft", fill="mean")
