@@ -19,7 +19,10 @@ study_app = typer.Typer(no_args_is_help=True, help="The paper's blinded studies 
 def prepare(
     design: Annotated[
         str,
-        typer.Argument(help="better (which of two methods, section 6.3), trust (which of two models, 6.4), which (which category, 6.5)"),
+        typer.Argument(
+            help="better (which of two methods, section 6.3), trust (which of two models, 6.4), which (which category, 6.5)",
+            metavar="DESIGN",
+        ),
     ],
     runs: Annotated[list[str], typer.Argument(help="Finished runs made with maps=store: two for trust, else one.", metavar="RUN...")],
     out: Annotated[Path, typer.Option(help="A new folder for the page and the key.")] = Path("study"),

@@ -35,9 +35,9 @@ def studies(runs, folder, tmp_path):
 
 
 @contextmanager
-def rating(study: Path, rater: str = "Ann", width: int = 1280, height: int = 720) -> Iterator[Page]:
+def rating(study: Path, rater: str = "Ann") -> Iterator[Page]:
     """The page after a rater's name; leaving it fails the test where the browser complained or asked for another host."""
-    with opened((study / PAGE).as_uri(), width, height) as page:
+    with opened((study / PAGE).as_uri()) as page:
         page.get_by_label("Your name or code").fill(rater)
         page.get_by_role("button", name="Start").click()
         yield page
@@ -190,13 +190,13 @@ def test_a_double_click_answers_once(studies):
         assert page.locator("#choices [aria-pressed=true]").count() == 0
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844), (360, 640)])
 @pytest.mark.parametrize("design", ["better", "trust", "which"])
-def test_it_fits_the_screen(design, width, height, studies):
-    with rating(studies(design), width=width, height=height) as page:
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        last = page.locator("#choices button").last.bounding_box()
-        if (width, design) != (360, "trust"):  # five buttons under three pictures: there one scrolls
-            assert last["y"] + last["height"] <= height
-        for box in (one.bounding_box() for one in page.locator("#choices button").all()):
-            assert box["height"] >= 44
+def test_it_fits_the_screen(design, studies):
+    with rating(studies(design)) as page:
+        for width, height in ((1280, 720), (390, 844), (360, 640)):
+            page.set_viewport_size({"width": width, "height": height})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            boxes = [one.bounding_box() for one in page.locator("#choices button").all()]
+            assert min(box["height"] for box in boxes) >= 44  # for fingers
+            if (width, design) != (360, "trust"):  # five buttons under three pictures: there one scrolls
+                assert max(box["y"] + box["height"] for box in boxes) <= height
