@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -35,7 +36,7 @@ DPI = 300
 """Of photographs and maps in all formats; lines and text are vectors in PDF and SVG."""
 METADATA = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 """Of each format: no times, so that the same call writes the same files."""
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6, "ytick.labelsize": 6, "figure.titlesize": 8,
     "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
     "axes.spines.top": False, "axes.spines.right": False,
@@ -128,7 +129,7 @@ def scale(figure: Figure, axes: Sequence[Axes], label: str) -> None:
     """The one colour bar of maps that each run from their own least value to their own greatest."""
     bar = figure.colorbar(ScalarMappable(Normalize(), COLOURS), ax=list(axes), fraction=0.025, pad=0.01, aspect=40, label=label)
     bar.set_ticks([0, 1], labels=["least", "greatest"])
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
 
 
 def beside(ax: Axes, session: PhotoSession, subject: Subject) -> None:

@@ -68,6 +68,6 @@ def _cells(figure: Figure, ax: Axes, values: Tensor, colours: str, limits: tuple
     """A map (h,w) cell by cell, with the bar of its values."""
     shown = ax.imshow(values.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
     bar = figure.colorbar(shown, ax=ax, orientation="horizontal", fraction=0.05, pad=0.03, aspect=25)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.set_ticks(list(limits) if limits[0] < limits[1] else [limits[0]])
     bar.ax.xaxis.set_major_formatter("{x:.2g}")
