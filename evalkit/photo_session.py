@@ -39,7 +39,7 @@ class PhotoSession:
 
     def probes(self, picture: Image.Image) -> list[Probe]:
         """One probe for each class that is explained."""
-        return [self.probe(picture, target) for target in (self.targets if self.targets is not None else (None,))]
+        return [self.probe(picture)] if self.targets is None else [self.probe(picture, target) for target in self.targets]
 
     def low_map(self, method: str, probe: Probe) -> Tensor:
         """A method's raw map (1,h,w), float32. Raises UserError as `apply_method` does."""

@@ -47,10 +47,10 @@ def test_two_digits_use_each_original_once_and_never_the_other_split():
 
 
 def test_two_digits_differ_and_their_labels_are_those_of_the_originals():
-    source = TwoDigits()
+    source, labels = TwoDigits(), originals("val")[1]
     for position, members in enumerate(source.members):
         first, second = source.class_keys(position)
-        assert first != second and [int(first), int(second)] == originals("val")[1][members].tolist()
+        assert first != second and [int(first), int(second)] == labels[members].tolist()
     pairs = {source.class_keys(i) for i in range(len(source))}
     assert len(pairs) > 80  # of 90: one digit tells nothing of the other
 

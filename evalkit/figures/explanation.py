@@ -30,7 +30,7 @@ def draw(session: PhotoSession, subjects: Sequence[Subject]) -> Figure:
         beside(axes[0], session, subject)
         found = session.map(method, subject.probe)
         heat_over(axes[1], image[0], found[0])
-        axes[1].set_title(method + remark(found))
+        axes[1].set_title(textwrap.fill(method + remark(found), 20, break_long_words=False))
         fillers = protocol.fillings(image, points, session.model.net.mean)
         ranking = protocol.Ranking(found)
         for ax, point in zip(axes[2:], points, strict=True):

@@ -37,7 +37,7 @@ DPI = 300
 """Of photographs and maps in all formats; lines and text are vectors in PDF and SVG."""
 METADATA = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 """Of each format: no times, so that the same call writes the same files."""
-STYLE: Any = {
+STYLE: dict[Any, Any] = {
     "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6, "ytick.labelsize": 6, "figure.titlesize": 8,
     "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
     "axes.spines.top": False, "axes.spines.right": False,

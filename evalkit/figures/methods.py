@@ -1,5 +1,6 @@
 """Figure 3 of the paper: the maps of several methods side by side."""
 
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ def draw(session: PhotoSession, subjects: Sequence[Subject]) -> Figure:
         beside(axes[0], session, subject)
         for ax, name in zip(axes[1:], names, strict=False):
             shown = session.low_map(name, subject.probe)
-            ax.set_title(name + remark(shown) if i == 0 or remark(shown) else "")
+            ax.set_title(textwrap.fill(name + remark(shown), 20, break_long_words=False) if i == 0 or remark(shown) else "")
             in_pixels |= _show(ax, image, shown)
     title(figure, session, "What the methods highlight")
     scale(figure, [ax for row in rows for ax in row], "saliency, each map by itself")
