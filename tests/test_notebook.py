@@ -20,19 +20,19 @@ def test_tables_notebook(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "figures", "says"),
     [
-        ("threshold_sweep", ["image/png", "s a map", "'score_cam': nan", "top_percent"]),
-        ("your_own_cam", ["image/png", "40 of 40 images scored", "McNemar", "Average drop %, confidence (lower is better)"]),
-        ("one_photograph", ["image/png", "confidence 0.", "channels help"]),
+        ("threshold_sweep", 2, ["s a map", "'score_cam': nan", "top_percent"]),
+        ("your_own_cam", 2, ["40 of 40 images scored", "McNemar", "Average drop %, confidence (lower is better)"]),
+        ("one_photograph", 4, ["confidence 0.", "channels help"]),
     ],
 )
-def test_notebooks_of_the_documentation(name, says, tmp_path, monkeypatch):
+def test_notebooks_of_the_documentation(name, figures, says, tmp_path, monkeypatch):
     monkeypatch.setenv("EVALKIT_IMAGES", "40")
     monkeypatch.setenv("EVALKIT_OUT", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     text = executed(name)
-    assert [word for word in says if word not in text] == []
+    assert [word for word in says if word not in text] == [] and text.count("'image/png'") == figures
 
 
 def executed(name: str) -> str:
