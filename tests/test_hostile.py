@@ -37,7 +37,7 @@ def test_names_in_a_run_folder_are_only_text(tmp_path, capsys, monkeypatch):
     for shown in (capsys.readouterr().out, text, (tmp_path / "run" / "tables.tex").read_text()):
         assert "\x1b" not in shown and "\u202e" not in shown and "alert(1)" in shown and "\n# title" not in shown
     assert not re.search(r"(?<!\\)<(script|/script)", text) and "](" not in text
-    assert len(list((tmp_path / "run" / "figures").glob("*.png"))) == 2
+    assert len(list((tmp_path / "run" / "figures").glob("*.png"))) == 3
 
 
 def test_our_own_markdown_needs_no_such_care(tmp_path):
