@@ -56,13 +56,24 @@ def test_many_points_stand_side_by_side(sweep):
     assert sum(ax.axison for ax in figure.axes) == 2 * len(run.points) == 12
 
 
+def test_the_distribution_is_that_of_the_drops(tmp_path):
+    rng = np.random.default_rng()
+    full, masked = rng.uniform(1, 9, 50), {"ablation_cam": rng.uniform(0, 9, 50), "grad_cam": rng.uniform(0, 9, 50)}
+    figure = plots.distribution(make_run(tmp_path / "run", full, masked))
+    for ax in figure.axes:
+        for line in ax.lines:
+            drops = 100 * np.maximum(0, full - masked[line.get_label()]) / full
+            assert np.allclose(np.interp(50, line.get_ydata(), line.get_xdata()), np.median(drops))
+            assert line.get_xdata()[-1] == pytest.approx(drops.max())
+
+
 def test_files_are_told_apart_by_their_folders(tmp_path):
     for parent in ("one", "two"):
         make_run(tmp_path / parent / "model=a,x", FULL, MASKED, fingerprint=parent)
     runs = load_runs([tmp_path / "one", tmp_path / "two"])
     plots.write_figures(runs, pd.concat([summarise(run) for run in runs]), tmp_path / "figures")
     names = {p.stem for p in (tmp_path / "figures").iterdir()}
-    assert names == {f"{parent}-model-a_x-{kind}" for parent in ("one", "two") for kind in ("drop", "wins")}
+    assert names == {f"{parent}-model-a_x-{kind}" for parent in ("one", "two") for kind in ("distribution", "drop", "wins")}
 
 
 def test_many_methods_get_a_panel_each(tmp_path):
