@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from evalkit.config import Job
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench_app, name="bench")
 app.add_typer(study_app, name="study")
@@ -146,7 +150,10 @@ def tables(
     allow_incomplete: Annotated[bool, typer.Option(help="Render runs that are not finished; the caption says so.")] = False,
     figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,
 ) -> None:
-    """Print Tables 1 and 2 from runs; write markdown, CSV, LaTeX and figures."""
+    """Print Tables 1 and 2 from runs; write Markdown, CSV, LaTeX and figures.
+
+    evalkit tables results/table1 results/table2
+    """
     from evalkit.render import print_tables, write_all
     from evalkit.runs import load_runs
 
@@ -219,7 +226,10 @@ def list_things(
     ] = None,
     conf: ConfFolder = None,
 ) -> None:
-    """List what can be chosen: models, methods, data, or the layers of a model."""
+    """List what can be chosen: models, methods, data, or the layers of a model.
+
+    evalkit list layers resnet50
+    """
     from evalkit import listing
 
     kinds = {"models": listing.models, "methods": listing.methods, "data": listing.data}

@@ -25,7 +25,10 @@ def ablation(
     peer: Annotated[bool, typer.Option(help="Time pytorch-grad-cam too (optional package grad-cam).")] = True,
     overrides: Overrides = None,
 ) -> None:
-    """Exact Ablation-CAM, images to maps, against a plain forward pass and against pytorch-grad-cam."""
+    """Exact Ablation-CAM, images to maps, against a plain forward pass and against pytorch-grad-cam.
+
+    evalkit bench ablation --model vgg16 --json ablation.json
+    """
     from evalkit.bench import bench_ablation
 
     figures = bench_ablation(
@@ -46,7 +49,10 @@ def spatial(
     threads: Threads = None,
     overrides: Overrides = None,
 ) -> None:
-    """Ablating positions (FastAblationCAM) against ablating channels: both naively, both exactly, and a plain forward pass."""
+    """Ablating positions (FastAblationCAM) against ablating channels: both naively, both exactly, and a plain forward pass.
+
+    evalkit bench spatial --model densenet169
+    """
     from evalkit.bench_spatial import bench_spatial
 
     figures = bench_spatial(
@@ -75,7 +81,10 @@ def floor(
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
     overrides: Overrides = None,
 ) -> None:
-    """A whole evaluation, decode to parquet, against the plain forward passes that it cannot do without."""
+    """A whole evaluation, decode to parquet, against the plain forward passes that it cannot do without.
+
+    evalkit bench floor --model resnet50 --images photos --batch-size 16
+    """
     from evalkit.bench_floor import bench_floor
 
     figures = bench_floor(
@@ -101,7 +110,10 @@ def peers(
     threads: Threads = None,
     overrides: Overrides = None,
 ) -> None:
-    """An evaluation, and each method alone, against pytorch-grad-cam, torch-cam and captum."""
+    """An evaluation, and each method alone, against pytorch-grad-cam, torch-cam and captum.
+
+    evalkit bench peers --model vgg16 --csv peers.csv
+    """
     from evalkit.bench_peers import bench_peers
 
     found = bench_peers(model or ["resnet50"], overrides or [], batch_size=batch_size, repeats=repeats, threads=threads, csv_file=csv_file)
