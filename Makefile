@@ -17,7 +17,7 @@ check: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The documentation, a folder of pages: site/index.html.
+# The documentation, a folder of pages: site/index.html; `.venv/bin/mkdocs serve` shows it with its search.
 docs: .venv/docs.stamp
 	$(BIN)/mkdocs build --strict
 

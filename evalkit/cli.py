@@ -56,7 +56,7 @@ def main() -> None:
         _refuse(str(mistake))
     except SystemExit as ended:
         if ended.code == STOPPED:
-            Console(stderr=True).print("stopped; the same command continues where it was")
+            Console(stderr=True).print("stopped" + ("; the same command continues where it was" if sys.argv[1:2] == ["run"] else ""))
         raise
     except Exception as reason:
         said = remote_failure(reason)

@@ -44,7 +44,10 @@ class Photographs:
             raise UserError(f"{run.path} read its images by {settings.get('_target_')}, which is not called again for pictures")
         if root is not None:
             settings["path" if "path" in settings else "root"] = root
-        self.source: Source = load_source(settings)
+        try:
+            self.source: Source = load_source(settings)
+        except UserError as reason:
+            raise UserError(f"the images of {run.path} are not there ({reason}); name their folder with --data-root") from reason
         if self.source.fingerprint != run.provenance["identity"]["data"]["fingerprint"]:
             raise UserError(f"the images of {run.path} have changed since, or are others; name their folder with --data-root")
         model = self.config.model

@@ -157,7 +157,8 @@ def distribution(run: Run) -> Figure:
             known = drops[~np.isnan(drops)]
             if len(known):
                 style = "--" if method in CONTROLS else "-"
-                ax.plot(np.percentile(known, shares).clip(max=100), shares, style, color=colour, label=method)
+                at = np.percentile(known, shares, method="inverted_cdf").clip(max=100)  # drops that occurred, and none between
+                ax.plot(at, shares, style, color=colour, label=method, drawstyle="steps-post")
         ax.set_xlim(0, 100)
         ax.set_ylim(0, 100)
         ax.set_xlabel(f"drop in {score}, % (above 100: drawn at 100)")

@@ -96,13 +96,13 @@ def site(tmp_path_factory):
 
 def test_the_site_has_every_command_and_loads_nothing_from_outside(site):
     assert "WARNING -" not in built(site)
-    page = (site / "commands" / "index.html").read_text()
+    page = (site / "commands.html").read_text()
     for path, command in _commands(get_command(app), "evalkit"):
         assert f'<code>{path}</code><a class="headerlink"' in page
         for option in (name for parameter in command.params for name in parameter.opts if name.startswith("--")):
             assert option in page
     pages = list(site.rglob("*.html"))
-    assert {p.parent.name for p in pages} >= {p.stem for p in DOCS.glob("*.md")} - {"index"}
+    assert {p.stem for p in pages} >= {p.stem for p in DOCS.glob("*.md")}
     for file in [*pages, *site.rglob("*.css")]:
         loads = re.findall(r"""<(?:script|img|iframe|source)[^>]+src=["']?([^"' >]+)|<link[^>]+href=["']?([^"' >]+)""", file.read_text())
         loads += [(address, "") for address in re.findall(r"""(?:@import|url\()\s*["']?([^"')]+)""", file.read_text())]
@@ -130,7 +130,7 @@ def test_a_browser_searches_and_asks_no_other_host(site):
         page = browser.new_page()
         page.on("request", lambda request: outside.append(request.url) if not request.url.startswith((home, "data:", "blob:")) else None)
         page.on("pageerror", lambda error: outside.append(str(error)))
-        for found in sorted(site.rglob("index.html")):
+        for found in sorted(site.rglob("*.html")):
             page.goto(f"{home}/{found.relative_to(site)}")
         page.goto(f"{home}/")
         page.locator("input.md-search__input").press_sequentially("strictly smaller")
