@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from evalkit import protocol
-from evalkit.config import RunConfig
+from evalkit.config import ModelConfig, RunConfig
 from evalkit.data.decode import UnreadableImage, decode
 from evalkit.errors import UserError, printable
 from evalkit.models import zoo
@@ -74,12 +74,16 @@ def open_photo_session(config: RunConfig, size: tuple[int, int] | None = None) -
     set_precision(config.precision)
     methods = load_methods(config.method)
     device = pick_device(config.device)
-    as_they_are = config.model.resize is None and config.model.crop is None
-    model = zoo.load(config.model, device, size if as_they_are else None)
+    model = zoo.load(config.model, device, size if taken_as_they_are(config.model) else None)
     if config.precision == "bf16":
         model.net.autocast = torch.bfloat16
     targets = resolve(config.target, model.classes)
     return PhotoSession(config, model, methods, device, targets if isinstance(targets, list) else None)
+
+
+def taken_as_they_are(model: ModelConfig) -> bool:
+    """Whether photographs reach the network in their own size."""
+    return model.resize is None and model.crop is None
 
 
 def read_photographs(files: Sequence[Path]) -> list[Image.Image]:

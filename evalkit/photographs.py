@@ -1,6 +1,5 @@
 """What a finished run looked at: its images decoded again, its stored maps over them, and both as pictures for a page."""
 
-import base64
 import io
 from functools import cached_property, lru_cache
 
@@ -17,6 +16,7 @@ from evalkit.config import RunConfig
 from evalkit.data.decode import Preprocess
 from evalkit.data.sources import Source
 from evalkit.errors import UserError
+from evalkit.pages import address
 from evalkit.runs import Point, Run
 from evalkit.session import load_source
 from evalkit.stored_maps import StoredMaps
@@ -105,7 +105,7 @@ def data_uri(image: Tensor, side: int) -> str:
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=70, method=4)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    return address(file.getvalue(), "image/webp")
 
 
 def to_pil(image: Tensor) -> Image.Image:

@@ -19,9 +19,11 @@ from evalkit.runs import CONTROLS, Run, at_point
 from evalkit.summary import PAPER_METRICS, SCORES, better, scores_of, win_matrix
 from evalkit.tables import LABELS, MANY, describe_point, main_points, title, whom_win_beats
 
-FORMATS = ("png", "pdf", "svg")
+METADATA: Any = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+"""Of each format: no times, so that the same call writes the same files."""
+FORMATS = tuple(METADATA)
 TEXT: Any = {"text.parse_math": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "evalkit"}
-"""Text stays text, in files that are the same every time; a method's name is no formula."""
+"""Text stays text, in SVG and as TrueType in PDF; a name with dollar signs is no formula."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -32,7 +34,7 @@ def write_figures(runs: Sequence[Run], summary: pd.DataFrame, out: Path) -> None
         same = [other for other in runs if other.path.name == run.path.name]
         stem = (run.path.name if len(same) == 1 else f"{run.path.parent.name}-{run.path.name}").replace("=", "-").replace(",", "_")
         for name, figure in figures(run, summary):
-            _save(figure, out / f"{stem}-{name}")
+            save(figure, out / f"{stem}-{name}")
 
 
 def figures(run: Run, summary: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
@@ -187,8 +189,13 @@ def wins(run: Run) -> Figure:
     return figure
 
 
-def _save(figure: Figure, stem: Path) -> None:
-    for form in FORMATS:
-        figure.savefig(stem.with_name(f"{stem.name}.{form}"), dpi=150)
+def save(figure: Figure, stem: Path, dpi: int = 150) -> list[Path]:
+    """Write `<stem>.png`, `.pdf` and `.svg`, and close the figure."""
+    written = []
+    for form, metadata in METADATA.items():
+        file = stem.with_name(f"{stem.name}.{form}")
+        figure.savefig(file, dpi=dpi, metadata=metadata)
         figure.set_layout_engine("none")  # laid out once, not once a format
+        written.append(file)
     plt.close(figure)
+    return written

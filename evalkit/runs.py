@@ -31,7 +31,7 @@ class Run:
     maps: pd.DataFrame
     """What was measured of each map (`store.MAPS`)."""
     shards: list[dict[str, Any]]
-    folders: tuple[RunFolder, ...] = ()
+    folders: tuple[RunFolder, ...]
     """Where its rows lie: several where runs were merged."""
     tag: str = ""
     """The folder's name, where several runs shown together would bear the same title."""

@@ -1,7 +1,6 @@
 """The app as its reader meets it: a real server, a real browser, keyboard and mouse."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
+from browsing import CHROMIUM, needs_browser
 from conftest import ROOT
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -18,8 +18,7 @@ from evalkit.app.explainer import Explainer, View
 from evalkit.app.offer import open_album, open_offer
 from evalkit.data.digits import Digits
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+pytestmark = needs_browser
 OVERRIDES = ["limit=6", "method=[ablation_cam,grad_cam,cam]"]
 
 
@@ -259,8 +258,8 @@ def test_the_address_can_be_shared(page, address, browser, explainer):
 
 
 def test_an_address_of_another_server(page, address):
+    page.goto("about:blank")  # the page opens anew: with the fragment alone changed it would not
     page.goto(f"{address}/#photo=gone&layer=nowhere&target=espresso&methods=grad_cam,nothing&select=pink&fill=mean&top=999")
-    page.reload()
     settled(page)
     expect(page.locator("#problem")).to_contain_text("no longer here")
     assert {"photo": "s0", "methods": "grad_cam", "select": "keep_top", "fill": "mean", "top": "20"}.items() <= fragment(page).items()

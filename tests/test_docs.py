@@ -6,7 +6,6 @@ import functools
 import http.server
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from average_drops import DEFINITIONS, markdown
+from browsing import CHROMIUM, needs_browser
 from conftest import ROOT
 from playwright.sync_api import Error, sync_playwright
 from shown import Reader, blocks, commands, placeholders
@@ -120,13 +120,13 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+@needs_browser
 def test_a_browser_searches_and_asks_no_other_host(site):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     home, outside = f"http://127.0.0.1:{server.server_port}", []
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
         page.on("request", lambda request: outside.append(request.url) if not request.url.startswith((home, "data:", "blob:")) else None)
         page.on("pageerror", lambda error: outside.append(str(error)))

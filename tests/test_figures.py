@@ -110,7 +110,7 @@ def test_unit_shows_its_activation_its_gradient_and_their_correlation():
         np.testing.assert_allclose(drawn[0], activations, atol=1e-4)
         np.testing.assert_allclose(drawn[1], gradients, atol=1e-5)
         r = pearsonr(activations.flatten(), gradients.flatten()).statistic
-        assert f"unit {k}, drop" in figure.axes[1].get_title() and f"r = {r:.2f} (" in figure.axes[2].get_title()
+        assert f"unit {k}\ndrop" in figure.axes[1].get_title() and f"r = {r:.2f} (" in figure.axes[2].get_title()
         low, high = figure.axes[2].images[0].get_clim()
         assert low == -high and high == pytest.approx(float(gradients.abs().max()), rel=1e-3)  # grey means 0
 

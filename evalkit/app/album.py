@@ -1,6 +1,5 @@
 """Photographs that the page offers: samples of a data set, and the last few uploads, which live in memory only."""
 
-import base64
 import io
 import logging
 import secrets
@@ -11,6 +10,7 @@ from functools import partial
 
 from PIL import Image, ImageOps
 
+from evalkit import pages
 from evalkit.data.decode import UnreadableImage, decode
 from evalkit.data.sources import Source
 from evalkit.errors import UserError, printable
@@ -117,4 +117,4 @@ def address(picture: Image.Image) -> str:
     """A picture as PNG inside an address: what the page shows of a mask is exact, pixel by pixel."""
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return pages.address(file.getvalue(), "image/png")

@@ -15,7 +15,7 @@ from evalkit.config import ClassChoice, ModelConfig
 from evalkit.errors import UserError, did_you_mean, first_line
 from evalkit.models import zoo
 from evalkit.models.split import SplitModel
-from evalkit.photo_session import PhotoSession, open_photo_session
+from evalkit.photo_session import PhotoSession, open_photo_session, taken_as_they_are
 from evalkit.probe import Probe
 from evalkit.protocol import Point, Ranking
 from evalkit.records import confidence_and_logit
@@ -97,7 +97,7 @@ class Explainer:
 
     def _size(self, model: ModelConfig) -> tuple[int, int]:
         """Height and width of a network's images; where it takes them as they are, of the first sample."""
-        if not _as_they_are(model):
+        if not taken_as_they_are(model):
             return zoo.input_size(model)
         first = self.album.picture(next(iter(self.album.samples)))
         return first.height, first.width
@@ -128,7 +128,7 @@ class Explainer:
         session = self.session(network)
         picture = self.album.picture(photo)
         width, height = picture.size
-        if _as_they_are(session.config.model) and width * height > MOST_PIXELS:
+        if taken_as_they_are(session.config.model) and width * height > MOST_PIXELS:
             raise UserError(f"{width} x {height} pixels are too many for {network.model}, which takes images as they are (model.resize)")
         try:
             return session.model.net(session.image(picture))
@@ -184,7 +184,3 @@ class Explainer:
         counts = [int(mask.sum()) if mask.dtype == torch.bool else None for mask in masks]
         rows = zip(rankings, images, counts, scores[0].tolist(), scores[1].tolist(), strict=True)
         return {name: Shown(image, kept, confidence, logit) for name, image, kept, confidence, logit in rows}
-
-
-def _as_they_are(model: ModelConfig) -> bool:
-    return model.resize is None and model.crop is None

@@ -23,7 +23,7 @@ from evalkit.config import RunConfig
 from evalkit.errors import UserError, printable
 from evalkit.photo_session import PhotoSession, open_photographs
 from evalkit.photographs import COLOURS, overlay
-from evalkit.plots import TEXT
+from evalkit.plots import TEXT, save
 from evalkit.probe import Probe
 from evalkit.storage import writable_folder
 
@@ -35,8 +35,6 @@ HEADER = 0.45
 """Inches for title and note."""
 DPI = 300
 """Of photographs and maps in all formats; lines and text are vectors in PDF and SVG."""
-METADATA = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-"""Of each format: no times, so that the same call writes the same files."""
 STYLE: dict[Any, Any] = {
     "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6, "ytick.labelsize": 6, "figure.titlesize": 8,
     "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
@@ -75,19 +73,7 @@ def write(name: str, draw: Draw, config: RunConfig, files: Sequence[Path], out: 
     writable_folder(out, "--out")
     more = f"-and-{len(files) - 1}-more" if len(files) > 1 else ""
     with style():
-        return save(draw(session, chosen), out / f"{files[0].stem}{more}-{name}")
-
-
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `<stem>.png`, `.pdf` and `.svg`, and close the figure."""
-    written = []
-    for form, metadata in METADATA.items():
-        file = stem.with_name(f"{stem.name}.{form}")
-        figure.savefig(file, dpi=DPI, metadata=metadata)
-        figure.set_layout_engine("none")  # laid out once, not once a format
-        written.append(file)
-    plt.close(figure)
-    return written
+        return save(draw(session, chosen), out / f"{files[0].stem}{more}-{name}", DPI)
 
 
 def panels(rows: int, columns: int, width: float, row_height: float) -> tuple[Figure, list[list[Axes]]]:

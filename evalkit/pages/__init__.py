@@ -13,6 +13,11 @@ _pages = Environment(
 )
 
 
+def address(content: bytes, kind: str) -> str:
+    """A file of a media type, such as image/png, as an address that holds it."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
 def page(name: str, data: Mapping[str, Any], *, connect: str = "'none'", **context: Any) -> str:
     """`<name>.html`, which extends base.html, with style.css and `<name>.js`; the script finds `data` as JSON in #data.
 

@@ -1,6 +1,5 @@
 """From runs to the report's page."""
 
-import base64
 import io
 import json
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from evalkit import map_tables, plots
 from evalkit.errors import printable
 from evalkit.map_summary import summarise_maps
-from evalkit.pages import page
+from evalkit.pages import address, page
 from evalkit.report.gallery import MOST_BYTES, Gallery
 from evalkit.runs import Run
 from evalkit.storage import publish
@@ -68,9 +67,9 @@ def _section(run: Run, notes: list[str]) -> dict[str, Any]:
 def _svg_address(figure: Figure) -> str:
     """As an image inside an address: its names and scripts, if text smuggles any in, stay out of the page."""
     file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    figure.savefig(file, format="svg", metadata=plots.METADATA["svg"])
     plt.close(figure)
-    return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
+    return address(file.getvalue(), "image/svg+xml")
 
 
 def _speed(run: Run) -> list[list[str]]:

@@ -130,12 +130,12 @@ def _which(key: Key, said: Array) -> list[Row]:
 
     Every method's map of every image and category is an item, so the two methods are compared pair by pair.
     """
-    items = list(key.items.values())
+    items, names = list(key.items.values()), _meanings(key)
     pairs = sorted({(item.index, item.target) for item in items})
     images = np.array([index for index, _ in pairs])
     column = {(item.method, item.index, item.target): i for i, item in enumerate(items)}
     order = np.array([[column[method, *pair] for pair in pairs] for method in key.contestants])  # (2,P)
-    truth = np.array([_meanings(key).index(item.target_name) for item in items])
+    truth = np.array([names.index(item.target_name) for item in items])
     right, given = (said == truth).sum(0)[order].astype(float), np.isfinite(said).sum(0)[order].astype(float)
     inside, others = (np.array([_known(getattr(item, name)) for item in items])[order] for name in ("energy_inside", "energy_others"))
     boxed = np.isfinite(inside) & np.isfinite(others)
