@@ -33,6 +33,7 @@ reproduce: .venv/core.stamp
 	$(BIN)/evalkit tables results/table1 results/table2
 
 .venv/core.stamp: pyproject.toml constraints.txt
+	@echo "installing evalkit and PyTorch into .venv: some minutes, 6 GB"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@

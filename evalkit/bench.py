@@ -32,7 +32,7 @@ def bench_ablation(
     Raises UserError where the peer is missing.
     """
     if peer and importlib.util.find_spec("pytorch_grad_cam") is None:
-        raise UserError("pytorch-grad-cam is not installed: pip install 'evalkit[peers]', or pass --no-peer")
+        raise UserError("pytorch-grad-cam is not installed: in evalkit's folder, pip install '.[peers]', or pass --no-peer")
     writable_file(json_file, "--json")
     subject = timing.subject(model, overrides, batch_size, threads)
     net, images = subject.net, subject.images

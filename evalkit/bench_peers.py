@@ -50,7 +50,7 @@ def bench_peers(
     """
     for package, name in (("pytorch_grad_cam", "grad-cam"), ("torchcam", "torchcam")):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"{name} is not installed: pip install 'evalkit[peers]'")
+            raise UserError(f"{name} is not installed: in evalkit's folder, pip install '.[peers]'")
     writable_file(csv_file, "--csv")
     rows: list[dict[str, Any]] = []
     for model in models:

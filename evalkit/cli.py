@@ -6,26 +6,25 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from evalkit.cli_app import serve
 from evalkit.cli_bench import bench_app
 from evalkit.cli_figure import figure_app
 from evalkit.cli_options import ConfFolder, Overrides
 from evalkit.cli_photos import Photographs, photo_command
+from evalkit.cli_progress import meter
 from evalkit.cli_study import study_app
-from evalkit.errors import UserError, did_you_mean, log_to_stderr, printable, remote_failure, shards_in_words
+from evalkit.errors import UserError, counted, did_you_mean, log_to_stderr, printable, remote_failure, shards_in_words
 
 if TYPE_CHECKING:
-    from evalkit.config import Job
+    from evalkit.config import Job, RunConfig
+    from evalkit.store import Fates
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -98,47 +97,51 @@ def run(
 
 
 def _run_one(job: "Job", console: Console) -> str:
-    """Run one job under a progress bar, which stays away where nobody watches; returns what was done."""
+    """Run one job and show how far it is; returns what was done."""
     from evalkit import launch
 
     started, done, new = time.perf_counter(), 0, 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(job.config.model.name, total=None)
+    config = job.config
+    with meter(config.model.name, console) as shown:
 
         def advance(images: int) -> None:
             nonlocal done
             if _asked_to_stop.is_set():
                 raise KeyboardInterrupt
             done += images
-            bar.advance(task, images)
+            shown.advance(images)
 
         def announce(total: int, before: int) -> None:
             nonlocal new
             new = total - before
-            bar.update(task, total=total, completed=before)
+            shown.announce(total, before)
 
         folder = launch.run(job, advance, announce)
     seconds = time.perf_counter() - started
     done = min(done, new)  # idle workers repeat what others have claimed
-    missing, fates = folder.fates()
+    fates = folder.fates()
     what = "every shard was done before"
     if done:
-        what = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s){_left_out(fates)}"
-    if missing:
-        what = f"{what if done else 'nothing computed here'}; {shards_in_words(len(missing))} with other workers"
-    return f"{job.config.model.name}: {what} -> {folder.path}"
+        read = f" with {_taken(config)}" if config.maps_from is not None else ""
+        what = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s, start included){read}{_left_out(fates)}"
+    if fates.missing:
+        what = f"{what if done else 'nothing computed here'}; {shards_in_words(len(fates.missing))} with other workers"
+    return f"{config.model.name}: {what} -> {folder.path}"
 
 
-def _left_out(fates: Counter[str]) -> str:
+def _taken(config: "RunConfig") -> str:
+    """Which maps were read instead of computed."""
+    from evalkit.store import RunFolder
+
+    assert config.maps_from is not None
+    theirs = RunFolder(config.maps_from).provenance["identity"]["method"]
+    return f"the maps of {', '.join(name for name in config.method if name in theirs)} from {config.maps_from}"
+
+
+def _left_out(fates: "Fates") -> str:
     """What the tables will not count, told while it can still be mended."""
-    names = {"error": "unreadable", "nonfinite": "without finite maps or scores"}
-    return "".join(f"; {fates[status]} {name}" for status, name in names.items() if fates[status])
-
-
-class _ImagesPerSecond(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} images/s" if task.speed else "")
+    names = {"error": "unreadable", "nonfinite": f"without finite maps or scores ({printable(counted(fates.nonfinite))})"}
+    return "".join(f"; {fates.images[status]} {name}" for status, name in names.items() if fates.images[status])
 
 
 @app.command()
@@ -161,8 +164,8 @@ def tables(
         from evalkit.plots import write_figures
     loaded = load_runs(runs, allow_incomplete=allow_incomplete)
     folder = out or _own_folder(runs)
-    summary, comparisons = write_all(loaded, folder, write_figures if figures else None)
-    print_tables(Console(), loaded, summary, comparisons)
+    found = write_all(loaded, folder, write_figures if figures else None)
+    print_tables(Console(), loaded, *found)
     Console(stderr=True, highlight=False, soft_wrap=True).print(
         escape(f"written: {folder}/tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv" + (", figures/" if figures else ""))
     )

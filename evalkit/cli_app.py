@@ -1,6 +1,7 @@
 """evalkit app: a local page for photographs."""
 
-import contextlib
+import os
+import signal
 import socket
 import webbrowser
 from ipaddress import ip_address
@@ -30,25 +31,29 @@ def serve(
     evalkit app model=resnet50 --images photos
     """
     try:
+        import starlette  # noqa: F401
         import uvicorn
-
-        from evalkit.app.server import application
     except ModuleNotFoundError as reason:
-        if reason.name not in ("starlette", "uvicorn"):
-            raise
-        raise UserError(f"the app needs the package {reason.name}, which is not installed: pip install 'evalkit[app]'") from reason
-    from evalkit.app.explainer import Explainer, Network
-    from evalkit.app.offer import open_album, open_offer
+        raise UserError(
+            f"the app needs the package {reason.name}, which is not installed: in evalkit's folder, pip install '.[app]'"
+        ) from reason
+    from evalkit.config import compose_jobs
 
     given = [*(overrides or []), *([] if images is None else ["data=image_folder", f"data.root={images}"])]
+    compose_jobs(given, conf=conf)  # before torch is imported, so that a mistake is told at once
     with _listening(host, port) as listener:
+        from evalkit.app.explainer import Explainer, Network
+        from evalkit.app.offer import open_album, open_offer
+        from evalkit.app.server import application
+
         offer = open_offer(given, conf)
         explainer = Explainer(offer, open_album(offer.config))
         explainer.session(Network(model=offer.config.model.name))  # a mistake is told here, not on the page
         server = uvicorn.Server(uvicorn.Config(application(explainer, {host, socket.gethostname()}), log_config=None, access_log=False))
-        with contextlib.suppress(KeyboardInterrupt):  # which is how one leaves
-            _announce(host, listener.getsockname()[1], browser=browser)
-            server.run(sockets=[listener])
+        for leaving in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(leaving, server.handle_exit)  # from now on, and not only once it runs
+        _announce(host, listener.getsockname()[1], browser=browser)
+        server.run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -56,7 +61,8 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as reason:
-        raise UserError(f"cannot listen on {host}, port {port} ({first_line(reason)}): choose another --port, or --port 0") from reason
+        why = os.strerror(reason.errno) if reason.errno and reason.errno > 0 else first_line(reason)  # Python's own names the address twice
+        raise UserError(f"cannot listen on {host}, port {port} ({why}): choose another --port, or --port 0") from reason
 
 
 def _announce(host: str, port: int, *, browser: bool) -> None:

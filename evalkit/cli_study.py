@@ -37,11 +37,13 @@ def prepare(
     evalkit study prepare better results/mine --images 20 --out study
     """
     from evalkit.study import records
-    from evalkit.study.prepare import prepare as prepare_study
 
     designs = get_args(records.Design)
     if design not in designs:
         raise UserError(f"no study '{design}'{did_you_mean(design, designs)}")
+    records.refuse_old(out)  # before torch is imported
+    from evalkit.study.prepare import prepare as prepare_study
+
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     key, left_out = prepare_study(
         cast("Design", design), runs, out, images=images, classes=classes, methods=chosen, seed=seed, data_root=data_root

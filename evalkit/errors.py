@@ -3,7 +3,7 @@
 import difflib
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
@@ -23,8 +23,11 @@ def printable(text: str) -> str:
 
 
 def log_to_stderr(level: int) -> None:
-    """Warnings, which may hold names from a data set, to stderr; but not that there are fewer cores than decoding processes."""
-    warnings.filterwarnings("ignore", "This DataLoader will create")
+    """Warnings, which may hold names from a data set, to stderr; but neither that there are fewer cores than decoding processes,
+    nor Pillow's doubts about large images, which are decoded like any other.
+    """
+    for doubt in ("This DataLoader will create", "Image size .* could be decompression bomb"):
+        warnings.filterwarnings("ignore", doubt)
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
@@ -45,6 +48,11 @@ def remote_failure(reason: BaseException) -> str | None:
 def shards_in_words(number: int) -> str:
     """`1 shard`, `2 shards`."""
     return f"{number} shard{'s' * (number != 1)}"
+
+
+def counted(numbers: Mapping[str, int]) -> str:
+    """`grad_cam 3, cam 1`: the most frequent first, without zeros."""
+    return ", ".join(f"{name} {number}" for name, number in sorted(numbers.items(), key=lambda item: -item[1]) if number)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from evalkit import protocol
 from evalkit.config import RunConfig
 from evalkit.models import zoo
-from evalkit.photo_session import open_photographs, remark
+from evalkit.photo_session import in_full, open_photographs, remark
 from evalkit.photographs import COLOURS, OVERLAY
 from evalkit.probe import Probe
 from evalkit.records import confidence_and_logit
@@ -69,7 +69,8 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
             mask, _ = protocol.kept(point, ranking)
             perturbed = protocol.perturb(probe.images, mask, fillers[point.fill])
             after = confidence_and_logit(model.net(perturbed), probe.targets, config.model.output)
-            scores = f"confidence {confidence[0]:.3f} → {after[0][0]:.3f}\nscore (logit) {logit[0]:.2f} → {after[1][0]:.2f}"
+            changed = " → ".join(in_full(float(values[0])) for values in (confidence, after[0]))
+            scores = f"confidence {changed}\nscore (logit) {logit[0]:.2f} → {after[1][0]:.2f}"
             ax.imshow(_picture(perturbed))
             ax.set_title(f"{in_words(point)}\n{scores}", fontsize=10)
         for ax in row:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from evalkit.runs import Point, Run, at_point
 from evalkit.summary import PAPER_METRICS, SCORES, lower_is_better
-from evalkit.tables import LABELS, PAPER, caption, describe_point, main_points, title
+from evalkit.tables import LABELS, caption, cited, cited_network, describe_point, main_points, title
 
 _COLUMNS = [(metric, score) for metric in PAPER_METRICS for score in SCORES]
 _SPECIAL = {
@@ -30,7 +30,7 @@ def _table(run: Run, summary: pd.DataFrame, point: Point) -> str:
     metrics = list(dict.fromkeys(metric for metric, _ in columns))
     said, name = caption(run), re.sub(r"^Table \d: ", "", title(run))  # LaTeX numbers its tables
     end = next((i for i, line in enumerate(said) if line.startswith("Excluded")), len(said) - 1) + 1
-    counted = " ".join([*said[:end], *(line for line in said[end:] if line == PAPER)])
+    counted = " ".join([*said[:end], *(line for line in said[end:] if line == cited(run))])
     arrow = {metric: r"$\downarrow$" if lower_is_better(metric, point[0]) else r"$\uparrow$" for metric in metrics}
     lines = [
         r"\begin{table}", r"\centering", r"\setlength{\tabcolsep}{4pt}",
@@ -40,21 +40,21 @@ def _table(run: Run, summary: pd.DataFrame, point: Point) -> str:
         " ".join(rf"\cmidrule(lr){{{2 * i + 2}-{2 * i + 3}}}" for i in range(len(metrics))),
         " & ".join(["", *(score.replace("confidence", "conf.").replace("activation", "act.") for _, score in columns)]) + r" \\",
         r"\midrule",
-        *(line for method in run.methods for line in _lines(here, method, columns)),
+        *(line for method in run.methods for line in _lines(here, method, columns, cited_network(run) or "published")),
         r"\bottomrule", r"\end{tabular}", r"\end{table}",
     ]  # fmt: skip
     return "\n".join([*lines, *(f"% {line}" for line in said[end:])])
 
 
-def _lines(here: pd.DataFrame, method: str, columns: Sequence[tuple[str, str]]) -> list[str]:
-    """Values, intervals, and where somebody published such a number, that."""
+def _lines(here: pd.DataFrame, method: str, columns: Sequence[tuple[str, str]], source: str) -> list[str]:
+    """Values, intervals, and where somebody published such a number, that and its source."""
     found = [here.loc[(method, *column)] for column in columns]
     values = [escaped(method), *(f"{row.value:.2f}" for row in found)]
     bounds = [rf"\fontsize{{6}}{{7}}\selectfont [{row.low:.1f}, {row.high:.1f}]" if math.isfinite(row.low) else "" for row in found]
     lines = [" & ".join(values) + r" \\", " & ".join(["", *bounds]) + r" \\"]
     if any(math.isfinite(row.reference) for row in found):
-        cited = [rf"\itshape {row.reference:.2f}" if math.isfinite(row.reference) else "" for row in found]
-        lines.append(" & ".join([r"\quad\itshape published", *cited]) + r" \\")
+        references = [rf"\itshape {row.reference:.2f}" if math.isfinite(row.reference) else "" for row in found]
+        lines.append(" & ".join([rf"\quad\itshape {source}", *references]) + r" \\")
     return [*lines[:-1], lines[-1] + "[2pt]"]
 
 

@@ -15,7 +15,7 @@ from evalkit.store import RunFolder
 try:
     import ray
 except ImportError as reason:
-    raise UserError("launcher=ray needs Ray: pip install 'evalkit[ray]'") from reason
+    raise UserError("launcher=ray needs Ray: in evalkit's folder, pip install '.[ray]'") from reason
 
 
 def run(job: Job, launcher: RayLauncher, progress: Progress, announce: Announce) -> RunFolder:

@@ -12,7 +12,7 @@ from evalkit.store import RunFolder
 try:
     import submitit
 except ImportError as reason:
-    raise UserError("launcher=slurm needs submitit: pip install 'evalkit[slurm]'") from reason
+    raise UserError("launcher=slurm needs submitit: in evalkit's folder, pip install '.[slurm]'") from reason
 
 log = logging.getLogger(__name__)
 

@@ -87,13 +87,15 @@ def taken_as_they_are(model: ModelConfig) -> bool:
 
 
 def read_photographs(files: Sequence[Path]) -> list[Image.Image]:
-    """RGB pictures. Raises UserError for the first file that cannot be read."""
-    pictures = []
+    """RGB pictures. Raises UserError for files that cannot be read, and names every one."""
+    pictures, bad = [], []
     for file in files:
         try:
             pictures.append(decode(file))
         except UnreadableImage as reason:
-            raise UserError(f"cannot read {file}: {reason}") from reason
+            bad.append(f"{file}: {reason}")
+    if bad:
+        raise UserError(f"cannot read {'; '.join(bad)}")
     return pictures
 
 
@@ -102,6 +104,13 @@ def open_photographs(config: RunConfig, files: Sequence[Path]) -> tuple[PhotoSes
     pictures = read_photographs(files)
     width, height = pictures[0].size
     return open_photo_session(config, (height, width)), pictures
+
+
+def in_full(confidence: float) -> str:
+    """A confidence; one that would round to 1 by what it lacks."""
+    if 0 < confidence < 0.0005:
+        return "<0.001"
+    return f"{confidence:.3f}" if confidence < 0.9995 else "1" if confidence == 1 else f"1 - {1 - confidence:.1g}"
 
 
 def remark(heat: Tensor) -> str:

@@ -17,11 +17,13 @@ from evalkit.map_summary import summarise_maps
 from evalkit.runs import Point, Run, at_point
 from evalkit.storage import writable_folder
 from evalkit.summary import PAPER_METRICS, compare, lower_is_better, summarise, win_matrix
-from evalkit.tables import LABELS, PAIRED, caption, cells, comparison_table, describe_point, interval, main_points, title
+from evalkit.tables import LABELS, PAIRED, caption, cells, cited_network, comparison_table, describe_point, interval, main_points, title
+
+LOCATED = ("pointing", "energy_inside", "best_iou")
 
 
-def print_tables(console: Console, runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFrame) -> None:
-    """The six metrics to the terminal, methods as rows, so that 80 columns suffice; all others are in the files."""
+def print_tables(console: Console, runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFrame, measures: pd.DataFrame) -> None:
+    """The six metrics to the terminal, methods as rows, so that 80 columns suffice, and what boxes tell; all others are in the files."""
     for run in runs:
         for point in main_points(run):
             console.print(f"\n{title(run)}; {describe_point(point)}", style="bold", markup=False, highlight=False)
@@ -30,18 +32,27 @@ def print_tables(console: Console, runs: Sequence[Run], summary: pd.DataFrame, c
             console.print("\n".join(caption(run)), markup=False, highlight=False)
             tests = comparison_table(comparisons, run, point)
             if tests:
-                table = Table(
-                    *tests[0],
-                    box=box.SIMPLE_HEAD,
-                    padding=(0, 1),
-                    pad_edge=False,
-                    title=PAIRED,
-                    title_justify="left",
-                    title_style="italic",
-                )
-                for row in tests[1:]:
-                    table.add_row(*map(escape, row))
+                table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title=PAIRED, title_justify="left", title_style="italic")
+                for name in tests[0]:
+                    table.add_column(name, no_wrap=name != "difference")
+                for before, (pair, *rest) in zip([[""], *tests[1:]], tests[1:], strict=False):
+                    table.add_row(escape(pair) if pair != before[0] else "", *map(escape, rest))
                 console.print(table)
+        if not measures.empty and measures[measures.run == str(run.path)].metric.isin(LOCATED).any():
+            console.print(f"\n{title(run)}; maps against boxes", style="bold", markup=False, highlight=False)
+            console.print(_location_table(measures[measures.run == str(run.path)], run))
+
+
+def _location_table(measures: pd.DataFrame, run: Run) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("maps")
+    for metric in LOCATED:
+        table.add_column(f"{map_tables.MEASURE_LABELS[metric]} \N{UPWARDS ARROW}", justify="right")
+    values = measures[measures.metric.isin(LOCATED)].set_index(["method", "metric"])
+    for method in run.methods:
+        found = [values.loc[(method, metric)] if (method, metric) in values.index else None for metric in LOCATED]
+        table.add_row(escape(method), *("" if row is None else interval(row.value, row.low, row.high) for row in found))
+    return table
 
 
 def _score_table(summary: pd.DataFrame, run: Run, point: Point, score: str) -> Table:
@@ -59,8 +70,8 @@ def _score_table(summary: pd.DataFrame, run: Run, point: Point, score: str) -> T
                 row.append("")
                 continue
             found = mine.loc[metric]
-            cited = f"\n(published {found.reference:.2f})" if pd.notna(found.reference) else ""
-            row.append(interval(found.value, found.low, found.high) + cited)
+            reference = f"\n({cited_network(run) or 'published'} {found.reference:.2f})" if pd.notna(found.reference) else ""
+            row.append(interval(found.value, found.low, found.high) + reference)
         table.add_row(escape(method), *map(escape, row))
     return table
 
@@ -91,8 +102,8 @@ def markdown(runs: Sequence[Run], summary: pd.DataFrame, comparisons: pd.DataFra
 
 def write_all(
     runs: Sequence[Run], out: Path, plot: Callable[[Sequence[Run], pd.DataFrame, Path], None] | None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv and, by `plot`, the figures; returns summary and comparisons."""
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv and, by `plot`, the figures; returns what the three CSVs hold."""
     writable_folder(out, "--out")
     summary = pd.concat([summarise(run) for run in runs], ignore_index=True)
     comparisons = pd.concat([compare(run) for run in runs], ignore_index=True)
@@ -104,7 +115,7 @@ def write_all(
     (out / "tables.tex").write_text(latex(runs, summary), encoding="utf-8")
     if plot is not None:
         plot(runs, summary, out / "figures")
-    return summary, comparisons
+    return summary, comparisons, measures
 
 
 def inert(text: str) -> str:

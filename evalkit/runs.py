@@ -68,6 +68,7 @@ class Run:
         correct = read[read.label == read.predicted]["index"].nunique()
         maps = self.rows.drop_duplicates([*ITEM, "method"])
         items = self.scored.drop_duplicates(ITEM)
+        bad = self.rows[self.rows.status == "nonfinite"]
         seconds = sum(float(shard["seconds"]) for shard in self.shards)
         return {
             "images": self.rows["index"].nunique(),
@@ -77,7 +78,8 @@ class Run:
             "items": len(items),
             "maps": len(maps[maps.status != "error"]) // max(len(self.methods), 1),
             "unreadable": len(unread),
-            "nonfinite": int(self.rows.loc[self.rows.status == "nonfinite", "index"].nunique()),
+            "nonfinite": int(bad["index"].nunique()),
+            "nonfinite_of": {str(method): int(number) for method, number in bad.groupby("method")["index"].nunique().items()},
             "left_out": sum(int(shard["left_out"]) for shard in self.shards),
             "degenerate": {m: int(((maps.method == m) & (maps.status == "degenerate")).sum()) for m in self.methods},
             "logit_not_positive": int((items.logit_full <= 0).sum()),

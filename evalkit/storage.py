@@ -32,7 +32,7 @@ def place(text: str | Place) -> Place:
         _ = there.fs  # where a missing library shows
     except (ImportError, ValueError) as reason:
         protocol = str(text).partition("://")[0]
-        extra = "pip install 'evalkit[s3]'" if protocol in ("s3", "s3a") else "see fsspec's list of file systems"
+        extra = "in evalkit's folder, pip install '.[s3]'" if protocol in ("s3", "s3a") else "see fsspec's list of file systems"
         raise UserError(f"{text} cannot be opened ({first_line(reason)}): {extra}") from reason
     return there
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from evalkit.errors import UserError
 from evalkit.shards import shard_count
@@ -95,6 +96,18 @@ class Identity:
 
 class Damaged(UserError):
     """A record that cannot be trusted."""
+
+
+@dataclass(frozen=True)
+class Fates:
+    """What became of a run's images."""
+
+    missing: list[int]
+    """Shards that still have to be computed."""
+    images: Counter[str]
+    """Images by `status` of any of their rows."""
+    nonfinite: Counter[str]
+    """Images by method whose map or score is not finite."""
 
 
 @dataclass(frozen=True)
@@ -252,16 +265,18 @@ class RunFolder:
             shards.append(found[2])
         return Stored(missing, pa.concat_tables(rows).to_pandas(), pa.concat_tables(maps).to_pandas(), shards)
 
-    def fates(self) -> tuple[list[int], Counter[str]]:
-        """Missing shards, and the number of images by `status` of any of their rows; holds one shard at a time."""
-        missing, images = [], Counter[str]()
+    def fates(self) -> Fates:
+        """What became of the images; holds one shard at a time."""
+        fates = Fates([], Counter(), Counter())
         for shard in self.shards:
             found = self._shard(shard)
             if found is None:
-                missing.append(shard)
-            else:
-                images.update(found[0].group_by(["index", "status"]).aggregate([])["status"].to_pylist())
-        return missing, images
+                fates.missing.append(shard)
+                continue
+            fates.images.update(found[0].group_by(["index", "status"]).aggregate([])["status"].to_pylist())
+            bad = found[0].filter(pc.field("status") == "nonfinite")
+            fates.nonfinite.update(bad.group_by(["index", "method"]).aggregate([])["method"].to_pylist())
+        return fates
 
     def rows(self) -> pd.DataFrame:
         """`load().rows`."""

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from evalkit.errors import shards_in_words
+from evalkit.errors import counted, shards_in_words
 from evalkit.runs import CONTROLS, Point, Run, at_point
 from evalkit.summary import PAPER_METRICS, better
 
@@ -20,8 +20,9 @@ LABELS = {
 }
 MANY = 6
 """Methods above which a table has them as rows."""
-PAPER = "Published: the paper's own value, on ImageNet val with VGG16 (Table 1) or Inception-v3 (Table 2)."
-PAIRED = "Paired tests (average drop: bootstrap; increase: McNemar; win: sign test)"
+PAPERS = {"table1": "VGG16", "table2": "Inception-v3"}
+"""Whose values the paper's tables hold."""
+PAIRED = "Paired tests (average drop: bootstrap; increase: McNemar; win: sign test; those of all pairs are in comparisons.csv)"
 LINES = [
     *((metric, score) for metric in PAPER_METRICS for score in ("confidence", "activation")),
     ("best_of_all", "confidence"),
@@ -39,7 +40,7 @@ CHANGE = (
 
 def title(run: Run) -> str:
     """What the table shows, random weights in capitals."""
-    number = {"table1": "Table 1: ", "table2": "Table 2: "}.get(str(run.provenance["paper_table"]), "")
+    number = f"Table {run.provenance['paper_table'][-1]}: " if cited_network(run) else ""
     identity = run.provenance["identity"]
     random = " with RANDOM WEIGHTS" if run.provenance["weights"].startswith("random") else ""
     tag = f" ({run.tag})" if run.tag else ""
@@ -58,7 +59,7 @@ def caption(run: Run) -> list[str]:
     counts, identity = run.counts(), run.provenance["identity"]
     explained = f" ({counts['items']} explained classes)" if counts["items"] > counts["scored"] else ""
     lines = [
-        f"{counts['scored']} of {counts['images']} images scored{explained} at {counts['images_per_second']:.1f} images/s; "
+        f"{counts['scored']} of {counts['images']} images scored{explained} at {counts['images_per_second']:.1f} images/s once started; "
         f"target: {identity['target']}. Values with 95 % bootstrap intervals over images."
     ]
     if identity["sample"] or identity["limit"]:
@@ -73,7 +74,8 @@ def caption(run: Run) -> list[str]:
         lines.append(f"{counts['left_out']} images left out: none of their labels is in the model's class map.")
     if run.provenance["missing_shards"]:
         lines.append(f"INCOMPLETE: {shards_in_words(run.provenance['missing_shards'])} missing.")
-    lines.append(f"Excluded: {counts['unreadable']} unreadable, {counts['nonfinite']} with non-finite maps or scores.")
+    whose = f" ({counted(counts['nonfinite_of'])})" if counts["nonfinite"] else ""
+    lines.append(f"Excluded: {counts['unreadable']} unreadable, {counts['nonfinite']} with non-finite maps or scores{whose}.")
     degenerate = ", ".join(
         f"{method} {number} ({100 * number / max(counts['maps'], 1):.1f} %)" for method, number in counts["degenerate"].items() if number
     )
@@ -96,9 +98,20 @@ def caption(run: Run) -> list[str]:
     if whom_win_beats(run):
         lines.append(f"{whom_win_beats(run)}.")
     lines.append(CHANGE)
-    if run.provenance["paper_table"] and ("keep_top", 20.0, "black") in run.points:
-        lines.append(PAPER)
+    if cited_network(run) and ("keep_top", 20.0, "black") in run.points:
+        lines.append(cited(run))
     return lines
+
+
+def cited_network(run: Run) -> str:
+    """The network whose published values stand beside this run's (`PAPERS`); empty without any, or where it is the run's own."""
+    return PAPERS.get(str(run.provenance["paper_table"]), "")
+
+
+def cited(run: Run) -> str:
+    """What the values of another network are doing in this run's table."""
+    network = cited_network(run)
+    return f"Named {network}: the paper's own values, of {network} on ImageNet val, which other networks and data need not meet."
 
 
 def whom_win_beats(run: Run) -> str:
@@ -124,16 +137,16 @@ def cells(summary: pd.DataFrame, run: Run, point: Point) -> list[list[str]]:
 def _by_metric(summary: pd.DataFrame, run: Run, point: Point) -> list[list[str]]:
     here = at_point(summary[summary.run == str(run.path)], point)
     methods = run.methods
-    cited = [m for m in methods if here[here.method == m].reference.notna().any()]
-    table = [["", *methods, *(f"{method} (published)" for method in cited)]]
+    published = [m for m in methods if here[here.method == m].reference.notna().any()]
+    table = [["", *methods, *(f"{method} ({cited_network(run) or 'published'})" for method in published)]]
     for metric, score in LINES:
         rows = here[(here.metric == metric) & (here.score == score)].set_index("method")
         if rows.empty:
             continue
         label = f"{LABELS[metric]}, {score} ({better(metric, point[0])} is better)"
         values = [interval(rows.loc[m, "value"], rows.loc[m, "low"], rows.loc[m, "high"]) for m in methods]
-        published = [f"{rows.loc[m, 'reference']:.2f}" if pd.notna(rows.loc[m, "reference"]) else "" for m in cited]
-        table.append([label, *values, *published])
+        references = [f"{rows.loc[m, 'reference']:.2f}" if pd.notna(rows.loc[m, "reference"]) else "" for m in published]
+        table.append([label, *values, *references])
     return table
 
 
@@ -143,12 +156,14 @@ def interval(value: float, low: float, high: float) -> str:
 
 
 def comparison_table(comparisons: pd.DataFrame, run: Run, point: Point) -> list[list[str]]:
-    """The paired tests of the first two methods, and of the first against the centre control; empty for one method."""
+    """The paired tests of the first method against every other (of many: the second), and the centre control; empty for one method."""
     if comparisons.empty:
         return []
     here = at_point(comparisons[comparisons.run == str(run.path)], point)
     first = run.methods[0]
-    rivals = [m for m in run.methods[1:] if m not in CONTROLS][:1]
+    rivals = [m for m in run.methods[1:] if m not in CONTROLS]
+    if len(run.methods) > MANY:
+        rivals = rivals[:1]
     if first not in CONTROLS and "centre" in run.methods:
         rivals.append("centre")
     lines = [["difference", "metric", "value", "p"]]

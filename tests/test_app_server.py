@@ -377,19 +377,22 @@ def test_a_network_that_takes_images_as_they_are(tmp_path):
     own = ["model=custom", "model.factory=conftest.TinyFC", "model.layer=features", "data=image_folder", f"data.root={folder}"]
     client = opened(make_explainer(*own, "method=[grad_cam]"))
     assert [photo["name"] for photo in data_of(client)["photos"]] == ["a.png"]
-    assert client.post("/view", json={"photo": "s0", "model": "custom"}).status_code == 200
-    layers = client.post("/network", json={"model": "custom"}).json()["layers"]
+    assert client.post("/view", json={"photo": "s0", "model": "conftest.TinyFC"}).status_code == 200
+    layers = client.post("/network", json={"model": "conftest.TinyFC"}).json()["layers"]
     assert layers[-1] == {"name": "features", "channels": 8, "height": 8, "width": 8}
-    for size, says in (((20, 20), "custom cannot process an image of 20 x 20 pixels"), ((2100, 2000), "are too many for custom")):
+    for size, says in (
+        ((20, 20), "conftest.TinyFC cannot process an image of 20 x 20 pixels"),
+        ((2100, 2000), "are too many for conftest.TinyFC"),
+    ):
         key = client.post("/upload", content=png(size)).json()["key"]
-        answer = client.post("/view", json={"photo": key, "model": "custom"})
+        answer = client.post("/view", json={"photo": key, "model": "conftest.TinyFC"})
         assert answer.status_code == 422 and says in answer.json()["error"]
 
 
 def test_scores_that_are_not_finite_are_no_numbers(tmp_path):
     own = ["model=custom", "model.factory=conftest.NaNNet", "model.layer=features", "model.resize=[16,16]", "model.mean=[0.5,0.5,0.5]"]
     client = opened(make_explainer(*own, "model.std=[0.5,0.5,0.5]", "method=[grad_cam]"))
-    found = client.post("/explain", json=question("grad_cam", model="custom", top=0)).json()["methods"]["grad_cam"]
+    found = client.post("/explain", json=question("grad_cam", model="conftest.NaNNet", top=0)).json()["methods"]["grad_cam"]
     assert found["confidence"]["after"] is None and found["logit"]["drop"] is None and found["confidence"]["before"] is not None
 
 
@@ -406,13 +409,14 @@ def test_command_line_mistakes(monkeypatch, tmp_path):
         serve(["target=label"], port=0, browser=False)
     with pytest.raises(UserError, match="no folder"):
         serve([], images=tmp_path / "nowhere", port=0, browser=False)
-    with (
-        socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(UserError, match=r"cannot listen on 127.0.0.1, port .*choose another"),
-    ):
-        serve([], port=taken.getsockname()[1], browser=False)
+    with pytest.raises(UserError, match="did you mean 'digits_fc'"):
+        serve(["model=digits_cf"], port=0, browser=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"^cannot listen on 127.0.0.1, port {port} \(Address already in use\): choose another"):
+            serve([], port=port, browser=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(UserError, match=r"needs the package uvicorn, which is not installed: pip install 'evalkit\[app\]'"):
+    with pytest.raises(UserError, match=r"needs the package uvicorn, which is not installed: in evalkit's folder, pip install '.\[app\]'"):
         serve([], browser=False)
 
 

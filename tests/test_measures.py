@@ -1,18 +1,21 @@
 """Measures of maps as they arrive in a run's files."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import tiny_overrides
 from PIL import Image
+from rich.console import Console
 from scipy import stats as scipy_stats
 
 from evalkit import Probe, methods, protocol, runner
 from evalkit.config import compose_jobs
 from evalkit.map_summary import summarise_maps
 from evalkit.models import zoo
-from evalkit.render import write_all
+from evalkit.render import print_tables, write_all
 from evalkit.runs import load_runs
 
 
@@ -51,6 +54,26 @@ def test_localisation_against_the_map_itself(boxed, folder, tmp_path):
             assert row.pointing == inside[np.unravel_index(heat.argmax(), heat.shape)]
         assert np.isnan(row.energy_others) == (target == 1 or heat.max() == 0)
     assert maps.xs("constant", level="method").pointing.round(6).isin([round(64 / 256, 6), round(96 / 256, 6)]).all()
+
+
+def test_what_boxes_tell_is_printed(boxed, tmp_path):
+    (job,) = compose_jobs(boxed)
+    runner.run(job)
+    runs = load_runs([tmp_path / "run"])
+    summary, comparisons, measures = write_all(runs, tmp_path / "out", None)
+    console = Console(file=io.StringIO(), width=120)
+    print_tables(console, runs, summary, comparisons, measures)
+    lines = console.file.getvalue().partition("maps against boxes")[2]
+    lines = [line.strip() for line in lines.splitlines()]
+    found = measures.set_index(["method", "metric"]).value
+    for method in runs[0].methods:
+        shown = next(line for line in lines if line.startswith(method))
+        numbers = [float(cell.split("[")[0]) for cell in shown.removeprefix(method).split("]") if cell.strip()]
+        expected = [found[method, metric] for metric in ("pointing", "energy_inside", "best_iou") if np.isfinite(found[method, metric])]
+        assert numbers == pytest.approx(expected, abs=0.006) and numbers
+    without = measures[~measures.metric.isin(["pointing", "energy_inside", "best_iou"])]
+    print_tables(console := Console(file=io.StringIO(), width=120), runs, summary, comparisons, without)
+    assert "boxes" not in console.file.getvalue()
 
 
 def test_a_class_without_boxes_has_no_localisation(boxed, tmp_path):

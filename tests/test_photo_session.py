@@ -55,8 +55,9 @@ def test_remarks():
 
 def test_mistakes(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"cannot read .*a.png: not an image"):
-        read_photographs([tmp_path / "a.png"])
+    (tmp_path / "b.png").touch()
+    with pytest.raises(UserError, match=r"cannot read .*a.png: not an image.*; .*b.png: the file is empty"):
+        read_photographs([tmp_path / "a.png", tmp_path / "b.png"])
     with pytest.raises(UserError, match="photographs have no labels"):
         open_photo_session(config("target=label"))
 

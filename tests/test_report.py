@@ -143,7 +143,7 @@ def test_the_gallery_in_a_browser(run_folder, tmp_path):
         for menu, option, fits in (
             ("winner", "grad_cam", lambda item: item["winner"] == "grad_cam"),
             ("class", "b", lambda item: item["label"] == "b"),
-            ("chosen because", "random", lambda item: "random" in item["reasons"]),
+            ("shown because", "drawn at random", lambda item: "drawn at random" in item["reasons"]),
         ):
             page.get_by_label(menu).select_option(option)
             assert cards.count() == sum(map(fits, items)) and f"{cards.count()} of 11 images" in page.locator(".count").inner_text()
@@ -151,6 +151,14 @@ def test_the_gallery_in_a_browser(run_folder, tmp_path):
         assert page.locator(".panel").count() == 22
         page.locator(".tick", has_text="centre").click()
         assert page.locator(".panel").count() == 33
+        assert page.get_by_text("only scores: pictures are of the first 2 methods").count() == 11
+        every = page.get_by_role("button", name="show all images")
+        assert not every.is_visible()
+        page.get_by_label("winner").select_option("ablation_cam")
+        page.get_by_label("shown because").select_option("grad_cam wins")
+        assert cards.count() == 0
+        every.click()
+        assert cards.count() == 11 and page.get_by_label("winner").input_value() == "all" and not every.is_visible()
         first = items[0]["methods"][0]
         assert f"{items[0]['confidence']:.3f} → {first['confidence']:.3f}" in page.locator(".panel").first.inner_text()
         assert page.evaluate("[...document.images].every(i => i.loading === 'lazy' || i.naturalWidth > 0)")

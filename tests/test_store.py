@@ -34,9 +34,11 @@ def test_missing_shards_and_done_markers(tmp_path):
 def test_images_are_counted_by_fate(tmp_path):
     folder = created(tmp_path / "run")
     fates = ["ok", "ok", "error", "ok", "nonfinite", "ok", "ok"]  # two methods an image; the third image could not be read
-    rows = [{"index": i, "status": fate} for i, fate in zip([4, 4, 5, 6, 6, 7, 7], fates, strict=True)]
+    rows = [{"index": i, "method": m, "status": fate} for i, m, fate in zip([4, 4, 5, 6, 6, 7, 7], "abaabab", fates, strict=True)]
     folder.write_shard(1, pa.Table.from_pylist(rows, schema=ROWS), MAPS.empty_table(), {"maps_stored": False})
-    assert folder.fates() == ([0, 2], {"ok": 3, "error": 1, "nonfinite": 1})
+    fates = folder.fates()
+    assert (fates.missing, fates.images) == ([0, 2], {"ok": 3, "error": 1, "nonfinite": 1})
+    assert fates.nonfinite == {"b": 1}
 
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path):

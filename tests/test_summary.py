@@ -16,7 +16,7 @@ from evalkit.render import markdown, write_all
 from evalkit.runs import load_runs
 from evalkit.store import MAPS, ROWS, Identity, RunFolder
 from evalkit.summary import compare, published, summarise, win_matrix
-from evalkit.tables import caption, cells
+from evalkit.tables import MANY, caption, cells, comparison_table, title
 
 METHODS = ("ablation_cam", "grad_cam", "centre")
 
@@ -116,7 +116,7 @@ def test_excluded_for_all_methods_alike(tmp_path):
     assert value(summarise(run), "average_drop", "ablation_cam") == 0
     counts = run.counts()
     assert (counts["scored"], counts["nonfinite"], counts["degenerate"]["ablation_cam"]) == (3, 1, 1)
-    assert any("1 with non-finite" in line for line in caption(run))
+    assert any("1 with non-finite maps or scores (grad_cam 1)" in line for line in caption(run))
 
 
 def test_paired_comparisons(tmp_path):
@@ -128,6 +128,26 @@ def test_paired_comparisons(tmp_path):
     assert table.loc["average_drop"].high < 0 and table.loc["average_drop"].p <= 0.001
     assert table.loc["win"].difference == 100 and table.loc["win"].p < 1e-50
     assert table.loc["increase"].p == 1
+
+
+def test_every_method_is_tested_against_the_first(tmp_path):
+    rng = np.random.default_rng()
+    names = ("ablation_cam", "grad_cam", "mine", "centre", "random")
+    run = make_run(tmp_path / "run", rng.uniform(5, 9, 20), {name: rng.uniform(1, 5, 20) for name in names})
+    pairs = [line[0] for line in comparison_table(compare(run), run, run.points[0])[1:]]
+    assert list(dict.fromkeys(pairs)) == ["ablation_cam - grad_cam", "ablation_cam - mine", "ablation_cam - centre"]
+    many = make_run(tmp_path / "many", rng.uniform(5, 9, 20), {f"m{i}": rng.uniform(1, 5, 20) for i in range(MANY + 1)})
+    assert {line[0] for line in comparison_table(compare(many), many, many.points[0])[1:]} == {"m0 - m1"}
+
+
+def test_whose_published_values_stand_beside(tmp_path):
+    for table, network in (("table1", "VGG16"), ("table2", "Inception-v3")):
+        run = make_run(tmp_path / table, FULL, MASKED, paper=table)
+        summary = summarise(run)
+        assert f"grad_cam ({network})" in cells(summary, run, run.points[0])[0] and title(run).startswith(f"Table {table[-1]}: ")
+        assert any(f"of {network} on ImageNet val" in line for line in caption(run))
+    run = make_run(tmp_path / "none", FULL, MASKED, paper=None)
+    assert not any("paper's own" in line for line in caption(run)) and not title(run).startswith("Table")
 
 
 def test_removing_turns_every_direction(tmp_path):
@@ -193,11 +213,11 @@ def test_nothing_was_right(tmp_path):
 
 def test_files(tmp_path):
     run = make_run(tmp_path / "run", FULL, MASKED, model="a_b|c&[red]")
-    summary, _ = write_all([run], tmp_path / "out", None)
+    summary, _, _ = write_all([run], tmp_path / "out", None)
     assert len(pd.read_csv(tmp_path / "out" / "summary.csv")) == len(summary)
     tex = latex([run], summary)
     assert r"a\_b" in tex and r"c\&" in tex and r"\toprule" in tex
     assert tex.count("\\\\") == 2 + 3 + 3 + 2 and r"\itshape 41.52" in tex and r"\caption{Table 1" not in tex
     header, *lines = cells(summary, run, run.points[0])
-    assert header[1:4] == list(METHODS) and header[4].endswith("(published)") and len(lines) == 12
+    assert header[1:4] == list(METHODS) and header[4].endswith("(VGG16)") and len(lines) == 12
     assert json.loads((tmp_path / "run" / "provenance.json").read_text())["images"] == 4

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from evalkit import protocol
 from evalkit.explain import in_words
-from evalkit.figures.layout import COLUMN, PAGE, Subject, beside, heat_over, in_full, note, panels, photograph, title
-from evalkit.photo_session import PhotoSession, remark
+from evalkit.figures.layout import COLUMN, PAGE, Subject, beside, heat_over, note, panels, photograph, title
+from evalkit.photo_session import PhotoSession, in_full, remark
 
 DEFAULT = "[ablation_cam]"
 

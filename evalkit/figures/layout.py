@@ -21,7 +21,7 @@ from torch import Tensor
 
 from evalkit.config import RunConfig
 from evalkit.errors import UserError, printable
-from evalkit.photo_session import PhotoSession, open_photographs
+from evalkit.photo_session import PhotoSession, in_full, open_photographs
 from evalkit.photographs import COLOURS, overlay
 from evalkit.plots import TEXT, save
 from evalkit.probe import Probe
@@ -124,11 +124,6 @@ def beside(ax: Axes, session: PhotoSession, subject: Subject) -> None:
     name = "\n".join(textwrap.wrap(session.class_name(subject.probe), 18))
     ax.set_ylabel(f"{name}\nconfidence {in_full(confidence)}\nscore {score:.2f}", labelpad=3)
     ax.set_xlabel(shortened(printable(subject.name), 18), fontsize=5, color="0.35", labelpad=2)
-
-
-def in_full(confidence: float) -> str:
-    """A confidence; one that would round to 1 by what it lacks."""
-    return f"{confidence:.3f}" if confidence < 0.9995 else "1" if confidence == 1 else f"1 - {1 - confidence:.1g}"
 
 
 def title(figure: Figure, session: PhotoSession, what: str) -> None:

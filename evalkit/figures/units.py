@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from evalkit.figures.layout import COLUMN, PAGE, Subject, height, in_full, photograph, title
-from evalkit.photo_session import PhotoSession
+from evalkit.figures.layout import COLUMN, PAGE, Subject, height, photograph, title
+from evalkit.photo_session import PhotoSession, in_full
 
 NAMED = 5
 """Units that are named: those whose ablation costs most."""

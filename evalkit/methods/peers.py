@@ -198,7 +198,7 @@ def _library(path: str) -> ModuleType:
     try:
         return importlib.import_module(path)
     except ImportError as reason:
-        raise UserError(f"cannot import {path} ({reason}); pip install 'evalkit[peers]'") from reason
+        raise UserError(f"cannot import {path} ({reason}); in evalkit's folder, pip install '.[peers]'") from reason
 
 
 def _find(library: ModuleType, name: str, called: str, fits: Callable[[Any], bool]) -> Any:

@@ -47,7 +47,9 @@ def import_timm(for_what: str) -> Any:
     try:
         return importlib.import_module("timm")
     except ImportError as reason:
-        raise UserError(f"{for_what} needs the package timm, which is not installed: pip install 'evalkit[timm]'") from reason
+        raise UserError(
+            f"{for_what} needs the package timm, which is not installed: in evalkit's folder, pip install '.[timm]'"
+        ) from reason
 
 
 def _from_torchvision(model: str, chosen: str) -> dict[str, Any]:

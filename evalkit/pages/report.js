@@ -23,7 +23,8 @@ function drop(before, after) {
   return before > 0 ? (100 * Math.max(0, before - after)) / before : null;
 }
 
-function panel(item, method, winner) {
+function panel(item, method, gallery) {
+  const winner = method.name === item.winner;
   const lost = drop(item.confidence, method.confidence);
   const title = element("div", { className: "method" }, method.name);
   if (winner) title.append(element("span", { className: "badge", textContent: "wins" }));
@@ -34,7 +35,7 @@ function panel(item, method, winner) {
     title,
     ...("map" in method
       ? [element("div", { className: "pair" }, picture(method.map, `map of ${method.name}`), picture(method.seen, `what is left by ${method.name}`))]
-      : []),
+      : gallery.shown.includes(method.name) ? [] : [element("div", { className: "scores faint", textContent: gallery.without })]),
     element("div", {
       className: "scores",
       textContent: `confidence ${number(item.confidence, 3)} → ${number(method.confidence, 3)} (drop ${number(lost, 1)} %)`,
@@ -43,7 +44,7 @@ function panel(item, method, winner) {
   );
 }
 
-function card(item, methods) {
+function card(item, methods, gallery) {
   const wrong = item.label !== null && item.label !== item.predicted;
   const facts = element("div", { className: "facts" });
   facts.append(element("strong", { textContent: `why “${item.explained}”?` }));
@@ -58,7 +59,7 @@ function card(item, methods) {
     "article",
     { className: "card" },
     element("div", { className: "photograph" }, picture(item.photograph, `photograph: ${item.label ?? item.image}`), facts),
-    element("div", { className: "panels" }, ...shown.map((method) => panel(item, method, method.name === item.winner))),
+    element("div", { className: "panels" }, ...shown.map((method) => panel(item, method, gallery))),
   );
 }
 
@@ -72,7 +73,7 @@ function draw(root, gallery) {
   const reasons = [...new Set(gallery.items.flatMap((item) => item.reasons))];
   const winners = [...new Set(gallery.items.map((item) => item.winner))].sort();
   const classes = [...new Set(gallery.items.map((item) => item.label ?? item.explained))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
-  const [reasonLabel, reason] = menu("chosen because", [all, ...reasons]);
+  const [reasonLabel, reason] = menu("shown because", [all, ...reasons]);
   const [winnerLabel, winner] = menu("winner", [all, ...winners]);
   const [classLabel, chosenClass] = menu("class", [all, ...classes]);
   const boxes = gallery.methods.map((name) => {
@@ -83,6 +84,7 @@ function draw(root, gallery) {
   count.setAttribute("aria-live", "polite");
   const cards = element("div", { className: "cards" });
   const more = element("button", { type: "button", textContent: "show more" });
+  const every = element("button", { type: "button", textContent: "show all images", hidden: true });
   let shown = PAGE;
 
   function refresh() {
@@ -94,9 +96,10 @@ function draw(root, gallery) {
     );
     const methods = new Set(boxes.filter(([, box]) => box.checked).map(([, box]) => box.value));
     const now = fits.slice(0, shown);
-    cards.replaceChildren(...now.map((item) => card(item, methods)));
+    cards.replaceChildren(...now.map((item) => card(item, methods, gallery)));
     count.textContent = `${fits.length} of ${gallery.items.length} images${now.length < fits.length ? `, ${now.length} shown` : ""}`;
     more.hidden = now.length === fits.length;
+    every.hidden = fits.length > 0;
   }
 
   function restart() {
@@ -109,10 +112,15 @@ function draw(root, gallery) {
     shown += PAGE;
     refresh();
   });
+  every.addEventListener("click", () => {
+    for (const control of [reason, winner, chosenClass]) control.value = all;
+    restart();
+  });
   root.append(
     element("div", { className: "controls" }, reasonLabel, winnerLabel, classLabel),
     element("div", { className: "controls" }, ...boxes.map(([label]) => label)),
     count,
+    every,
     cards,
     more,
   );

@@ -22,6 +22,13 @@ from evalkit.tables import PAIRED, caption, cells, comparison_table, describe_po
 
 MOST_EXCLUDED = 500
 """Excluded images that are named one by one."""
+FIGURES = {
+    "threshold": "Every metric against the share of the pixels",
+    "drop": "Average drop of each method, with its interval",
+    "distribution": "How the drop is spread over the images: the share of them whose drop is at most so large",
+    "wins": "How often the row's method beats the column's",
+}
+"""Captions, by a word in the figure's name."""
 WHY = {"error": "unreadable", "nonfinite": "map or score not finite"}
 
 
@@ -50,7 +57,7 @@ def _section(run: Run, notes: list[str]) -> dict[str, Any]:
         "caption": caption(run),
         "main": tables[: len(main)],
         "others": tables[len(main) :],
-        "figures": [{"name": name.replace("-", ", "), "address": _svg_address(figure)} for name, figure in plots.figures(run, summary)],
+        "figures": [{"name": _caption(name), "address": _svg_address(figure)} for name, figure in plots.figures(run, summary)],
         "protocols": map_tables.protocol_cells(summary, run),
         "agreement": map_tables.SAME_MAPS,
         "measures": map_tables.measure_cells(measures, run),
@@ -62,6 +69,12 @@ def _section(run: Run, notes: list[str]) -> dict[str, Any]:
         "notes": notes,
         "point": describe_point(main[0]),
     }
+
+
+def _caption(name: str) -> str:
+    """Of a figure that `plots.figures` calls so: what it shows, and of which points."""
+    of, word = next((name[: name.index(word)].strip("-").replace("-", ", "), word) for word in FIGURES if word in name.split("-"))
+    return FIGURES[word] + (f" ({of.replace('_', ' ')} fill)" if of else "")
 
 
 def _svg_address(figure: Figure) -> str:

@@ -39,6 +39,7 @@ class Gallery:
             "select": self.point[0],
             "methods": self.run.methods,
             "shown": shown_methods(self.run),
+            "without": f"only scores: pictures are of the first {len(shown_methods(self.run))} methods that are no controls",
             "items": self.items,
         }
 

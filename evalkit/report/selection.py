@@ -11,7 +11,7 @@ from evalkit.summary import scores_of
 
 MOST_METHODS = 8
 """Methods whose maps a gallery shows side by side."""
-DIFFER, FAIL, RANDOM = "methods differ most", "all fail", "random"
+DIFFER, FAIL, RANDOM = "methods differ most", "all fail", "drawn at random"
 TIE = "tie"
 FAILURE = 50.0
 """Drop in percent of the confidence above which a method has failed; where pixels were removed, below which."""

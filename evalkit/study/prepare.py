@@ -12,7 +12,7 @@ from evalkit.photographs import Photographs
 from evalkit.runs import Run, load_runs
 from evalkit.storage import publish, writable_folder
 from evalkit.study import choose, items
-from evalkit.study.records import KEY, PAGE, Design, Key, RunRecord
+from evalkit.study.records import KEY, PAGE, Design, Key, RunRecord, refuse_old
 from evalkit.study.wording import WORDING
 
 PAPER_METHODS = {
@@ -39,9 +39,7 @@ def prepare(
     `images` draws so many of each class, or of all for `which`; `seed` decides which. Ids are drawn anew each time, not
     seeded: nobody must be able to guess them. Raises UserError: runs that do not suit, no images, a study is there.
     """
-    for file in (out / KEY, out / PAGE):
-        if file.exists():
-            raise UserError(f"{file} is there already, and answers to its study need its key: choose another folder with --out")
+    refuse_old(out)
     methods = tuple(methods) or PAPER_METHODS[design]
     shown = [Photographs(run, data_root) for run in _runs(design, paths, methods)]
     _check_methods(shown, methods)

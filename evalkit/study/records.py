@@ -93,6 +93,13 @@ class Answers(_Record):
 _Any = TypeVar("_Any", bound=_Record)
 
 
+def refuse_old(out: Path) -> None:
+    """Raises UserError where a study is there already."""
+    for file in (out / KEY, out / PAGE):
+        if file.exists():
+            raise UserError(f"{file} is there already, and answers to its study need its key: choose another folder with --out")
+
+
 def read_key(path: Path) -> Key:
     """The key of a study, by its file or its folder. Raises UserError where it is none."""
     return _read(path / KEY if path.is_dir() else path, Key, "key of a study (the file key.json that `evalkit study prepare` wrote)")
