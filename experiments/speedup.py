@@ -23,10 +23,12 @@ import typer
 from evalkit import timing
 from evalkit.store import RunFolder
 
+SHARD = 8
+"""Images; also of a batch."""
 PLAIN = """
 import sys, time, torch
 from evalkit import timing
-subject = timing.subject(sys.argv[1], [], 8, 1)
+subject = timing.subject(sys.argv[1], [], int(sys.argv[3]), 1)
 subject.forward()
 sys.stdin.readline()
 started = time.perf_counter()
@@ -45,6 +47,8 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Measure, compare, print."""
+    if limit % (SHARD * workers):
+        raise typer.BadParameter(f"--limit must be a multiple of {SHARD * workers}: where shards do not come out even, one worker waits")
     found: dict[str, list[float]] = {"speedup": [], "speedup_with_start": [], "ceiling": []}
     identical = []
     for _ in range(repeats):
@@ -54,7 +58,7 @@ def main(
                 out = Path(scratch) / str(count)
                 command = [sys.executable, "-m", "evalkit", "run", f"model={model}", "model.weights=null", "data=image_folder"]
                 command += [f"data.root={images}", "method=[grad_cam,ablation_cam]", "protocol.top_percent=20", f"limit={limit}"]
-                command += ["batch_size=8", "shard_size=8", "workers=0", f"devices={count}", "device=cpu", f"out={out}"]
+                command += [f"batch_size={SHARD}", f"shard_size={SHARD}", "workers=0", f"devices={count}", "device=cpu", f"out={out}"]
                 took[count], starts[count] = seconds(command), seconds(command)
                 tables[count] = RunFolder(out).rows()
         found["speedup"].append((took[1] - starts[1]) / (took[workers] - starts[workers]))
@@ -87,7 +91,7 @@ def seconds(command: list[str]) -> float:
 
 def plain(model: str, processes: int, passes: int = 12) -> float:
     """Seconds that so many processes take at the same time for their passes, the slowest of them."""
-    command = [sys.executable, "-c", PLAIN, model, str(passes)]
+    command = [sys.executable, "-c", PLAIN, model, str(passes), str(SHARD)]
     started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     time.sleep(20)  # until all are loaded and wait
     for process in started:
