@@ -30,18 +30,15 @@ def serve(
 
     evalkit app model=resnet50 --images photos
     """
-    try:
-        import starlette  # noqa: F401
-        import uvicorn
-    except ModuleNotFoundError as reason:
-        raise UserError(
-            f"the app needs the package {reason.name}, which is not installed: in evalkit's folder, pip install '.[app]'"
-        ) from reason
     from evalkit.config import compose_jobs
 
+    if images is not None and not images.is_dir():
+        raise UserError(f"--images {images} is no folder")
     given = [*(overrides or []), *([] if images is None else ["data=image_folder", f"data.root={images}"])]
     compose_jobs(given, conf=conf)  # before torch is imported, so that a mistake is told at once
     with _listening(host, port) as listener:
+        import uvicorn
+
         from evalkit.app.explainer import Explainer, Network
         from evalkit.app.offer import open_album, open_offer
         from evalkit.app.server import application

@@ -209,7 +209,7 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path
         raise UserError(f"no folder {conf} (--conf)")
     extra = [f"hydra.searchpath=[file://{conf.resolve()}]"] if conf is not None else []
     _refuse_known_names(conf)
-    parsed = _parse(overrides)
+    parsed, order = _methods_of_its_own(_parse(overrides), conf)
     _check_names(parsed, conf)
     _check_keys(parsed, extra)
     fixed = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
@@ -225,7 +225,20 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path
             if key not in given:
                 sweep = _parse([f"{key}={values}"])[0]
                 sweeps[key] = list(sweep.sweep_string_iterator()) if sweep.is_sweep_override() else [str(values)]
-    return [_job([*fixed, *combination], combination, extra) for combination in _combinations(sweeps)]
+    return [_job([*fixed, *combination], combination, extra, order) for combination in _combinations(sweeps)]
+
+
+def _methods_of_its_own(parsed: list[Override], conf: Path | None) -> tuple[list[Override], list[str]]:
+    """Overrides whose method=[...] names only methods with a file; and the order of all, with those that +method.NAME.* makes."""
+    own = {o.key_or_group.split(".")[1] for o in parsed if o.is_add() and o.key_or_group.startswith("method.")}
+    own -= set(choices("method", conf))
+    order: list[str] = []
+    for i, override in enumerate(parsed):
+        chosen = None if override.is_sweep_override() else override.value()
+        if override.key_or_group == "method" and isinstance(chosen, list) and own & set(map(str, chosen)):
+            order = [str(name) for name in chosen]
+            parsed[i] = _parse_one(f"method=[{','.join(name for name in order if name not in own)}]")
+    return parsed, order
 
 
 def _refuse_known_names(conf: Path | None) -> None:
@@ -268,8 +281,10 @@ def _combinations(sweeps: dict[str, list[str]]) -> Iterator[list[str]]:
         yield [f"{key}={value}" for key, value in zip(sweeps, values, strict=True)]
 
 
-def _job(overrides: list[str], folder: list[str], extra: list[str]) -> Job:
+def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[str]) -> Job:
     composed = _compose([*overrides, *extra])
+    if order:
+        composed.method = {name: composed.method[name] for name in dict.fromkeys([*order, *composed.method])}
     try:
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:

@@ -1,4 +1,7 @@
-"""The paper's table in LaTeX: methods as rows, the six metrics as columns, intervals beneath; booktabs, as wide as a text column."""
+"""The paper's table in LaTeX: methods as rows, the six metrics as columns, intervals beneath; booktabs.
+
+As wide as the text of a page in one column; in two columns it stands across both, which `table*` sees to.
+"""
 
 import math
 import re
@@ -33,7 +36,7 @@ def _table(run: Run, summary: pd.DataFrame, point: Point) -> str:
     counted = " ".join([*said[:end], *(line for line in said[end:] if line == cited(run))])
     arrow = {metric: r"$\downarrow$" if lower_is_better(metric, point[0]) else r"$\uparrow$" for metric in metrics}
     lines = [
-        r"\begin{table}", r"\centering", r"\setlength{\tabcolsep}{4pt}",
+        r"\begin{table*}", r"\centering", r"\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{escaped(f'{name}; {describe_point(point)}. {counted}')}}}", r"\smallskip",
         rf"\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule",
         " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{escaped(LABELS[metric])} {arrow[metric]}}}" for metric in metrics)]) + r" \\",
@@ -41,7 +44,7 @@ def _table(run: Run, summary: pd.DataFrame, point: Point) -> str:
         " & ".join(["", *(score.replace("confidence", "conf.").replace("activation", "act.") for _, score in columns)]) + r" \\",
         r"\midrule",
         *(line for method in run.methods for line in _lines(here, method, columns, cited_network(run) or "published")),
-        r"\bottomrule", r"\end{tabular}", r"\end{table}",
+        r"\bottomrule", r"\end{tabular}", r"\end{table*}",
     ]  # fmt: skip
     return "\n".join([*lines, *(f"% {line}" for line in said[end:])])
 

@@ -107,10 +107,10 @@ def open_photographs(config: RunConfig, files: Sequence[Path]) -> tuple[PhotoSes
 
 
 def in_full(confidence: float) -> str:
-    """A confidence; one that would round to 1 by what it lacks."""
+    """Three digits; one that would round to 0 or 1, and is not, by the bound that it is beyond."""
     if 0 < confidence < 0.0005:
         return "<0.001"
-    return f"{confidence:.3f}" if confidence < 0.9995 else "1" if confidence == 1 else f"1 - {1 - confidence:.1g}"
+    return ">0.999" if 0.9995 <= confidence < 1 else f"{confidence:.3f}"
 
 
 def remark(heat: Tensor) -> str:

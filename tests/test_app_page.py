@@ -144,10 +144,17 @@ def test_a_class_by_name_by_number_and_one_that_does_not_exist(page, explainer):
         settled(page)
         expect(page.locator("#question")).to_contain_text(f"Why “{typed}”?")
         assert shown(page, "grad_cam") == expected(explainer, "grad_cam", 20, target=int(typed))
+        pressed = page.locator("#top button[aria-pressed=true]")  # also where it is none of the likeliest
+        expect(pressed).to_have_count(1)
+        expect(pressed).to_contain_text(typed)
+    page.set_viewport_size({"width": 600, "height": 500})
     page.get_by_label("Any other class").fill("<b>espresso</b>")
     page.keyboard.press("Enter")
     settled(page)
     expect(page.locator("#problem")).to_contain_text("target=<b>espresso</b>: the model has no such class")
+    expect(page.get_by_label("Any other class")).to_be_in_viewport()
+    expect(page.locator("#problem")).to_be_in_viewport()  # although it stands at the top of the page
+    expect(pressed).to_contain_text("9")
     expect(page.locator("#question")).to_contain_text("Why “9”?")
     assert shown(page, "grad_cam") == expected(explainer, "grad_cam", 20, target=9)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from evalkit.config import choices, compose_jobs, read_choice
 from evalkit.errors import UserError
@@ -39,6 +40,23 @@ def test_chosen_methods_do_not_overwrite_one_another():
         "random": "evalkit.methods.random", "grad_cam": "evalkit.methods.grad_cam", "mine": "pkg.fn",
     }  # fmt: skip
     assert job.config.method["random"]["seed"] == 3 and job.config.method["mine"]["power"] == 2
+
+
+def test_methods_of_a_command_line_s_own_have_a_place_among_the_others():
+    mine = ["+method.mine._target_=mine.cam", "+method.mine.power=2"]
+    for chosen, order in (
+        ("[mine,grad_cam]", ["mine", "grad_cam"]),
+        ("[grad_cam,mine,cam]", ["grad_cam", "mine", "cam"]),
+        ("[mine]", ["mine"]),
+        ("[grad_cam]", ["grad_cam", "mine"]),
+    ):
+        (job,) = compose_jobs([f"method={chosen}", *mine])
+        assert list(job.config.method) == list(yaml.safe_load(job.yaml)["method"]) == order
+        assert job.config.method["mine"] == {"_target_": "mine.cam", "power": 2}
+    (job,) = compose_jobs(["method=[cam,grad_cam]", "+method.grad_cam.extra=1"])  # no method of its own, an option
+    assert list(job.config.method) == ["cam", "grad_cam"]
+    with pytest.raises(UserError, match="no method 'other'"):
+        compose_jobs(["method=[mine,other]", *mine])
 
 
 def test_multirun_is_the_product():

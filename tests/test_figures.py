@@ -251,7 +251,8 @@ def strings(pdf: bytes) -> set[str]:
     """Words that a PDF shows as text: its codes are those of Unicode in two bytes, its pieces are set apart by kerning."""
     words: set[str] = set()
     for stream in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL):
-        page = zlib.decompress(stream) if stream.startswith(b"\x78") else b""
+        # No complaint of an end that is missing: its last byte may be the \r that the pattern takes for the line's.
+        page = zlib.decompressobj().decompress(stream) if stream.startswith(b"\x78") else b""
         for shown in re.split(rb"T[jJ]", page) if b"BT" in page else ():
             pieces = re.findall(rb"\(((?:[^\\()]|\\.)*)\)", shown, re.DOTALL)
             words |= set(re.sub(rb"\\([()\\])", rb"\1", b"".join(pieces)).decode("utf-16-be", "replace").split())

@@ -14,13 +14,13 @@ from evalkit.latex import escaped, latex
 from evalkit.summary import summarise
 
 needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
-DOCUMENT = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{tables}\end{document}"
+DOCUMENT = r"\documentclass%s{article}\usepackage{booktabs}\begin{document}\input{tables}\end{document}"
 
 
-def compiled(folder, runs) -> str:
+def compiled(folder, runs, options="") -> str:
     """The log of LaTeX."""
     (folder / "tables.tex").write_text(latex(runs, pd.concat(map(summarise, runs))))
-    (folder / "document.tex").write_text(DOCUMENT)
+    (folder / "document.tex").write_text(DOCUMENT % options)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=120, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
@@ -28,10 +28,11 @@ def compiled(folder, runs) -> str:
 
 
 @needs_latex
-def test_a_table_compiles_and_fits(tmp_path):
+@pytest.mark.parametrize("options", ["", "[twocolumn]"])
+def test_a_table_compiles_and_fits(options, tmp_path):
     runs = [make_run(tmp_path / "one", FULL, MASKED), make_run(tmp_path / "two", FULL, {"ablation_cam": FULL / 2}, paper=None)]
-    log = compiled(tmp_path, runs)
-    assert "1 page" in log and "Overfull" not in log
+    log = compiled(tmp_path, runs, options)
+    assert "Output written on document.pdf" in log and "Overfull" not in log
 
 
 @needs_latex

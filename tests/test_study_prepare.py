@@ -185,7 +185,7 @@ def test_mistakes_end_in_one_sentence(runs, paired, folder, tmp_path):
         ("trust", [one], {}, "needs two runs, of two models on the same images"),
         ("trust", [one, str(paired)], {}, "saw different images"),
         ("which", [one], {"methods": ["ablation_cam", "grad_cam"]}, "explained target=predicted; .* run it with target=label"),
-        ("which", [one], {}, "has no method 'guided_ablation_cam'; did you mean 'ablation_cam'"),
+        ("which", [one], {}, "has no method 'guided_ablation_cam', which the paper's study shows: choose others"),
         ("which", [str(paired)], {"classes": 3}, "--classes is for"),
         ("better", [one], {"methods": ["ablation_cam"]}, "shows two different methods, not ablation_cam"),
         ("better", [one], {"methods": ["grad_cam", "grad_cam"]}, "two different methods"),

@@ -85,7 +85,7 @@ def test_classes_by_name_and_lists_of_them(folder, tmp_path):
     rows = run([*tiny_overrides(folder, tmp_path / "run"), "target=[c,A,2]"]).rows()
     assert set(rows.target) == {0, 2} and len(rows) == 12 * 2 * 5 * 2
     assert set(rows[rows.target == 2].target_name) == {"c"}
-    with pytest.raises(UserError, match="target=dd: the model has no such class"):
+    with pytest.raises(UserError, match="target=dd: the model has no such class; did you mean 'd'"):
         run([*tiny_overrides(folder, tmp_path / "other"), "target=dd"])
 
 
@@ -94,6 +94,8 @@ def test_imagenet_classes_by_name():
     assert classes.output("Golden Retriever") == classes.output(207) == classes.output("207") == classes.output("n02099601") == 207
     with pytest.raises(UserError, match="did you mean 'golden retriever'"):
         classes.output("goldn retriever")
+    with pytest.raises(UserError, match="did you mean 'tench'"):  # by its wnid, said as people know it
+        classes.output("n0144076")
     with pytest.raises(UserError, match="from 0 to 999"):
         classes.output(1000)
 

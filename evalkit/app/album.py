@@ -46,7 +46,9 @@ class Album:
     Raises UserError where no sample can be read; single ones are left out with a warning.
     """
 
-    def __init__(self, source: Source, positions: Sequence[int]) -> None:
+    def __init__(self, source: Source, positions: Sequence[int], others: int = 0) -> None:
+        self.others = others
+        """Images of the data set that are no samples."""
         self.samples: dict[str, Photograph] = {}
         self.thumbnails: dict[str, str] = {}
         """Pictures of the samples as addresses."""

@@ -94,10 +94,12 @@ def open_offer(overrides: Sequence[str], conf: Path | None) -> Offer:
 
 
 def open_album(config: RunConfig) -> Album:
-    """Samples of the configuration's data set. Raises UserError."""
+    """Samples of the configuration's data set, of all classes unless it says which. Raises UserError."""
     source = load_source(config.data)
-    limit = config.limit if config.limit or config.sample else SAMPLES
-    return Album(source, choose(source, limit=limit, sample=config.sample, seed=config.seed))
+    if getattr(source, "streamed", False):  # to know its classes would be to read it
+        return Album(source, choose(source, limit=config.limit or SAMPLES, sample=None, seed=config.seed))
+    positions = choose(source, limit=config.limit, sample=config.sample or (None if config.limit else SAMPLES), seed=config.seed)
+    return Album(source, positions, len(source) - len(positions))
 
 
 def _model(name: str, conf: Path | None) -> ModelConfig:

@@ -86,6 +86,7 @@ def _start(explainer: Explainer, token: str) -> dict[str, Any]:
     return {
         "token": token,
         "photos": [{"key": key, "name": photo.name, "thumbnail": album.thumbnails[key]} for key, photo in album.samples.items()],
+        "others": album.others,
         "models": offer.models,
         "methods": [vars(method) for method in offer.methods()],
         "point": {"select": point.select, "top": USUAL_TOP if point.top_percent is None else point.top_percent, "fill": point.fill},

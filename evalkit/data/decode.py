@@ -36,7 +36,9 @@ def decode(encoded: bytes | Path, *, formats: tuple[str, ...] | None = None, mos
             image.load()
             return to_rgb(image)
     except _DECODE_ERRORS as reason:
-        text = str(reason) or type(reason).__name__
+        text = (reason.strerror if isinstance(reason, OSError) else "") or str(reason) or type(reason).__name__  # without errno and name
+        if isinstance(reason, Image.DecompressionBombError):
+            text = f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
         if isinstance(reason, Image.UnidentifiedImageError):
             empty = (len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size) == 0
             unknown = "not an image, or a format that Pillow cannot read" if formats is None else f"not an image in {', '.join(formats)}"

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
@@ -38,9 +39,15 @@ class Classes:
             return int(given)
         spelled = {_short(name): index for name, index in reversed(self._by_name.items())}
         if _short(given) not in spelled:
-            unnamed = "; its classes have no names: give an index, or model.classes=FILE" if not spelled else did_you_mean(given, spelled)
-            raise UserError(f"target={given}: the model has no such class{unnamed}")
+            raise UserError(f"target={given}: the model has no such class{self._meant(given, spelled)}")
         return self._by_name.get(given, spelled[_short(given)])
+
+    def _meant(self, given: str, spelled: Mapping[str, int]) -> str:
+        """What to say of a name that no class has, in the names that people know."""
+        if not spelled:
+            return "; its classes have no names: give an index, or model.classes=FILE"
+        near = get_close_matches(_short(given), spelled, n=1)
+        return f"; did you mean '{self.name(spelled[near[0]])}'?" if near else did_you_mean(given, map(self.name, range(self.outputs)))
 
     def index(self, key: ClassKey | None) -> int | None:
         """The output of a class; None where the model has no such class, or the class is unknown.

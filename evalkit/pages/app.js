@@ -111,6 +111,7 @@ async function openView() {
     Object.assign(wanted, last);  // no such photograph, layer or class: what was shown last stands
     dirty = true;
     writeAddress();
+    showChoices();
     complain(mistake.message);
     return;
   }
@@ -173,7 +174,8 @@ function showView() {
   $("picture").hidden = view === null;
   $("download").disabled = view === null;
   $("question").textContent = view === null ? "Why?" : `Why “${view.target.name}”? Confidence ${short(view.target.confidence)}`;
-  $("top").replaceChildren(...(view?.top ?? []).map((found) => {
+  const classes = view === null ? [] : view.top.some((found) => found.index === view.target.index) ? view.top : [...view.top, view.target];
+  $("top").replaceChildren(...classes.map((found) => {
     const button = make("button", { type: "button", "data-target": found.index }, make("span", {}, found.name),
       make("span", {}, short(found.confidence)), make("meter", { value: found.confidence ?? 0, "aria-hidden": "true" }));
     button.addEventListener("click", () => choose({ target: found.index }));
@@ -298,6 +300,7 @@ addEventListener("drop", (event) => {
 });
 
 start.photos.forEach(addPhoto);
+if (start.others > 0) $("others").textContent = `${start.photos.length} of ${(start.photos.length + start.others).toLocaleString("en")}`;
 $("model").append(...start.models.map((name) => make("option", { value: name }, name)));
 $("colours").src = start.colours;
 for (const family of new Set(start.methods.map((method) => method.family))) {

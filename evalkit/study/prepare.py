@@ -40,9 +40,10 @@ def prepare(
     seeded: nobody must be able to guess them. Raises UserError: runs that do not suit, no images, a study is there.
     """
     refuse_old(out)
+    default = "" if methods else ", which the paper's study shows"
     methods = tuple(methods) or PAPER_METHODS[design]
     shown = [Photographs(run, data_root) for run in _runs(design, paths, methods)]
-    _check_methods(shown, methods)
+    _check_methods(shown, methods, default)
     contestants = _model_names(shown) if design == "trust" else (methods[0], methods[1])
     made, left_out = _made(design, shown, methods, contestants, classes, images, seed)
     asked = items.drawn(made)
@@ -113,12 +114,12 @@ def _runs(design: Design, paths: Sequence[str], methods: Sequence[str]) -> list[
     return runs
 
 
-def _check_methods(shown: Iterable[Photographs], methods: Iterable[str]) -> None:
+def _check_methods(shown: Iterable[Photographs], methods: Iterable[str], whose: str) -> None:
     for photographs in shown:
         for method in methods:
             if method not in photographs.maps:
                 near = did_you_mean(method, photographs.run.methods)
-                raise UserError(f"{photographs.run.path} has no method '{method}'{near} (choose with --methods)")
+                raise UserError(f"{photographs.run.path} has no method '{method}'{whose or near}: choose others with --methods")
 
 
 def _model_names(shown: Sequence[Photographs]) -> tuple[str, str]:
