@@ -37,7 +37,9 @@ def test_titles_tell_the_scores_before_and_after():
     keep = protocol.Ranking(maps["ablation_cam"]).top(50)
     masked = torch.where(keep[:, None], probe.images, model.net.mean)
     before, after = (confidence_and_logit(logits, probe.targets) for logits in (probe.logits, model.net(masked)))
-    wanted = f"confidence {in_full(float(before[0][0]))} → {in_full(float(after[0][0]))}\nscore (logit) {before[1][0]:.2f} → {after[1][0]:.2f}"
+    wanted = (
+        f"confidence {in_full(float(before[0][0]))} → {in_full(float(after[0][0]))}\nscore (logit) {before[1][0]:.2f} → {after[1][0]:.2f}"
+    )
     assert f"top 50 % kept, the rest mean colour\n{wanted}" in titles
     assert "constant (constant map)" in titles
     assert 'why "3"? (chosen class 3) · digits_fc at features.13' in figure.get_suptitle()
