@@ -149,7 +149,7 @@ def test_timm_names_that_do_not_fit(name, says):
 def test_without_timm_one_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     for attempt in (lambda: config("model=timm/resnet10t"), lambda: zoo.build(config("model=xception", "model.weights=null"))):
-        with pytest.raises(UserError, match=r"not installed: pip install 'evalkit\[timm\]'"):
+        with pytest.raises(UserError, match=r"not installed: in evalkit's folder, pip install '.\[timm\]'"):
             attempt()
 
 

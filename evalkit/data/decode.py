@@ -51,7 +51,7 @@ def content(encoded: bytes | Path) -> bytes:
     try:
         return encoded if isinstance(encoded, bytes) else encoded.read_bytes()
     except OSError as reason:
-        raise UnreadableImage(str(reason)) from reason
+        raise UnreadableImage(reason.strerror or str(reason)) from reason
 
 
 class Encoded(ABC):
