@@ -22,7 +22,7 @@ def draw(session: PhotoSession, subjects: Sequence[Subject]) -> Figure:
     points = protocol.points(session.config.protocol)
     columns = 2 + len(points)
     width = COLUMN if columns == 3 else PAGE
-    figure, rows = panels(len(subjects) * len(session.methods), columns, width, (width - 0.5) / columns + 0.6)
+    figure, rows = panels(len(subjects) * len(session.methods), columns, width, (width - 0.5) / columns + 0.7)
     pairs = [(subject, method) for subject in subjects for method in session.methods]
     for axes, (subject, method) in zip(rows, pairs, strict=True):
         image = subject.probe.images
