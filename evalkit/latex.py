@@ -11,7 +11,7 @@ import pandas as pd
 
 from evalkit.runs import Point, Run, at_point
 from evalkit.summary import PAPER_METRICS, SCORES, lower_is_better
-from evalkit.tables import LABELS, caption, cited, cited_network, describe_point, main_points, title
+from evalkit.tables import LABELS, caption, cited, cited_as, describe_point, main_points, title
 
 _COLUMNS = [(metric, score) for metric in PAPER_METRICS for score in SCORES]
 _SPECIAL = {
@@ -43,7 +43,7 @@ def _table(run: Run, summary: pd.DataFrame, point: Point) -> str:
         " ".join(rf"\cmidrule(lr){{{2 * i + 2}-{2 * i + 3}}}" for i in range(len(metrics))),
         " & ".join(["", *(score.replace("confidence", "conf.").replace("activation", "act.") for _, score in columns)]) + r" \\",
         r"\midrule",
-        *(line for method in run.methods for line in _lines(here, method, columns, cited_network(run) or "published")),
+        *(line for method in run.methods for line in _lines(here, method, columns, cited_as(run, point))),
         r"\bottomrule", r"\end{tabular}", r"\end{table*}",
     ]  # fmt: skip
     return "\n".join([*lines, *(f"% {line}" for line in said[end:])])

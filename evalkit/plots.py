@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from evalkit.metrics import relative_drop
 from evalkit.runs import CONTROLS, Run, at_point
 from evalkit.summary import PAPER_METRICS, SCORES, better, scores_of, win_matrix
-from evalkit.tables import LABELS, MANY, cited_network, describe_point, main_points, title, whom_win_beats
+from evalkit.tables import LABELS, MANY, PAPER_POINT, cited_network, describe_point, main_points, title, whom_win_beats
 
 METADATA: Any = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 """Of each format: no times, so that the same call writes the same files."""
@@ -134,7 +134,7 @@ def drop_per_method(run: Run, mine: pd.DataFrame) -> Figure:
                     marker="x",
                     color="C1",
                     zorder=3,
-                    label=f"the paper's {cited_network(run)} on ImageNet" if cited_network(run) else "published",
+                    label=f"the paper's {cited_network(run)} on ImageNet" if cited_network(run) and point == PAPER_POINT else "published",
                 )
             ax.set_yticks(list(positions), run.methods)
             ax.set_title(f"{score}; {describe_point(point)}", fontsize=9)

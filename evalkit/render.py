@@ -17,7 +17,7 @@ from evalkit.map_summary import summarise_maps
 from evalkit.runs import Point, Run, at_point
 from evalkit.storage import writable_folder
 from evalkit.summary import PAPER_METRICS, compare, lower_is_better, summarise, win_matrix
-from evalkit.tables import LABELS, PAIRED, caption, cells, cited_network, comparison_table, describe_point, interval, main_points, title
+from evalkit.tables import LABELS, PAIRED, caption, cells, cited_as, comparison_table, describe_point, interval, main_points, title
 
 LOCATED = ("pointing", "energy_inside", "best_iou")
 
@@ -70,7 +70,7 @@ def _score_table(summary: pd.DataFrame, run: Run, point: Point, score: str) -> T
                 row.append("")
                 continue
             found = mine.loc[metric]
-            reference = f"\n({cited_network(run) or 'published'} {found.reference:.2f})" if pd.notna(found.reference) else ""
+            reference = f"\n({cited_as(run, point)} {found.reference:.2f})" if pd.notna(found.reference) else ""
             row.append(interval(found.value, found.low, found.high) + reference)
         table.add_row(escape(method), *map(escape, row))
     return table

@@ -22,6 +22,7 @@ MANY = 6
 """Methods above which a table has them as rows."""
 PAPERS = {"table1": "VGG16", "table2": "Inception-v3"}
 """Whose values the paper's tables hold."""
+PAPER_POINT: Point = ("keep_top", 20.0, "black")
 PAIRED = "Paired tests (average drop: bootstrap; increase: McNemar; win: sign test; those of all pairs are in comparisons.csv)"
 LINES = [
     *((metric, score) for metric in PAPER_METRICS for score in ("confidence", "activation")),
@@ -98,14 +99,19 @@ def caption(run: Run) -> list[str]:
     if whom_win_beats(run):
         lines.append(f"{whom_win_beats(run)}.")
     lines.append(CHANGE)
-    if cited_network(run) and ("keep_top", 20.0, "black") in run.points:
+    if cited_network(run) and PAPER_POINT in run.points:
         lines.append(cited(run))
     return lines
 
 
 def cited_network(run: Run) -> str:
-    """The network whose published values stand beside this run's (`PAPERS`); empty without any, or where it is the run's own."""
+    """The network whose values in the paper stand beside this run's (`PAPERS`); empty without any."""
     return PAPERS.get(str(run.provenance["paper_table"]), "")
+
+
+def cited_as(run: Run, point: Point) -> str:
+    """What a value that others published is called beside this run's: the paper's by its network, which `cited` explains."""
+    return (cited_network(run) if point == PAPER_POINT else "") or "published"
 
 
 def cited(run: Run) -> str:
@@ -138,7 +144,7 @@ def _by_metric(summary: pd.DataFrame, run: Run, point: Point) -> list[list[str]]
     here = at_point(summary[summary.run == str(run.path)], point)
     methods = run.methods
     published = [m for m in methods if here[here.method == m].reference.notna().any()]
-    table = [["", *methods, *(f"{method} ({cited_network(run) or 'published'})" for method in published)]]
+    table = [["", *methods, *(f"{method} ({cited_as(run, point)})" for method in published)]]
     for metric, score in LINES:
         rows = here[(here.metric == metric) & (here.score == score)].set_index("method")
         if rows.empty:

@@ -146,6 +146,9 @@ def test_whose_published_values_stand_beside(tmp_path):
         summary = summarise(run)
         assert f"grad_cam ({network})" in cells(summary, run, run.points[0])[0] and title(run).startswith(f"Table {table[-1]}: ")
         assert any(f"of {network} on ImageNet val" in line for line in caption(run))
+    others = {"select": "soft", "top": float("nan"), "fill": "mean", "layer": "features.30"}
+    run = make_run(tmp_path / "soft", FULL, MASKED, paper="table1", **others)  # values that are not the paper's
+    assert "grad_cam (published)" in cells(summarise(run), run, run.points[0])[0]
     run = make_run(tmp_path / "none", FULL, MASKED, paper=None)
     assert not any("paper's own" in line for line in caption(run)) and not title(run).startswith("Table")
 
