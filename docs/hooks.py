@@ -6,7 +6,7 @@ import typer
 from typer.cli import get_docs_for_click
 from typer.main import get_command
 
-from evalkit.cli import app
+from evalkit.cli.main import app
 
 COMMANDS = "<!-- commands -->"
 

@@ -1,5 +1,5 @@
 """python -m evalkit, as torchrun and srun need it."""
 
-from evalkit.cli import main
+from evalkit.cli.main import main
 
 main()

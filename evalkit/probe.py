@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from evalkit.ablation import Tier, class_weights, tier_of
+from evalkit.ablation import BYTE_BUDGET, Tier, class_weights, tier_of
 from evalkit.errors import UserError
 from evalkit.models.split import Context, SplitModel
 
@@ -31,31 +31,53 @@ class Probe:
 
     Args:
         net: the model.
-        images: (N,3,H,W) in [0,1].
+        images: (N,3,H,W), floats in [0,1] or uint8.
         targets: classes to explain (N,), or None for the predicted ones.
         indices: each image's position in its data set (N,); seeds the random control. Default 0..N-1.
+        byte_budget: bytes that the ablated variants of one chunk may take (`evalkit.ablation`); changes no number.
 
     Raises:
-        UserError: the images are not a batch of RGB floats, or a target is no class of the model.
+        UserError: the images are not a batch of RGB images, or a target is no class of the model.
     """
 
     def __init__(
-        self, net: SplitModel, images: Tensor, targets: Tensor | Sequence[int] | None = None, indices: Tensor | None = None
+        self,
+        net: SplitModel,
+        images: Tensor,
+        targets: Tensor | Sequence[int] | None = None,
+        indices: Tensor | None = None,
+        *,
+        byte_budget: int = BYTE_BUDGET,
     ) -> None:
-        if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-            raise UserError(f"images must be a float tensor (N,3,H,W) in [0,1], not {found}")
-        if not len(images):
-            raise UserError("images must hold at least one image")
-        if bool((images.amin() < -1e-3) | (images.amax() > 1 + 1e-3)):
-            raise UserError("images must lie in [0,1]: divide by 255, and leave the normalisation to the SplitModel")
-        self.net = net
-        self.images = images.to(net.device, net.dtype)
-        self._targets = targets
-        self._watched: dict[str, tuple[object, list[tuple[Tensor, int, Tensor]]]] = {}
-        self._watch("images", self.images)
-        self._network = self._state_of_network()
+        moved = _checked(images).to(net.device, net.dtype)
+        self._set(net, moved / 255 if images.dtype == torch.uint8 else moved, targets, indices, byte_budget)
+
+    def _set(
+        self,
+        net: SplitModel,
+        images: Tensor,
+        targets: Tensor | Sequence[int] | None,
+        indices: Tensor | None,
+        byte_budget: int,
+        *,
+        targets_checked: bool = False,
+    ) -> None:
+        self.net, self.images, self.byte_budget = net, images, byte_budget
+        self._targets, self._targets_checked = targets, targets_checked
         self.indices = torch.arange(len(images)) if indices is None else indices
+        self._watched: dict[str, tuple[object, list[tuple[Tensor, int, Tensor]]]] = {}
+        self._watch("images", images)
+        self._network = self._state_of_network()
+
+    def again(self, images: Tensor, rows: slice = slice(None)) -> "Probe":
+        """Return a probe of other images (n,3,H,W) in [0,1] with the targets and indices of these n `rows`.
+
+        Nothing is checked again, since a check makes the host wait for the device.
+        """
+        probe = Probe.__new__(Probe)
+        moved = images.to(self.net.device, self.net.dtype)
+        probe._set(self.net, moved, self.targets[rows], self.indices[rows], self.byte_budget, targets_checked=True)
+        return probe
 
     def written(self, *, by_value: bool = False) -> list[str]:
         """What somebody has written into or replaced; a method must not, since all methods share it.
@@ -103,14 +125,14 @@ class Probe:
         """The classes being explained (N,)."""
         if self._targets is None:
             return self.logits.argmax(1)
-        targets = torch.as_tensor(self._targets, device=self.logits.device)
-        classes = self.logits.shape[1]
+        targets, classes = torch.as_tensor(self._targets), self.logits.shape[1]
+        if self._targets_checked:
+            return targets
         if targets.is_floating_point() or targets.dim() != 1:
             raise UserError(f"targets must be class indices ({len(self.images)},), whole numbers")
-        targets = targets.long()
         if len(targets) != len(self.images) or bool(((targets < 0) | (targets >= classes)).any()):
             raise UserError(f"targets must be class indices from 0 to {classes - 1}, one for each of {len(self.images)} images")
-        return targets
+        return targets.to(self.logits.device, torch.int64)
 
     @shared
     def scores(self) -> Tensor:
@@ -123,7 +145,7 @@ class Probe:
         return self._gradients("score")
 
     def scored_gradients(self, score: str) -> Tensor:
-        """dy/dA (N,K,h,w) with y as in `scored`, by autograd in the network's own precision.
+        """dy/dA (N,K,h,w) with y as in `score_and_drops`, by autograd in the network's own precision.
 
         The sigmoid's is the logit's times y (1 - y), one number an image; it is exactly 0 where y rounds to 1, in float32
         for logits above 24 ln 2 = 16.6, in float64 above 36.7.
@@ -147,7 +169,7 @@ class Probe:
     def drops(self) -> Tensor:
         """y - y^k for each ablated channel k (N,K)."""
         with torch.no_grad():
-            return self.tier.drops(self.activations, self.context, self.logits, self.targets)[:, :, 0]
+            return self.tier.drops(self.activations, self.context, self.logits, self.targets, self.byte_budget)[:, :, 0]
 
     @shared
     def softmax_drops(self) -> Tensor:
@@ -157,12 +179,12 @@ class Probe:
             for i in range(len(self.images)):  # one image at a time, since all classes are needed
                 here, c = slice(i, i + 1), self.targets[i]
                 context = tuple(tensor[here] for tensor in self.context)
-                by_class = self.tier.drops(self.activations[here], context, self.logits[here], None)[0].double()
+                by_class = self.tier.drops(self.activations[here], context, self.logits[here], None, self.byte_budget)[0].double()
                 logits = self.logits[i].double()
                 drops.append(_fall(_log_odds(logits[None], c), _log_odds(logits - by_class, c)))
         return torch.stack(drops)
 
-    def scored(self, score: str) -> tuple[Tensor, Tensor]:
+    def score_and_drops(self, score: str) -> tuple[Tensor, Tensor]:
         """y (N,) and y - y^k (N,K) with y the target's logit ("score"), or in float64 its "softmax" or "sigmoid"."""
         if score == "score":
             return self.scores, self.drops
@@ -174,7 +196,7 @@ class Probe:
     def region_drops(self, regions: Tensor) -> Tensor:
         """y - y^v where all channels are zero inside region v: masks (V,h,w) of the activations' cells -> (N,V)."""
         with torch.no_grad():
-            return self.tier.region_drops(self.activations, self.context, self.logits, self.targets, regions)
+            return self.tier.region_drops(self.activations, self.context, self.logits, self.targets, regions, self.byte_budget)
 
     @shared
     def class_weights(self) -> Tensor:
@@ -186,6 +208,19 @@ class Probe:
                 f"{type(self.net.module).__name__} does not have; use grad_cam, its generalisation"
             )
         return weights.detach()[self.targets]
+
+
+def _checked(images: object) -> Tensor:
+    """Return the images themselves. Raises UserError unless they are a batch of RGB images in [0,1] or uint8."""
+    fits = isinstance(images, Tensor) and images.dim() == 4 and images.shape[1] == 3
+    if not isinstance(images, Tensor) or not fits or not (images.is_floating_point() or images.dtype == torch.uint8):
+        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise UserError(f"images must be a float tensor (N,3,H,W) in [0,1], or uint8, not {found}")
+    if not len(images):
+        raise UserError("images must hold at least one image")
+    if images.is_floating_point() and bool((images.amin() < -1e-3) | (images.amax() > 1 + 1e-3)):
+        raise UserError("images must lie in [0,1]: divide by 255, and leave the normalisation to the SplitModel")
+    return images
 
 
 def _sum(tensor: Tensor) -> Tensor:

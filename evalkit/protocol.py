@@ -13,33 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from evalkit.config import ProtocolConfig
+from evalkit.point import Point
 
 BLUR_KERNEL, BLUR_SIGMA = 11, 5.0
 """The blur of RISE's insertion metric (Petsiuk et al., BMVC 2018)."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One way to perturb an image by a map.
-
-    `select`: "keep_top" keeps exactly the top x % of pixels (Ablation-CAM paper, section 6.1), "remove_top" removes
-    them, "soft" multiplies by the min-max normalised map (Grad-CAM++). `top_percent` is None for "soft".
-    `fill` replaces what is not kept: "black" (0 before normalisation), "mean" (the normalisation's mean, 0 after it),
-    "blur" (the image itself under a Gaussian of BLUR_KERNEL and BLUR_SIGMA pixels).
-    """
-
-    select: str
-    top_percent: float | None
-    fill: str
-
-
-def points(settings: ProtocolConfig) -> list[Point]:
-    """The points that are named one by one, else all combinations; "soft" has no threshold, so it appears once per fill."""
-    if settings.points:
-        return [Point(point.select, point.top_percent, point.fill) for point in settings.points]
-    select, top_percent, fill = settings.select, settings.top_percent, settings.fill
-    return [Point(s, x, f) for s in select for x in ([None] if s == "soft" else top_percent) for f in fill]
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:

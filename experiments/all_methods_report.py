@@ -14,9 +14,9 @@ import pandas as pd
 import seaborn as sns
 import typer
 
-from evalkit import plots
-from evalkit.runs import load_runs
-from evalkit.summary import PAPER_METRICS
+from evalkit.analysis.load import load_runs
+from evalkit.analysis.summary import PAPER_METRICS
+from evalkit.output import plots
 
 NUMBERS = ["model", "method", "select", "top_percent", "fill", "score", "metric", "against", "n", "value", "low", "high"]
 STAGES = {"all": ("all", "score"), "peers": ("peers",)}

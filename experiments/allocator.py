@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from evalkit import timing
-from evalkit.memory import keep_freed_memory
+from evalkit.bench import timing
+from evalkit.evaluation.allocator import keep_freed_memory
 
 
 def by_default() -> None:
@@ -29,9 +29,9 @@ def main(
     figures: dict[str, float | int] = {"repeats": repeats}
     for name in model:
         for batch_size in (1, 8, 32):
-            subject = timing.subject(name, [], batch_size, None)
+            subject = timing.bench_network(name, [], batch_size, None)
 
-            def run(allocator: object, subject: timing.Subject = subject) -> None:
+            def run(allocator: object, subject: timing.BenchNetwork = subject) -> None:
                 allocator()  # type: ignore[operator]
                 subject.forward()
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from evalkit import metrics
-from evalkit.runs import Point, Run, load_runs
-from evalkit.summary import scores_of
+from evalkit.analysis import metrics
+from evalkit.analysis.load import Run, load_runs
+from evalkit.analysis.summary import scores_of
+from evalkit.point import Point
 
-SOFT_BLACK: Point = ("soft", float("nan"), "black")
-SOFT_MEAN: Point = ("soft", float("nan"), "mean")
-TOP_20: Point = ("keep_top", 20.0, "black")
-REMOVED: Point = ("remove_top", 25.0, "black")
+SOFT_BLACK = Point("soft", None, "black")
+SOFT_MEAN = Point("soft", None, "mean")
+TOP_20 = Point("keep_top", 20.0, "black")
+REMOVED = Point("remove_top", 25.0, "black")
 Reduce = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Y and O of all methods, (M,n) each -> one number a method (M,)."""
 

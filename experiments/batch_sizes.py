@@ -15,10 +15,12 @@ import pandas as pd
 import torch
 import typer
 
-from evalkit import protocol, runner
-from evalkit.config import RunConfig, compose_jobs
-from evalkit.runs import load_runs
-from evalkit.summary import PAPER_METRICS, summarise
+from evalkit import protocol
+from evalkit.analysis.load import load_runs
+from evalkit.analysis.summary import PAPER_METRICS, summarise
+from evalkit.config.compose import compose_jobs
+from evalkit.config.schema import RunConfig
+from evalkit.launch.run import run_job
 
 SIZES = (1, 7, 64)
 
@@ -47,7 +49,7 @@ def main(
     for batch_size in SIZES:
         folder = out / f"batch{batch_size}"
         (job,) = compose_jobs([*overrides, "maps=store", f"batch_size={batch_size}", f"out={folder}"])
-        rows = runner.run(job).rows().set_index(["index", "method", "top_percent"]).sort_index()
+        rows = run_job(job).rows().set_index(["index", "method", "top_percent"]).sort_index()
         mine = masks(folder, job.config, (side, side))
         reference = reference or mine
         differing = [key for key, mask in mine.items() if not np.array_equal(mask, reference[key])]

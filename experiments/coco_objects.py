@@ -41,13 +41,16 @@ from coco_statistics import (
 )
 from torch import Tensor
 
-from evalkit import localisation, metrics, protocol, runner
-from evalkit.complexity import coherency
-from evalkit.config import compose_jobs
+from evalkit import protocol
+from evalkit.analysis import metrics
+from evalkit.analysis.load import Run, at_point, load_runs
+from evalkit.analysis.summary import SCORES
+from evalkit.config.compose import compose_jobs
 from evalkit.data.boxes import to_input
-from evalkit.runs import Run, at_point, load_runs
-from evalkit.session import Session, open_session
-from evalkit.summary import SCORES
+from evalkit.evaluation import localisation
+from evalkit.evaluation.complexity import coherency
+from evalkit.evaluation.session import Session, open_session
+from evalkit.launch.run import run_job
 
 HALF = ("model.mean=[0.5,0.5,0.5]", "model.std=[0.5,0.5,0.5]")
 NETWORKS = {
@@ -114,7 +117,7 @@ def overrides(network: str, data: Path, out: Path, labels: str, methods: Iterabl
 def finished(given: Sequence[str]) -> tuple[Session, Run]:
     """One run, computed or taken up again, and what its images are read with."""
     (job,) = compose_jobs(given)
-    folder = runner.run(job)
+    folder = run_job(job)
     return open_session(job.config), load_runs([folder.path])[0]
 
 

@@ -22,7 +22,7 @@ from coco_statistics import (
     claim,
 )
 
-from evalkit.runs import Run
+from evalkit.analysis.load import Run
 
 
 def markdown(found: pd.DataFrame, runs: Sequence[Run]) -> str:

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalkit import stats
-from evalkit.runs import Point
-from evalkit.summary import SCORES, better
-from evalkit.tables import describe_point
+from evalkit.analysis import stats
+from evalkit.analysis.metrics import direction
+from evalkit.analysis.summary import SCORES
+from evalkit.output.tables import describe_point
+from evalkit.point import Point
 
 PAIR_TESTS = (
     ("ablation_cam", "grad_cam"), ("guided_ablation_cam", "guided_grad_cam"), ("grad_cam_pp", "grad_cam"),
@@ -27,9 +28,9 @@ TWO, MORE, BOTH, OWN = "two categories", "two or more", "both recognised", "expl
 INSTANCE_TESTS = (("grad_cam_pp", "grad_cam"), ("grad_cam_pp", "ablation_cam"))
 ONE, SEVERAL, BETWEEN = "one instance", "several instances", "several less one"
 
-KEEP: Point = ("keep_top", 20.0, "black")
-SOFT: Point = ("soft", float("nan"), "black")
-REMOVE: Point = ("remove_top", 25.0, "black")
+KEEP = Point("keep_top", 20.0, "black")
+SOFT = Point("soft", None, "black")
+REMOVE = Point("remove_top", 25.0, "black")
 RECOGNISED = 0.01
 """Confidence above which the network counts as seeing a category: ten times chance."""
 
@@ -50,7 +51,7 @@ DROPS = {(point, score): drop_name(point, score) for point in (SOFT, REMOVE, KEE
 BETTER = {
     **dict.fromkeys((RIGHT, SHARE, HIT, ENERGY, IOU), "higher"),
     LIKENESS: "lower",
-    **{name: better("average_drop", point[0]) for (point, _), name in DROPS.items()},
+    **{name: direction("average_drop", point.select) for (point, _), name in DROPS.items()},
 }
 """Every measure, and which way is better."""
 DROPS_FIRST = (*DROPS.values(), ENERGY, IOU, HIT)

@@ -13,10 +13,10 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from evalkit import runner
-from evalkit.config import compose_jobs
-from evalkit.runs import load_runs
-from evalkit.summary import PAPER_METRICS, summarise
+from evalkit.analysis.load import load_runs
+from evalkit.analysis.summary import PAPER_METRICS, summarise
+from evalkit.config.compose import compose_jobs
+from evalkit.launch.run import run_job
 
 
 def main(
@@ -33,7 +33,7 @@ def main(
         net, seed = found.groups()
         folder = out / file.stem
         (job,) = compose_jobs([f"model={net}", f"model.weights={file}", "protocol.top_percent=[20,30,50]", f"out={folder}"])
-        runner.run(job)
+        run_job(job)
         summary = summarise(load_runs([folder])[0])
         six = summary[summary.metric.isin(PAPER_METRICS)]
         tables.append(six.assign(seed=int(seed))[["model", "seed", "top_percent", "score", "metric", "method", "value", "low", "high"]])

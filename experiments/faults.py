@@ -23,7 +23,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from evalkit.store import RunFolder
+from evalkit.runs.folder import RunFolder
 
 RUN = ["model=digits_fc", "data=digits", "limit=96", "shard_size=4", "batch_size=4", "method=[ablation_cam,grad_cam]", "workers=0"]
 

@@ -33,7 +33,7 @@ from pytorch_grad_cam import GuidedBackpropReLUModel
 from torch import Tensor, nn
 
 from evalkit import Probe, SplitModel, methods, protocol
-from evalkit.config import compose_jobs
+from evalkit.config.compose import compose_jobs
 from evalkit.data.decode import decode
 from evalkit.errors import UserError
 from evalkit.methods.peers import captum_attr, pytorch_grad_cam, torch_cam

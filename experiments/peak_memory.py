@@ -16,8 +16,8 @@ from typing import Annotated
 import typer
 from torch import nn
 
-from evalkit import timing
-from evalkit.config import choices
+from evalkit.bench import timing
+from evalkit.config.compose import choices
 
 SIZE = 96
 CLASSES = 10

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import typer
 
-from evalkit import metrics
-from evalkit.runs import Point, Run, load_runs
-from evalkit.stats import bootstrap
-from evalkit.summary import SCORES, rival, scores_of
+from evalkit.analysis import metrics
+from evalkit.analysis.load import Run, load_runs
+from evalkit.analysis.stats import bootstrap
+from evalkit.analysis.summary import SCORES, rival, scores_of
+from evalkit.point import Point
 
 
 def per_image(run: Run, point: Point, score: str) -> dict[tuple[str, str], np.ndarray]:

@@ -16,8 +16,9 @@ from typing import Annotated
 import typer
 from playwright.sync_api import sync_playwright
 
-from evalkit.report.document import write_report
-from evalkit.runs import load_runs
+from evalkit.analysis.evaluated import evaluate_run
+from evalkit.analysis.load import load_runs
+from evalkit.photos.gallery import report_runs
 
 
 def main(
@@ -28,14 +29,14 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Measure and print."""
-    loaded, figures = load_runs([str(run)]), {}
+    evaluated, figures = [evaluate_run(loaded) for loaded in load_runs([str(run)])], {}
     for each in gallery or [24, 2000]:
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "report.html"
-            write_report(loaded, file, each=each)
+            report_runs(evaluated, file, each=each)
             seconds, cards = opened(file, chromium, repeats)
             figures |= {
-                f"gallery_{each}_images_of_the_run": loaded[0].counts()["images"],
+                f"gallery_{each}_images_of_the_run": evaluated[0].run.counts()["images"],
                 f"gallery_{each}_images_in_it": cards,
                 f"gallery_{each}_mib": round(file.stat().st_size / 2**20, 2),
                 f"gallery_{each}_seconds": round(statistics.median(seconds), 2),

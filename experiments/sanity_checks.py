@@ -3,7 +3,7 @@
     python experiments/sanity_checks.py results/sanity                        (digits_fc: half a minute on two CPU cores)
     python experiments/sanity_checks.py results/sanity --every 17 model=mobilenet_v2 data=imagenet data.root=... sample=16
 
-The weights are randomised layer by layer from the output to the input (see `evalkit.sanity`), and each method explains
+The weights are randomised layer by layer from the output to the input (see `evalkit.evaluation.sanity`), and each method explains
 again the class that the trained network predicted. `sanity.csv` holds how alike the maps are to those of the trained
 network, `sanity.png` shows it, and `sanity_maps.png` shows one image's maps.
 
@@ -30,20 +30,21 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from evalkit import protocol
-from evalkit.config import compose_jobs
+from evalkit.analysis.stats import bootstrap
+from evalkit.config.compose import compose_jobs
 from evalkit.data.decode import UnreadableImage
 from evalkit.errors import UserError
+from evalkit.evaluation.apply import Method, apply_method
+from evalkit.evaluation.sanity import cascade, similarity
+from evalkit.evaluation.session import Session, open_session
 from evalkit.methods import controls
 from evalkit.models.split import SplitModel
-from evalkit.plots import FORMATS, MARKERS
+from evalkit.output.plots import FORMATS, MARKERS
 from evalkit.probe import Probe
-from evalkit.sanity import cascade, similarity
-from evalkit.session import Method, Session, apply_method, open_session
-from evalkit.stats import bootstrap
 
 DEFAULTS = {"method": "[ablation_cam,grad_cam,grad_cam_pp,random,constant,centre]", "sample": "64"}
 SHOWN = 7
-"""Stages in the figure of maps: more would be too small to see."""
+"""Stopwatch in the figure of maps: more would be too small to see."""
 
 OTHERS = 8
 """Other images with which each is compared."""

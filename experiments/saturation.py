@@ -22,17 +22,19 @@ import typer
 from saturation_report import ABLATION, ABLATION_FLOAT, ABLATION_SIGMOID, GRAD, GRAD_DOUBLE, GRAD_SIGMOID, plain_of, report
 from torch import Tensor, nn
 
-from evalkit import localisation, protocol
-from evalkit.config import ModelConfig, compose_jobs
+from evalkit import protocol
+from evalkit.config.compose import compose_jobs
 from evalkit.data.digits import SIZE, TwoDigits
-from evalkit.figures import saturation
-from evalkit.figures.layout import Subject, style
+from evalkit.evaluation import localisation
+from evalkit.evaluation.sanity import similarity
 from evalkit.methods import ablation_cam, grad_cam
 from evalkit.models import zoo
+from evalkit.models.settings import ModelConfig
 from evalkit.models.split import SplitModel
-from evalkit.photo_session import open_photo_session
+from evalkit.photos.figures import saturation
+from evalkit.photos.figures.layout import ExplainedPhoto, style
+from evalkit.photos.session import open_photo_session
 from evalkit.probe import Probe
-from evalkit.sanity import similarity
 
 FACTORS = (1, 2, 4, 8)
 BATCH = 199
@@ -136,7 +138,7 @@ def draw_most_confident(source: TwoDigits, measured: pd.DataFrame, out: Path) ->
     session = open_photo_session(compose_jobs(["model=two_digits"])[0].config)
     probes = saturation.two_classes(session, source.load(position))
     with style():
-        figure = saturation.draw(session, [Subject(source.image_id(position), probe) for probe in probes])
+        figure = saturation.draw(session, [ExplainedPhoto(source.image_id(position), probe) for probe in probes])
         figure.savefig(out, dpi=200)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from evalkit import stats
+from evalkit.analysis import stats
 
 GRAD, GRAD_SIGMOID, GRAD_DOUBLE = "Grad-CAM, score", "Grad-CAM, sigmoid", "Grad-CAM, sigmoid, all in float64"
 ABLATION, ABLATION_SIGMOID, ABLATION_FLOAT = "Ablation-CAM, score", "Ablation-CAM, sigmoid", "Ablation-CAM, sigmoid, float32 differences"

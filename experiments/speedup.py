@@ -20,15 +20,15 @@ from typing import Annotated
 import torch
 import typer
 
-from evalkit import timing
-from evalkit.store import RunFolder
+from evalkit.bench import timing
+from evalkit.runs.folder import RunFolder
 
 SHARD = 8
 """Images; also of a batch."""
 PLAIN = """
 import sys, time, torch
 from evalkit import timing
-subject = timing.subject(sys.argv[1], [], int(sys.argv[3]), 1)
+subject = timing.bench_network(sys.argv[1], [], int(sys.argv[3]), 1)
 subject.forward()
 sys.stdin.readline()
 started = time.perf_counter()

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from train_digits import as_tensors
 
 from evalkit import Probe, SplitModel, methods, protocol
-from evalkit.config import compose_jobs
+from evalkit.config.compose import compose_jobs
 from evalkit.data.digits import Digits
 from evalkit.models import zoo
 

@@ -19,9 +19,9 @@ import typer
 from exactness import MEAN, STD, brute_force_drops, randomise_norms
 
 from evalkit import Probe, SplitModel
-from evalkit.config import ModelConfig
 from evalkit.models import catalogue, zoo
 from evalkit.models.proposal import NoLayer
+from evalkit.models.settings import ModelConfig
 
 HOOKED = {"relu": "features"}
 """DenseNet's layer is a function, which takes no hook. Zero before that ReLU is zero behind it."""

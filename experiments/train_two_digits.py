@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from train_digits import train
 
-from evalkit.config import compose_jobs
+from evalkit.config.compose import compose_jobs
 from evalkit.data.digits import CLASSES, TwoDigits
 from evalkit.models import zoo
 from evalkit.models.digits_nets import DigitsFC

@@ -21,7 +21,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from evalkit.store import RunFolder
+from evalkit.runs.folder import RunFolder
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 RUN = ["model=digits_fc", "data=digits", "limit=240", "shard_size=4", "batch_size=3", "method=[ablation_cam,grad_cam,random]"]

@@ -27,13 +27,14 @@ from torchvision.models import vgg16
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from evalkit import runner
-from evalkit.cli import app
-from evalkit.config import Job, compose_jobs
+from evalkit.cli.main import app
+from evalkit.config.compose import compose_jobs
+from evalkit.config.schema import Job
 from evalkit.data.digits import Digits
-from evalkit.launch import worker_count
-from evalkit.models.zoo import find
-from evalkit.session import load_methods
+from evalkit.evaluation.apply import load_methods
+from evalkit.imports import find
+from evalkit.launch.local import worker_count
+from evalkit.launch.run import run_job
 
 FEW = ["limit=4", "workers=0"]
 PROGRAMS = ("evalkit", "make", "python", "pip", "torchrun")
@@ -180,10 +181,10 @@ class Reader:
             if not any(word.startswith("out=") for word in overrides):  # the default folder, which another command may have used
                 shutil.rmtree(job.config.out, ignore_errors=True)
             if runs_here(job):
-                runner.run(job)
+                run_job(job)
             elif isinstance(job.config.out, Path) and not job.config.out.exists():
                 (ours,) = composed(("method=[ablation_cam,grad_cam]", *FEW))
-                runner.run(replace(ours, config=ours.config.model_copy(update={"out": job.config.out})))
+                run_job(replace(ours, config=ours.config.model_copy(update={"out": job.config.out})))
 
     def _invoke(self, words: list[str]) -> None:
         result = CliRunner().invoke(app, words)

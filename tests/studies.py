@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from conftest import tiny_overrides
 
-from evalkit import runner
-from evalkit.config import compose_jobs
-from evalkit.study.records import Answers, Item, Key, RunRecord
+from evalkit.config.compose import compose_jobs
+from evalkit.launch.run import run_job
+from evalkit.study.records import Answers, Key, Question, RunRecord
 
 
 def run(overrides: Iterable[str]) -> Path:
     (job,) = compose_jobs(list(overrides))
-    return Path(runner.run(job).path)
+    return Path(run_job(job).path)
 
 
 def digits(out: Path, model: str = "digits_fc", images: int = 80, *more: str) -> Path:
@@ -50,12 +50,12 @@ def make_key(design: str, images: int, contestants: tuple[str, str] = ("ablation
         options = {f"{number}-{meaning}": meaning for meaning in meanings}
         about = {"index": i, "image_id": f"{i}.png", "target": target, "target_name": ("cat", "dog")[target]}
         known = {name: values[number] for name, values in energies.items()}
-        items[f"item-{number}"] = Item(**about, options=options, method=method, **known)
+        items[f"item-{number}"] = Question(**about, options=options, method=method, **known)
     runs = [RunRecord(path="run", model="vgg16", layer="l", identity_hash="h")]
     return Key(study="s", design=design, contestants=contestants, runs=runs, seed=0, items=items)
 
 
-def sheet(key: Key, rater: str, say: Callable[[Item], str | int | None]) -> Answers:
+def sheet(key: Key, rater: str, say: Callable[[Question], str | int | None]) -> Answers:
     """One rater's answers; `say` gives the meaning of an option, "same" or "both", or for `trust` a rating of the first contestant."""
     rng = np.random.default_rng()
     shown = {name: tuple(str(one) for one in rng.permutation(list(item.options))) for name, item in key.items.items()}

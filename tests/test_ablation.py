@@ -209,15 +209,15 @@ def brute_force_regions(probe: Probe, regions: Tensor) -> Tensor:
     "factory", [ConvHead, PooledConvHead, FullConvHead, SharedHead, BypassedHead, StatementInPlace, Untraceable, TinyFC, TinyGAP]
 )
 @pytest.mark.parametrize(("batch", "budget"), [(1, 2**28), (3, 1)])
-def test_all_classes_and_regions(factory, batch, budget, monkeypatch):
+def test_all_classes_and_regions(factory, batch, budget):
     """Drops in every logit, and drops by ablated regions, against a loop over the head."""
-    monkeypatch.setattr(ablation.tiers, "BYTE_BUDGET", budget)
     net = SplitModel(factory().double().eval(), "features", mean=HALF, std=HALF)
-    probe = Probe(net, torch.rand(batch, 3, 16, 16, dtype=torch.float64), targets=torch.randint(0, 5, (batch,)))
+    images = torch.rand(batch, 3, 16, 16, dtype=torch.float64)
+    probe = Probe(net, images, targets=torch.randint(0, 5, (batch,)), byte_budget=budget)
     regions = torch.rand(7, *probe.activations.shape[2:]) < 0.3
     assert torch.allclose(probe.region_drops(regions), brute_force_regions(probe, regions), rtol=0, atol=1e-10)
-    softmax, drops = probe.scored("softmax")
-    sigmoid, sigmoid_drops = probe.scored("sigmoid")
+    softmax, drops = probe.score_and_drops("softmax")
+    sigmoid, sigmoid_drops = probe.score_and_drops("sigmoid")
     for i, c in enumerate(probe.targets):
         for k in range(probe.activations.shape[1]):
             ablated = probe.activations[i : i + 1].clone()
@@ -229,12 +229,11 @@ def test_all_classes_and_regions(factory, batch, budget, monkeypatch):
 
 @pytest.mark.parametrize("factory", [ConvHead, PooledConvHead, FullConvHead, SharedHead, BypassedHead, TinyFC, TinyGAP])
 @pytest.mark.parametrize("budget", [1, 2**28])
-def test_channels_last_changes_nothing(factory, budget, monkeypatch):
-    monkeypatch.setattr(ablation.tiers, "BYTE_BUDGET", budget)
+def test_channels_last_changes_nothing(factory, budget):
     module = factory().double().eval()
     images = torch.rand(3, 3, 16, 16, dtype=torch.float64)
-    plain = Probe(SplitModel(module, "features", mean=HALF, std=HALF), images).drops
-    turned = Probe(SplitModel(module.to(memory_format=torch.channels_last), "features", mean=HALF, std=HALF), images)
+    plain = Probe(SplitModel(module, "features", mean=HALF, std=HALF), images, byte_budget=budget).drops
+    turned = Probe(SplitModel(module.to(memory_format=torch.channels_last), "features", mean=HALF, std=HALF), images, byte_budget=budget)
     assert torch.allclose(turned.drops, plain, rtol=0, atol=1e-12)
 
 
@@ -277,11 +276,10 @@ def test_a_network_of_nan_ends_in_nan_not_in_an_error():
     assert Probe(SplitModel(module, "features", mean=HALF, std=HALF), torch.rand(2, 3, 16, 16)).drops.isnan().all()
 
 
-def test_chunks_follow_the_byte_budget_and_change_nothing(tiny_fc, monkeypatch):
+def test_chunks_follow_the_byte_budget_and_change_nothing(tiny_fc):
     images = torch.rand(2, 3, 16, 16)
     whole = Probe(tiny_fc, images).drops
-    monkeypatch.setattr(ablation.tiers, "BYTE_BUDGET", 1)
-    assert torch.allclose(Probe(tiny_fc, images).drops, whole, atol=1e-6)
+    assert torch.allclose(Probe(tiny_fc, images, byte_budget=1).drops, whole, atol=1e-6)
 
 
 def test_a_wrong_shortcut_does_not_pass_in_silence(monkeypatch, caplog):

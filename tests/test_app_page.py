@@ -12,11 +12,11 @@ from browsing import CHROMIUM, needs_browser
 from conftest import ROOT
 from playwright.sync_api import Page, expect, sync_playwright
 
-from evalkit.app import answers
-from evalkit.app.answers import Question
-from evalkit.app.explainer import Explainer, View
-from evalkit.app.offer import open_album, open_offer
 from evalkit.data.digits import Digits
+from evalkit.photos.app import answers
+from evalkit.photos.app.answers import ExplainRequest
+from evalkit.photos.app.explainer import Explainer, View
+from evalkit.photos.app.offer import open_album, open_offer
 
 pytestmark = needs_browser
 OVERRIDES = ["limit=6", "method=[ablation_cam,grad_cam,cam]"]
@@ -92,7 +92,7 @@ def numbers(page: Page, method: str) -> list[list[str]]:
 def expected(explainer: Explainer, method: str, top: float, *, select="keep_top", fill="black", **view) -> tuple[list[list[str]], str]:
     """Scores and picture, as the explainer of this process computes them."""
     point = {"select": select, "top_percent": None if select == "soft" else top, "fill": fill}
-    asked = Question(view=View(**{"photo": "s0", "model": "digits_fc", **view}), methods=[method], point=point)
+    asked = ExplainRequest(view=View(**{"photo": "s0", "model": "digits_fc", **view}), methods=[method], point=point)
     found = answers.explain(explainer, asked)["methods"][method]
     rows = []
     for score in ("confidence", "logit"):

@@ -17,16 +17,16 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from evalkit import Probe, methods
-from evalkit.app.album import MOST_BYTES, UPLOADS, Album
-from evalkit.app.explainer import Explainer
-from evalkit.app.offer import Offer, open_album, open_offer
-from evalkit.app.server import TOKEN, application
-from evalkit.cli_app import serve
-from evalkit.config import choices, compose_jobs
+from evalkit.cli.app import serve
+from evalkit.config.compose import choices, compose_jobs
 from evalkit.data.digits import Digits
 from evalkit.errors import UserError
 from evalkit.models import zoo
 from evalkit.models.split import SplitModel
+from evalkit.photos.app.album import MOST_BYTES, UPLOADS, Album
+from evalkit.photos.app.explainer import Explainer
+from evalkit.photos.app.offer import Offer, open_album, open_offer
+from evalkit.photos.app.server import TOKEN, application
 from evalkit.protocol import upsample
 
 HERE = "http://127.0.0.1:8421"
@@ -278,7 +278,7 @@ def test_only_the_last_uploads_are_kept(client):
         ("/view", {**VIEW, "photo": "../../etc"}, 422, "no longer here"),
         ("/view", {**VIEW, "photo": "\ud800"}, 400, "no question that this server knows"),
         ("/view", {**VIEW, "model": "vgg61"}, 422, "no network 'vgg61' on offer; did you mean 'vgg16'?"),
-        ("/view", {**VIEW, "model": "evalkit.cli"}, 422, "no network 'evalkit.cli' on offer"),
+        ("/view", {**VIEW, "model": "evalkit.cli.main"}, 422, "no network 'evalkit.cli.main' on offer"),
         ("/view", {**VIEW, "target": 10}, 422, "the model has 10, from 0 to 9"),
         ("/view", {**VIEW, "target": "ten\x1b[2J"}, 422, "the model has no such class"),
         ("/view", {**VIEW, "target": -1}, 400, "greater than or equal to 0"),

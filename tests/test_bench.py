@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from evalkit.bench import _correlation, bench_ablation
+from evalkit.bench.ablation import _correlation, bench_ablation
 
 
 def test_flat_keys(tmp_path):

@@ -5,9 +5,9 @@ import json
 import pytest
 from conftest import tiny_overrides
 
-from evalkit.bench_floor import bench_floor
+from evalkit.bench.floor import bench_floor
 from evalkit.errors import UserError
-from evalkit.stages import STAGES
+from evalkit.evaluation.stopwatch import STAGES
 
 
 def overrides(folder, tmp_path):

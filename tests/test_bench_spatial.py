@@ -5,9 +5,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from evalkit import ablation, timing
-from evalkit.bench_spatial import _evenly, bench_spatial
-from evalkit.cli import app
+from evalkit import ablation
+from evalkit.bench import timing
+from evalkit.bench.spatial import _evenly, bench_spatial
+from evalkit.cli.main import app
 from evalkit.errors import UserError
 
 OPTIONS = {"batch_size": 3, "repeats": 1, "threads": None, "json_file": None}

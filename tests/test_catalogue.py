@@ -12,12 +12,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from evalkit import provenance
-from evalkit.config import compose_jobs, read_choice
+from evalkit.config.compose import compose_jobs, read_choice
 from evalkit.data.decode import Preprocess
 from evalkit.errors import UserError
+from evalkit.evaluation.session import open_session
 from evalkit.models import catalogue, zoo
-from evalkit.session import open_session
+from evalkit.runs import provenance
 
 
 def config(*overrides: str):

@@ -6,7 +6,7 @@ from exactness import brute_force_drops
 from train_cifar7 import augmented, step
 
 from evalkit import Probe, SplitModel
-from evalkit.config import compose_jobs
+from evalkit.config.compose import compose_jobs
 from evalkit.models import zoo
 from evalkit.models.cifar_nets import CIFAR7
 

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from evalkit import claims as claims_module
-from evalkit.claims import Claims
+from evalkit.runs import claims as claims_module
+from evalkit.runs.claims import Claims
 
 
 def test_nobody_takes_what_another_has_claimed_until_nothing_else_is_left(tmp_path):

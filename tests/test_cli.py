@@ -15,9 +15,11 @@ from conftest import ROOT, tiny_overrides
 from kill_runs import heed_interrupts
 from typer.testing import CliRunner
 
-from evalkit import cli, runner
+from evalkit.cli import main
+from evalkit.cli.run import run
 from evalkit.data.digits import Digits
 from evalkit.errors import UserError
+from evalkit.evaluation import loop
 
 ENVIRONMENT = {
     **os.environ,
@@ -34,7 +36,7 @@ def evalkit(*arguments: str, cwd=None, **environment: str) -> subprocess.Complet
 
 def here(*arguments: str) -> Result:
     """The same in this process: nothing is imported anew, and a mistake stays an exception."""
-    return CliRunner().invoke(cli.app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1"})
+    return CliRunner().invoke(main.app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1"})
 
 
 def test_run_then_tables_then_nothing_left_to_do(folder, tmp_path):
@@ -167,7 +169,9 @@ def test_explain_and_lists(tmp_path):
 
 
 def test_tables_do_not_load_torch():
-    code = "import sys, evalkit.summary, evalkit.tables, evalkit.plots, evalkit.cli; print('torch' in sys.modules)"
+    code = (
+        "import sys, evalkit.analysis.summary, evalkit.output.tables, evalkit.output.plots, evalkit.cli.main; print('torch' in sys.modules)"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
     assert found.stdout.strip() == "False"
 
@@ -197,18 +201,19 @@ def test_stopping_in_order(tmp_path, how, workers):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stop_that_python_swallows_is_heeded_at_the_next_image(tmp_path, monkeypatch):
     """As it does inside finalizers: it prints the exception, and goes on."""
-    monkeypatch.setattr(cli, "_asked_to_stop", threading.Event())
-    computed = runner.compute
+    monkeypatch.setattr("evalkit.cli.run.asked_to_stop", stopping := threading.Event())
+    monkeypatch.setattr(main, "asked_to_stop", stopping)
+    computed = loop.compute
 
     class Finalized:
         def __del__(self):
-            cli._stop()
+            main._stop()
 
     def interrupted(*arguments):
         Finalized()
         return computed(*arguments)
 
-    monkeypatch.setattr(runner, "compute", interrupted)
+    monkeypatch.setattr("evalkit.launch.run.compute", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        cli.run([f"out={tmp_path / 'run'}", "limit=64", "batch_size=8", "shard_size=8"])
+        run([f"out={tmp_path / 'run'}", "limit=64", "batch_size=8", "shard_size=8"])
     assert len(list((tmp_path / "run" / "rows").glob("*"))) == 0

@@ -5,14 +5,14 @@ import io
 import pytest
 from rich.console import Console
 
-from evalkit import cli_progress
-from evalkit.cli_progress import meter
+from evalkit.cli import progress
+from evalkit.cli.progress import meter
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(cli_progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -44,7 +44,7 @@ def test_a_log_gets_a_line_now_and_then(clock):
 
 @pytest.mark.parametrize(("seconds", "words"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (3570, "1 h 00 min"), (11100, "3 h 05 min")])
 def test_times_in_words(seconds, words):
-    assert cli_progress._time(seconds) == words
+    assert progress._time(seconds) == words
 
 
 def test_a_terminal_gets_a_bar():

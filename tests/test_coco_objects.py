@@ -12,8 +12,9 @@ import torch
 from conftest import tiny_overrides
 
 from evalkit import protocol
+from evalkit.analysis.summary import SCORES
 from evalkit.data.boxes import to_input
-from evalkit.summary import SCORES
+from evalkit.point import Point
 
 
 def test_density_against_loops():
@@ -157,7 +158,7 @@ def test_scores_are_those_of_the_rows(boxed, tmp_path):
     for row in run.rows.sample(20).to_dict("records"):
         for score, column in SCORES.items():
             full, masked = row[f"{column}_full"], row[f"{column}_masked"]
-            point = (row["select"], row["top_percent"], row["fill"])
+            point = Point(row["select"], None if pd.isna(row["top_percent"]) else row["top_percent"], row["fill"])
             name = cs.drop_name(point, score)
             expected = max(0, full - masked) / full * 100 if full > 0 else float("nan")
             assert table.loc[(row["index"], row["target"], row["method"]), name] == pytest.approx(expected, nan_ok=True)

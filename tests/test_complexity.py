@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 
-from evalkit.complexity import coherency, complexity
+from evalkit.evaluation.complexity import coherency, complexity
 
 
 @pytest.mark.parametrize("n", [1, 5])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evalkit.config import choices, compose_jobs, read_choice
+from evalkit.config.compose import choices, compose_jobs, read_choice
 from evalkit.errors import UserError
 
 

@@ -7,9 +7,9 @@ from conftest import ROOT
 from scipy.special import expit
 from train_two_digits import accuracies
 
-from evalkit import runner
-from evalkit.config import compose_jobs
+from evalkit.config.compose import compose_jobs
 from evalkit.data.digits import Digits, TwoDigits
+from evalkit.launch.run import run_job
 from evalkit.models import zoo
 
 
@@ -50,7 +50,7 @@ def test_the_network_for_several_labels_reaches_the_accuracies_of_its_training()
 
 def test_a_run_explains_both_digits_each_with_its_own_box(tmp_path):
     overrides = ["model=two_digits", "data=two_digits", "target=label", "limit=8", "workers=0", "method=[grad_cam,centre]"]
-    runner.run(compose_jobs([*overrides, f"out={tmp_path / 'run'}"])[0])
+    run_job(compose_jobs([*overrides, f"out={tmp_path / 'run'}"])[0])
     rows, maps = (pd.concat(pd.read_parquet(f) for f in (tmp_path / "run" / part).glob("*.parquet")) for part in ("rows", "maps"))
     explained = rows[rows.method == "grad_cam"].groupby("index").target_name.apply(list)
     assert explained.tolist() == [list(TwoDigits().class_keys(i)) for i in range(8)]

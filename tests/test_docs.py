@@ -22,11 +22,13 @@ from playwright.sync_api import Error, sync_playwright
 from shown import Reader, blocks, commands, placeholders
 from typer.main import get_command
 
-from evalkit import runner, stats
-from evalkit.cli import app
-from evalkit.config import RunConfig, choices, compose_jobs, read_choice
-from evalkit.runs import load_runs
-from evalkit.store import MAPS, ROWS
+from evalkit.analysis import stats
+from evalkit.analysis.load import load_runs
+from evalkit.cli.main import app
+from evalkit.config.compose import choices, compose_jobs, read_choice
+from evalkit.config.schema import RunConfig
+from evalkit.evaluation.columns import MAPS, ROWS
+from evalkit.launch.run import run_job
 
 DOCS = ROOT / "docs"
 PAGES = [page for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))) if any(blocks(page.read_text()))]
@@ -219,7 +221,7 @@ def test_citation_and_changelog():
 
 def test_definitions_of_average_drop(tmp_path):
     (job,) = compose_jobs(["experiment=published_protocols", "limit=12", "workers=0", f"out={tmp_path / 'run'}"])
-    runner.run(job)
+    run_job(job)
     (run,) = load_runs([tmp_path / "run"])
     names = [definition.name for definition in DEFINITIONS]
     expected = {"soft": np.nan, "keep_top": 20, "remove_top": 25}

@@ -4,14 +4,15 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from evalkit import Probe, explain, protocol
-from evalkit.config import compose_jobs
+from evalkit import Probe, protocol
+from evalkit.config.compose import compose_jobs
 from evalkit.data.digits import Digits
 from evalkit.errors import UserError
 from evalkit.methods import ablation_cam
 from evalkit.models import zoo
-from evalkit.photo_session import in_full
-from evalkit.records import confidence_and_logit
+from evalkit.photos import explain
+from evalkit.photos.session import in_full
+from evalkit.scores import confidence_and_logit
 
 
 def config(*overrides: str):

@@ -19,14 +19,14 @@ from test_hostile import HOSTILE
 from typer.testing import CliRunner
 
 from evalkit import methods as cam_methods
-from evalkit.cli import app
-from evalkit.config import compose_jobs
+from evalkit.cli.main import app
+from evalkit.config.compose import compose_jobs
 from evalkit.data.digits import Digits, TwoDigits
 from evalkit.data.labels import Classes
 from evalkit.errors import UserError
-from evalkit.figures import explanation, layout, methods, saturation, unit, units
-from evalkit.figures.layout import Subject
-from evalkit.photo_session import PhotoSession, open_photo_session
+from evalkit.photos.figures import explanation, layout, methods, saturation, unit, units
+from evalkit.photos.figures.layout import ExplainedPhoto
+from evalkit.photos.session import PhotoSession, open_photo_session
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +39,8 @@ def session(*overrides: str) -> PhotoSession:
     return open_photo_session(compose_jobs(list(overrides))[0].config)
 
 
-def subjects(opened: PhotoSession, *positions: int, target: int | None = None) -> list[Subject]:
-    return [Subject(f"{position}.png", opened.probe(Digits().load(position), target)) for position in positions]
+def subjects(opened: PhotoSession, *positions: int, target: int | None = None) -> list[ExplainedPhoto]:
+    return [ExplainedPhoto(f"{position}.png", opened.probe(Digits().load(position), target)) for position in positions]
 
 
 class WholeNetwork:
@@ -186,7 +186,7 @@ def test_saturation_says_what_becomes_of_gradients_and_drops():
     sure = scaled(opened, 17.5 / float(probes[0].scores[0]))  # float32's sigmoid of 17.5 is 1
     for current, vanished in ((opened, False), (sure, True)):
         (probe, _) = saturation.two_classes(current, picture)
-        figure = saturation.draw(current, [Subject("canvas.png", probe)])
+        figure = saturation.draw(current, [ExplainedPhoto("canvas.png", probe)])
         below = [ax.get_xlabel() for ax in figure.axes[:5]]
         y = probe.scores[0].double().sigmoid()
         if vanished:
@@ -274,7 +274,7 @@ def test_names_of_classes_and_files_are_only_text(tmp_path):
     opened = session("model=digits_fc", f"method={methods.DEFAULT}")
     classes = Classes(10, [HOSTILE.replace(",", "") + str(i) for i in range(10)])
     opened = replace(opened, model=replace(opened.model, classes=classes))
-    shown = [Subject(HOSTILE, subject.probe) for subject in subjects(opened, 3)]
+    shown = [ExplainedPhoto(HOSTILE, subject.probe) for subject in subjects(opened, 3)]
     with layout.style():
         for name, draw in (("methods", methods.draw), ("units", units.draw)):
             layout.save(draw(opened, shown), tmp_path / name)
@@ -314,7 +314,7 @@ def test_units_of_a_real_network_and_photograph():
         "model.crop=null",
     )
     picture = Image.open(next((REAL / "nips17_dev" / "images" / "n02112018").iterdir())).convert("RGB")
-    subject = Subject("dog.png", opened.probe(picture))
+    subject = ExplainedPhoto("dog.png", opened.probe(picture))
     figure = units.draw(opened, [subject])
     (ax,) = (ax for ax in figure.axes if ax.collections)
     assert "Pomeranian" in figure.axes[0].get_title()

@@ -8,9 +8,8 @@ import torch
 from conftest import tiny_overrides
 from test_runner import run
 
-from evalkit.ablation import tiers
 from evalkit.errors import UserError
-from evalkit.fit import Fit
+from evalkit.evaluation.batch_split import BatchSplitter
 from evalkit.probe import Probe
 
 
@@ -24,35 +23,33 @@ def test_parts_that_fit(fits):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return list(range(8))[here]
 
-    fit = Fit()
+    fit = BatchSplitter()
     assert list(chain(*fit.parts(8, work))) == list(range(8))
     before = len(tried)
     assert list(chain(*fit.parts(8, work))) == list(range(8))
     assert max(tried[before:]) <= fits  # what failed once is not tried again
 
 
-def test_one_image_fits_in_smaller_chunks(monkeypatch, caplog, tiny_fc):
-    monkeypatch.setattr(tiers, "BYTE_BUDGET", 2**28)
+def test_one_image_fits_in_smaller_chunks(caplog, tiny_fc):
     images = torch.rand(3, 3, 16, 16)
     expected = Probe(tiny_fc, images).drops
+    splitter = BatchSplitter(byte_budget=2**28)
 
-    def work(here: slice) -> torch.Tensor:
-        if tiers.BYTE_BUDGET > 2**26:
+    def work(part: slice) -> torch.Tensor:
+        if splitter.byte_budget > 2**26:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return Probe(tiny_fc, images[here]).drops
+        return Probe(tiny_fc, images[part], byte_budget=splitter.byte_budget).drops
 
-    assert torch.allclose(torch.cat(list(Fit().parts(3, work))), expected, atol=1e-6)
-    assert tiers.BYTE_BUDGET == 2**26 and "with one image: its ablated variants now take 64 MiB" in caplog.text
+    assert torch.allclose(torch.cat(list(splitter.parts(3, work))), expected, atol=1e-6)
+    assert splitter.byte_budget == 2**26 and "with one image: its ablated variants now take 64 MiB" in caplog.text
 
 
-def test_nothing_fits(monkeypatch):
-    monkeypatch.setattr(tiers, "BYTE_BUDGET", 2**28)
-
-    def work(_here: slice) -> None:
+def test_nothing_fits():
+    def work(_part: slice) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     with pytest.raises(UserError, match=r"a single image does not fit the device's memory \(CUDA out of memory\)"):
-        list(Fit().parts(5, work))
+        list(BatchSplitter(byte_budget=2**28).parts(5, work))
 
 
 def greedy_cam(probe):

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from evalkit import metrics, protocol, storage
-from evalkit.config import compose_jobs
+from evalkit import files, protocol
+from evalkit.analysis import metrics
+from evalkit.config.compose import compose_jobs
 from evalkit.data.decode import UnreadableImage, decode
 from evalkit.errors import UserError
-from evalkit.store import ROWS
+from evalkit.evaluation.columns import ROWS
+from evalkit.point import Point
+from evalkit.runs import shards
 
 LIMITS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], print_blob=True)
 FEW = settings(LIMITS, max_examples=40)
@@ -50,8 +53,8 @@ def test_masks_are_nested_and_complementary(raw, chosen):
     masks = [ranking.top(percent) for percent in sorted(chosen)]
     assert all((small <= large).all() for small, large in pairwise(masks))
     for percent in chosen:
-        kept, gap = protocol.kept(protocol.Point("keep_top", percent, "black"), ranking)
-        removed, _ = protocol.kept(protocol.Point("remove_top", percent, "black"), ranking)
+        kept, gap = protocol.kept(Point("keep_top", percent, "black"), ranking)
+        removed, _ = protocol.kept(Point("remove_top", percent, "black"), ranking)
         assert (kept ^ removed).all() and (gap >= 0).all()
 
 
@@ -144,13 +147,13 @@ columns = st.fixed_dictionaries(
 def test_any_table_survives_and_is_never_taken_for_another(tmp_path_factory, rows, said):
     file = tmp_path_factory.mktemp("any") / "x"
     table = pa.Table.from_pylist(rows, schema=ROWS)
-    storage.publish(file, storage.parquet_bytes(table, said))
-    found = storage.read_parquet(file, ROWS)
+    files.publish(file, shards.parquet_bytes(table, said))
+    found = shards.read_parquet(file, ROWS)
     assert found is not None and found[1] == said
-    assert found[0].num_rows == len(rows) and storage.checksum(found[0], b"") == storage.checksum(table, b"")
+    assert found[0].num_rows == len(rows) and shards.checksum(found[0], b"") == shards.checksum(table, b"")
     if rows:
         other = pa.concat_tables([table, table.slice(0, 1)])
-        assert storage.checksum(other, b"") != storage.checksum(table, b"")
+        assert shards.checksum(other, b"") != shards.checksum(table, b"")
 
 
 keys = st.sampled_from(

@@ -11,11 +11,12 @@ from test_cli import evalkit
 from test_runner import run
 from test_summary import make_run
 
-from evalkit.cli import main
+from evalkit.analysis.evaluated import evaluate_run
+from evalkit.analysis.load import load_runs
+from evalkit.cli.main import main
 from evalkit.errors import UserError, log_to_stderr, printable
-from evalkit.plots import write_figures
-from evalkit.render import write_all
-from evalkit.runs import load_runs
+from evalkit.output.plots import write_figures
+from evalkit.output.write import write_all
 
 ESCAPE = "\x1b[2J\x1b]0;owned\x07"
 HOSTILE = f"<script>alert(1)</script>[x](javascript:x)![y](http://z/y.png)|[red]$\\frac$ {ESCAPE}\n# title\u202e"
@@ -42,7 +43,7 @@ def test_names_in_a_run_folder_are_only_text(tmp_path, capsys, monkeypatch):
 
 def test_our_own_markdown_needs_no_such_care(tmp_path):
     made = make_run(tmp_path / "run", scores(), {"ablation_cam": scores() / 2, "grad_cam": scores() / 3, "centre": scores() / 4})
-    write_all([made], tmp_path, None)
+    write_all([evaluate_run(made)], tmp_path, None)
     assert "\\<" not in (tmp_path / "tables.md").read_text() and "]\\(" not in (tmp_path / "tables.md").read_text()
 
 
@@ -53,7 +54,7 @@ def test_tables_import_and_instantiate_nothing(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     make_run(tmp_path / "run", scores(), {"grad_cam": scores() / 2, "centre": scores() / 3}, settings={"_target_": "trap.cam"})
     (tmp_path / "run" / "run.yaml").write_text(f"!!python/object/apply:os.system ['touch {mark}']\n_target_: trap.cam\n")
-    write_all(load_runs([tmp_path / "run"]), tmp_path / "out", write_figures)
+    write_all([evaluate_run(run) for run in load_runs([tmp_path / "run"])], tmp_path / "out", write_figures)
     assert not mark.exists() and "trap" not in sys.modules
 
 
@@ -67,7 +68,7 @@ def test_names_in_a_data_set(folder, tmp_path):
     (folder / "a").rename(folder / ESCAPE.replace("/", ""))
     rows = run([*tiny_overrides(folder, tmp_path / "run"), "model.classes=null"])
     assert any("\x1b" in name for name in rows.image_id)
-    write_all(load_runs([tmp_path / "run"]), tmp_path / "out", None)
+    write_all([evaluate_run(run) for run in load_runs([tmp_path / "run"])], tmp_path / "out", None)
     assert "\x1b" not in (tmp_path / "out" / "tables.md").read_text()
 
 

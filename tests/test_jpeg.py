@@ -10,14 +10,14 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from test_decode import encoded
 
-from evalkit.config import compose_jobs
+from evalkit.config.compose import compose_jobs
 from evalkit.data.decode import Preprocess, UnreadableImage, decode
 from evalkit.data.digits import Digits
 from evalkit.data.jpeg import DeviceDecoder, _is_plain, tried_decoder
 from evalkit.data.loader import batches
 from evalkit.data.sources import image_folder
 from evalkit.errors import UserError
-from evalkit.session import open_session
+from evalkit.evaluation.session import open_session
 
 CPU = torch.device("cpu")
 
@@ -103,7 +103,7 @@ def test_the_loader_keeps_order_and_errors(tmp_path, workers):
 def test_refused_where_it_cannot_be(monkeypatch):
     with pytest.raises(UserError, match="decode=gpu needs a GPU, and this run computes on the CPU; use decode=pil"):
         open_session(compose_jobs(["decode=gpu", "device=cpu"])[0].config)
-    monkeypatch.setattr("evalkit.session.pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("evalkit.evaluation.opening.pick_device", lambda name, rank: torch.device("cuda"))
     with pytest.raises(UserError, match="data=digits holds no encoded images"):
         open_session(compose_jobs(["decode=gpu"])[0].config)
 

@@ -5,13 +5,13 @@ import shutil
 import subprocess
 
 import numpy as np
-import pandas as pd
 import pytest
 from test_hostile import HOSTILE
 from test_summary import FULL, MASKED, make_run
 
-from evalkit.latex import escaped, latex
-from evalkit.summary import summarise
+from evalkit.analysis.evaluated import evaluate_run
+from evalkit.analysis.summary import summarise
+from evalkit.output.latex import escaped, latex
 
 needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
 DOCUMENT = r"\documentclass%s{article}\usepackage{booktabs}\begin{document}\input{tables}\end{document}"
@@ -19,7 +19,7 @@ DOCUMENT = r"\documentclass%s{article}\usepackage{booktabs}\begin{document}\inpu
 
 def compiled(folder, runs, options="") -> str:
     """The log of LaTeX."""
-    (folder / "tables.tex").write_text(latex(runs, pd.concat(map(summarise, runs))))
+    (folder / "tables.tex").write_text(latex([evaluate_run(run) for run in runs]))
     (folder / "document.tex").write_text(DOCUMENT % options)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=120, check=False)
@@ -47,7 +47,7 @@ def test_any_name_compiles(tmp_path):
 def test_numbers_are_the_summary_s(tmp_path):
     run = make_run(tmp_path / "run", FULL, MASKED)
     summary = summarise(run)
-    rows = [line.split(" & ") for line in latex([run], summary).splitlines() if re.match(r"(ablation|grad)\\_cam|centre", line)]
+    rows = [line.split(" & ") for line in latex([evaluate_run(run)]).splitlines() if re.match(r"(ablation|grad)\\_cam|centre", line)]
     assert [row[0] for row in rows] == [escaped(method) for method in run.methods]
     for row in rows:
         mine = summary[summary.method == row[0].replace("\\_", "_")].set_index(["metric", "score"]).value

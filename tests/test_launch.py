@@ -11,10 +11,12 @@ import pytest
 import torch
 from conftest import tiny_overrides
 
-from evalkit import launch, runner
-from evalkit.config import compose_jobs
+from evalkit.config.compose import compose_jobs
 from evalkit.errors import UserError
-from evalkit.store import RunFolder
+from evalkit.launch import local
+from evalkit.launch.run import run_job
+from evalkit.launch.start import start_job
+from evalkit.runs.folder import RunFolder
 
 KEY = ["index", "method", "select", "top_percent", "fill"]
 
@@ -25,13 +27,13 @@ pytestmark = pytest.mark.usefixtures("reachable")
 def launched(overrides, progress=lambda _: None):
     (job,) = compose_jobs(overrides)
     announced = []
-    folder = launch.run(job, progress, lambda *counts: announced.append(counts))
+    folder = start_job(job, progress, lambda *counts: announced.append(counts))
     return folder, announced
 
 
 def alone(overrides, out: Path) -> pd.DataFrame:
     (job,) = compose_jobs([*overrides, f"out={out}", "devices=1"])
-    return runner.run(job).rows()
+    return run_job(job).rows()
 
 
 def test_three_processes_make_the_table_of_one(folder, tmp_path):
@@ -82,7 +84,7 @@ def test_ctrl_c_stops_the_workers_and_withdraws_their_claims(folder, tmp_path):
 
 def test_how_many_workers(monkeypatch):
     def count(*overrides: str) -> int:
-        return launch.worker_count(compose_jobs(list(overrides))[0])
+        return local.worker_count(compose_jobs(list(overrides))[0])
 
     assert count("devices=4") == 4 and count("device=cpu") == 1 and count("device=cuda:1") == 1
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)

@@ -4,8 +4,9 @@ import io
 
 from rich.console import Console
 
-from evalkit import listing
-from evalkit.config import choices
+from evalkit.cli.listing import layers
+from evalkit.config.compose import choices
+from evalkit.output import listing
 
 
 def marked(table) -> list[str]:
@@ -29,7 +30,7 @@ def test_every_entry_is_listed_with_what_it_is():
 
 
 def test_layers_are_those_that_can_be_explained():
-    table = listing.layers("custom", ["model.factory=torchvision.models.resnet18", "model.layer=layer4", "model.resize=[64,64]"], None)
+    table = layers("custom", ["model.factory=torchvision.models.resnet18", "model.layer=layer4", "model.resize=[64,64]"], None)
     rows = {cells[0]: cells[1:] for cells in zip(*(column.cells for column in table.columns), strict=True)}
     assert rows["layer4"][:3] == ("512", "2 x 2", "yes") and "tier 1" in rows["layer4"][3]
     assert rows["layer4.1.conv2"][2] == "no" and rows["layer1.0.relu_1"][:2] == ("64", "16 x 16")
@@ -37,25 +38,25 @@ def test_layers_are_those_that_can_be_explained():
 
 
 def test_layers_of_a_model_whose_layer_is_still_to_be_chosen():
-    assert "layer4" in text(listing.layers("custom", ["model.factory=torchvision.models.resnet18"], None))
+    assert "layer4" in text(layers("custom", ["model.factory=torchvision.models.resnet18"], None))
 
 
 def test_any_network_of_torchvision_has_its_proposed_layer_marked():
-    assert marked(listing.layers("densenet169", ["model.resize=[64,64]", "model.crop=null"], None)) == ["relu"]
+    assert marked(layers("densenet169", ["model.resize=[64,64]", "model.crop=null"], None)) == ["relu"]
     small = ["model.resize=[64,64]", "model.crop=null"]
-    assert marked(listing.layers("shufflenet_v2_x0_5", small, None)) == ["conv5"]
-    assert marked(listing.layers("shufflenet_v2_x0_5", [*small, "model.layer=stage4"], None)) == ["stage4"]
+    assert marked(layers("shufflenet_v2_x0_5", small, None)) == ["conv5"]
+    assert marked(layers("shufflenet_v2_x0_5", [*small, "model.layer=stage4"], None)) == ["stage4"]
     assert "model=timm/resnet10t" in text(listing.models(None))
 
 
 def test_layers_of_what_torch_fx_cannot_trace_are_its_modules():
-    table = listing.layers("custom", ["model.factory=conftest.Untraceable", "model.resize=[16,16]"], None)
+    table = layers("custom", ["model.factory=conftest.Untraceable", "model.resize=[16,16]"], None)
     rows = list(zip(*(column.cells for column in table.columns), strict=True))
     assert [row[:4] for row in rows][-1] == ("features", "8", "8 x 8", "?") and marked(table) == []
     assert "cannot trace Untraceable" in table.caption
-    assert marked(listing.layers("custom", ["model.factory=conftest.Untraceable", "model.resize=[16,16]", "model.layer=features"], None))
+    assert marked(layers("custom", ["model.factory=conftest.Untraceable", "model.resize=[16,16]", "model.layer=features"], None))
 
 
 def test_a_transformer_is_listed_with_the_reason_why_nothing_is_proposed():
-    table = listing.layers("vit_b_32", [], None)
+    table = layers("vit_b_32", [], None)
     assert list(table.columns[0].cells) == ["conv_proj"] and "no convolutional maps" in table.caption

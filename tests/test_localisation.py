@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from evalkit.data.boxes import Box
-from evalkit.localisation import best_iou, energy_inside, pointing_game, region
+from evalkit.evaluation.localisation import best_iou, energy_inside, pointing_game, region
 from evalkit.protocol import Ranking
 
 

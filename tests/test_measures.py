@@ -1,6 +1,7 @@
 """Measures of maps as they arrive in a run's files."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,15 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats as scipy_stats
 
-from evalkit import Probe, methods, protocol, runner
-from evalkit.config import compose_jobs
-from evalkit.map_summary import summarise_maps
+from evalkit import Probe, methods, protocol
+from evalkit.analysis.evaluated import evaluate_run
+from evalkit.analysis.load import load_runs
+from evalkit.analysis.map_summary import summarise_maps
+from evalkit.config.compose import compose_jobs
+from evalkit.launch.run import run_job
 from evalkit.models import zoo
-from evalkit.render import print_tables, write_all
-from evalkit.runs import load_runs
+from evalkit.output.terminal import print_tables
+from evalkit.output.write import write_all
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def boxed(folder, tmp_path):
 
 def measured(overrides, path) -> pd.DataFrame:
     (job,) = compose_jobs(overrides)
-    runner.run(job)
+    run_job(job)
     return load_runs([path])[0].maps
 
 
@@ -58,13 +62,14 @@ def test_localisation_against_the_map_itself(boxed, folder, tmp_path):
 
 def test_what_boxes_tell_is_printed(boxed, tmp_path):
     (job,) = compose_jobs(boxed)
-    runner.run(job)
+    run_job(job)
     runs = load_runs([tmp_path / "run"])
-    summary, comparisons, measures = write_all(runs, tmp_path / "out", None)
+    write_all(evaluated := [evaluate_run(run) for run in runs], tmp_path / "out", None)
     console = Console(file=io.StringIO(), width=120)
-    print_tables(console, runs, summary, comparisons, measures)
+    print_tables(console, evaluated)
     lines = console.file.getvalue().partition("maps against boxes")[2]
     lines = [line.strip() for line in lines.splitlines()]
+    measures = evaluated[0].measures
     found = measures.set_index(["method", "metric"]).value
     for method in runs[0].methods:
         shown = next(line for line in lines if line.startswith(method))
@@ -72,7 +77,7 @@ def test_what_boxes_tell_is_printed(boxed, tmp_path):
         expected = [found[method, metric] for metric in ("pointing", "energy_inside", "best_iou") if np.isfinite(found[method, metric])]
         assert numbers == pytest.approx(expected, abs=0.006) and numbers
     without = measures[~measures.metric.isin(["pointing", "energy_inside", "best_iou"])]
-    print_tables(console := Console(file=io.StringIO(), width=120), runs, summary, comparisons, without)
+    print_tables(console := Console(file=io.StringIO(), width=120), [replace(evaluated[0], measures=without)])
     assert "boxes" not in console.file.getvalue()
 
 
@@ -100,7 +105,7 @@ def test_coherency_is_the_correlation_of_both_maps(boxed, folder, tmp_path):
 
 def test_areas_come_from_the_rows_of_a_sweep(boxed, tmp_path):
     (job,) = compose_jobs([*boxed, "protocol.top_percent=[0,40,100]", "protocol.select=[keep_top,remove_top]"])
-    runner.run(job)
+    run_job(job)
     (run,) = load_runs([tmp_path / "run"])
     found = summarise_maps(run)
     area = found[(found.metric == "area") & (found.method == "grad_cam") & (found.score == "confidence")].set_index("select")
@@ -110,7 +115,7 @@ def test_areas_come_from_the_rows_of_a_sweep(boxed, tmp_path):
         expected = (0.4 * (at[0] + at[40]) / 2 + 0.6 * (at[40] + at[100]) / 2) * 100
         assert area.value[select] == pytest.approx(expected.mean())
     assert not area.lower_is_better["keep_top"] and area.lower_is_better["remove_top"]
-    write_all([run], tmp_path / "out", None)
+    write_all([evaluate_run(run)], tmp_path / "out", None)
     text = (tmp_path / "out" / "tables.md").read_text()
     assert "Insertion AUC, confidence, black fill (higher is better)" in text and "The same maps under every protocol" in text
     assert "Deletion AUC, activation, black fill (lower is better)" in text

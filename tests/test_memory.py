@@ -6,7 +6,7 @@ import pytest
 TOUCH = """
 import resource
 import torch
-from evalkit.memory import keep_freed_memory
+from evalkit.evaluation.allocator import keep_freed_memory
 told = {keep} and keep_freed_memory()
 for _ in range(10):  # until the holes that alignment leaves have grown together
     torch.ones(2**24)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from conftest import HALF, TinyFC, TinyGAP, tiny_overrides
 
-from evalkit import Probe, SplitModel, methods, runner
-from evalkit.config import choices, compose_jobs, read_choice
-from evalkit.models.zoo import find
+from evalkit import Probe, SplitModel, methods
+from evalkit.config.compose import choices, compose_jobs, read_choice
+from evalkit.imports import find
+from evalkit.launch.run import run_job
 
 KINDS = sorted({str(read_choice("method", name)["_target_"]) for name in choices("method")} - {"evalkit.methods.cam"})
 """Functions behind conf/method; CAM is defined on some networks only."""
@@ -66,8 +67,8 @@ def test_a_method_from_outside_by_one_function_and_one_yaml(folder, tmp_path, mo
     monkeypatch.syspath_prepend(str(tmp_path))
     by_yaml = [*tiny_overrides(folder, tmp_path / "yaml"), "method=[grad_cam,guided_ablation_cam,mine]", "maps=store"]
     (job,) = compose_jobs(by_yaml, conf=tmp_path / "myconf")
-    one = runner.run(job).rows()
+    one = run_job(job).rows()
     assert set(one.method) == {"grad_cam", "guided_ablation_cam", "mine"} and set(one.status) <= {"ok", "degenerate"}
     by_name = ["method=[grad_cam,guided_ablation_cam]", "+method.mine._target_=mine.brightness_cam", "+method.mine.power=2"]
     (job,) = compose_jobs([*tiny_overrides(folder, tmp_path / "name"), *by_name])
-    assert runner.run(job).rows().equals(one)
+    assert run_job(job).rows().equals(one)

@@ -17,12 +17,12 @@ from torch.nn.functional import relu
 from torchvision.models import resnet18
 
 from evalkit import Probe, SplitModel, methods, protocol
-from evalkit.config import compose_jobs
+from evalkit.config.compose import compose_jobs
 from evalkit.errors import UserError
+from evalkit.launch.run import run_job
 from evalkit.methods.peers import captum_attr, torch_cam
 from evalkit.methods.peers import pytorch_grad_cam as grad_cam_library
-from evalkit.runner import run
-from evalkit.store import RunFolder
+from evalkit.runs.folder import RunFolder
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients"),
@@ -444,7 +444,7 @@ def test_a_run_takes_them_by_one_override(folder, tmp_path):
     theirs = ["+method.theirs._target_=evalkit.methods.peers.pytorch_grad_cam", "+method.theirs.name=AblationCAM"]
     chosen = "method=[ablation_cam,pytorch_grad_cam,torch_cam,captum,gradient,guided_grad_cam]"
     job = compose_jobs([*base, chosen, *theirs, "method.captum.name=Saliency"])[0]
-    run(job)
+    run_job(job)
     rows = RunFolder(tmp_path / "out").rows()
     assert set(rows.method) == {"ablation_cam", "pytorch_grad_cam", "torch_cam", "captum", "gradient", "guided_grad_cam", "theirs"}
     assert (rows.status != "error").all()

@@ -154,7 +154,7 @@ def test_a_saturated_confidence_still_ranks(drop):
         module.classifier[-1].bias.copy_(torch.tensor([200.0, 0, 0, 0, 0]))
     net = SplitModel(module, "features", mean=HALF, std=HALF)
     probe = Probe(net, torch.rand(2, 3, 16, 16, dtype=torch.float64), targets=[0, 0])
-    y, drops = probe.scored(drop)
+    y, drops = probe.score_and_drops(drop)
     assert (y == 1).all() and (drops != 0).any()
 
     def doubt(activations: torch.Tensor) -> torch.Tensor:

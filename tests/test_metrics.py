@@ -6,9 +6,9 @@ from statistics import harmonic_mean
 import numpy as np
 import pytest
 
-from evalkit import metrics
+from evalkit.analysis import metrics
+from evalkit.analysis.metrics import adcc, area_under, relative_gain
 from evalkit.errors import UserError
-from evalkit.metrics import adcc, area_under, relative_gain
 
 
 def test_drop_increase_by_hand():

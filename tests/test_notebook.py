@@ -5,15 +5,15 @@ import pytest
 from conftest import ROOT, tiny_overrides
 from nbclient import NotebookClient
 
-from evalkit import runner
-from evalkit.config import compose_jobs
+from evalkit.config.compose import compose_jobs
+from evalkit.launch.run import run_job
 
 
 def test_tables_notebook(folder, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     for name in ("first", "second"):
         (job,) = compose_jobs([*tiny_overrides(folder, tmp_path / "runs" / name), "model.paper_table=table1"])
-        runner.run(job)
+        run_job(job)
     monkeypatch.setenv("EVALKIT_RUNS", str(tmp_path / "runs"))
     text = executed("tables")
     assert text.count("41.52") >= 2 and "image/png" in text and "RANDOM WEIGHTS" in text

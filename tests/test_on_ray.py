@@ -8,7 +8,7 @@ from ray.cluster_utils import Cluster
 from test_launch import alone, launched
 
 from evalkit.errors import UserError
-from evalkit.store import RunFolder
+from evalkit.runs.folder import RunFolder
 
 
 @pytest.fixture

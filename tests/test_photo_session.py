@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 
 from evalkit import protocol
-from evalkit.cli_photos import photo_command
-from evalkit.config import compose_jobs
+from evalkit.cli.photo_arguments import photo_command
+from evalkit.config.compose import compose_jobs
 from evalkit.data.digits import Digits
 from evalkit.errors import UserError
 from evalkit.methods import ablation_cam
-from evalkit.photo_session import open_photo_session, open_photographs, read_photographs, remark
+from evalkit.photos.session import open_photo_session, open_photographs, read_photographs, remark
 
 
 def config(*overrides: str):

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from test_summary import FULL, MASKED, make_run
 
-from evalkit import plots
-from evalkit.runs import load_runs
-from evalkit.summary import summarise
+from evalkit.analysis.evaluated import evaluate_run
+from evalkit.analysis.load import load_runs
+from evalkit.analysis.summary import summarise
+from evalkit.output import plots
 
 
 @pytest.fixture
@@ -34,10 +35,11 @@ def test_threshold_curves_are_the_summary(sweep):
 
 def test_drop_per_method_has_intervals_and_published_values(tmp_path):
     run = make_run(tmp_path / "run", FULL, MASKED)
-    summary = summarise(run)
-    figure = plots.drop_per_method(run, summary)
+    evaluated = evaluate_run(run)
+    figure = plots.drop_per_method(evaluated)
     confidence = figure.axes[0]
     points = confidence.containers[0].lines[0].get_xdata()
+    summary = evaluated.summary
     chosen = summary[(summary.metric == "average_drop") & (summary.score == "confidence")].set_index("method").loc[run.methods]
     assert np.allclose(points, chosen.value)
     crosses = confidence.collections[-1].get_offsets()
@@ -50,7 +52,7 @@ def test_many_points_stand_side_by_side(sweep):
     nine = [rows.assign(select="keep_top") if rows["select"].iloc[0] == "x" else rows for rows in nine]
     rows = pd.concat(nine).drop_duplicates(["index", "method", "select", "fill"])
     run = replace(sweep, rows=rows)
-    figure = plots.drop_per_method(run, summarise(run))
+    figure = plots.drop_per_method(evaluate_run(run))
     width, height = figure.get_size_inches()
     assert height < 1.5 * width
     assert sum(ax.axison for ax in figure.axes) == 2 * len(run.points) == 12
@@ -72,7 +74,7 @@ def test_files_are_told_apart_by_their_folders(tmp_path):
     for parent in ("one", "two"):
         make_run(tmp_path / parent / "model=a,x", FULL, MASKED, fingerprint=parent)
     runs = load_runs([tmp_path / "one", tmp_path / "two"])
-    plots.write_figures(runs, pd.concat([summarise(run) for run in runs]), tmp_path / "figures")
+    plots.write_figures([evaluate_run(run) for run in runs], tmp_path / "figures")
     names = {p.stem for p in (tmp_path / "figures").iterdir()}
     assert names == {f"{parent}-model-a_x-{kind}" for parent in ("one", "two") for kind in ("distribution", "drop", "wins")}
 

@@ -5,7 +5,7 @@ import torch
 from conftest import TinyFC, TinyGAP, Untraceable
 from torch import Tensor, nn
 
-from evalkit.config import choices, compose_jobs
+from evalkit.config.compose import choices, compose_jobs
 from evalkit.errors import UserError
 from evalkit.models import graph, zoo
 from evalkit.models.proposal import NoLayer, propose

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evalkit import protocol
-from evalkit.config import ProtocolConfig
+from evalkit.config.schema import ProtocolConfig
 
 
 def plain_top(map_: np.ndarray, percent: float) -> np.ndarray:
@@ -88,7 +88,7 @@ def test_blur_is_a_gaussian():
 
 
 def test_points_combine_and_soft_has_no_threshold():
-    found = protocol.points(ProtocolConfig(select=["keep_top", "soft"], top_percent=[20, 30], fill=["black", "mean"], points=[]))
+    found = ProtocolConfig(select=["keep_top", "soft"], top_percent=[20, 30], fill=["black", "mean"], points=[]).all_points()
     assert [(p.select, p.top_percent, p.fill) for p in found] == [
         ("keep_top", 20, "black"), ("keep_top", 20, "mean"), ("keep_top", 30, "black"), ("keep_top", 30, "mean"),
         ("soft", None, "black"), ("soft", None, "mean"),

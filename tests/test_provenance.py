@@ -3,9 +3,9 @@
 import pytest
 from conftest import tiny_overrides
 
-from evalkit import provenance
-from evalkit.config import compose_jobs
-from evalkit.session import open_session
+from evalkit.config.compose import compose_jobs
+from evalkit.evaluation.session import open_session
+from evalkit.runs import provenance
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from conftest import tiny_overrides
 from moto.server import ThreadedMotoServer
 from test_launch import alone, launched
 
+from evalkit.analysis.load import load_runs
 from evalkit.errors import UserError
-from evalkit.runs import load_runs
-from evalkit.store import RunFolder
+from evalkit.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("reachable")
 

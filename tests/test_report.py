@@ -11,16 +11,22 @@ from test_cli import evalkit
 from test_hostile import HOSTILE
 from test_summary import make_run
 
-from evalkit import runner
-from evalkit.config import compose_jobs
-from evalkit.metrics import relative_drop
-from evalkit.report import selection
-from evalkit.report.document import write_report
-from evalkit.runs import at_point, load_runs
-from evalkit.summary import summarise
-from evalkit.tables import cells, main_points
+from evalkit.analysis.evaluated import evaluate_run
+from evalkit.analysis.load import at_point, load_runs
+from evalkit.analysis.metrics import relative_drop
+from evalkit.config.compose import compose_jobs
+from evalkit.launch.run import run_job
+from evalkit.output.tables import cells, main_points
+from evalkit.photos import selection
+from evalkit.photos.gallery import report_runs
+from evalkit.point import Point
 
-POINT = ("keep_top", 20.0, "black")
+POINT = Point("keep_top", 20.0, "black")
+
+
+def report_of(runs, file, **options):
+    """Evaluate runs and write their report; 24 images for every reason, as on the command line."""
+    return report_runs([evaluate_run(run) for run in runs], file, **{"each": 24, **options})
 
 
 def scores(n):
@@ -58,7 +64,7 @@ def test_selection_where_pixels_were_removed(tmp_path):
     full, masked = np.array([5.0, 5, 5, 5]), {"a": np.array([1.0, 5, 4, 5]), "b": np.array([2.0, 1, 4, 5])}
     items = {
         item.index: item
-        for item in selection.select(make_run(tmp_path, full, masked, select="remove_top"), ("remove_top", 20.0, "black"), 1)
+        for item in selection.select(make_run(tmp_path, full, masked, select="remove_top"), Point("remove_top", 20.0, "black"), 1)
     }
     assert (items[0].winner, items[1].winner) == ("a", "b") and "all fail" in items[3].reasons and "b wins" in items[1].reasons
 
@@ -75,15 +81,15 @@ def run_folder(folder, tmp_path):
     """Three protocol points of a tiny network, one of whose pictures is broken; maps stored."""
     (folder / "c" / "3.png").write_bytes(b"no picture")
     overrides = [*tiny_overrides(folder, tmp_path / "run"), "protocol.top_percent=[10,20,50]", "maps=store"]
-    runner.run(compose_jobs(overrides)[0])
+    run_job(compose_jobs(overrides)[0])
     return tmp_path / "run"
 
 
 def test_the_report_holds_the_tables_and_the_reasons(run_folder, tmp_path):
     runs = load_runs([run_folder])
-    assert write_report(runs, tmp_path / "report.html") == []
+    assert report_of(runs, tmp_path / "report.html") == []
     page = (tmp_path / "report.html").read_text()
-    for line in cells(summarise(runs[0]), runs[0], main_points(runs[0])[0]):
+    for line in cells(evaluate_run(runs[0]), main_points(runs[0])[0]):
         assert all(f">{cell}<" in page for cell in line)
     assert "c/3.png" in page and "unreadable: not an image" in page and "RANDOM WEIGHTS" in page
     assert page.count("data:image/svg+xml") == 4
@@ -101,18 +107,17 @@ def test_the_report_holds_the_tables_and_the_reasons(run_folder, tmp_path):
 
 
 def test_a_report_without_maps_or_images_says_so(folder, tmp_path):
-    runner.run(compose_jobs(tiny_overrides(folder, tmp_path / "run"))[0])
-    (note,) = write_report(load_runs([tmp_path / "run"]), tmp_path / "one.html")
+    run_job(compose_jobs(tiny_overrides(folder, tmp_path / "run"))[0])
+    (note,) = report_of(load_runs([tmp_path / "run"]), tmp_path / "one.html")
     assert "maps=store" in note and note in (tmp_path / "one.html").read_text()
     folder.rename(tmp_path / "moved")
-    (note,) = write_report(load_runs([tmp_path / "run"]), tmp_path / "two.html")
+    (note,) = report_of(load_runs([tmp_path / "run"]), tmp_path / "two.html")
     assert note.startswith("No photographs")
-    assert write_report(load_runs([tmp_path / "run"]), tmp_path / "three.html", root=str(tmp_path / "moved"))[0].startswith("No maps")
+    assert report_of(load_runs([tmp_path / "run"]), tmp_path / "three.html", root=str(tmp_path / "moved"))[0].startswith("No maps")
 
 
-def test_a_gallery_stays_within_its_bytes(run_folder, monkeypatch, tmp_path):
-    monkeypatch.setattr("evalkit.report.document.MOST_BYTES", 5_000)
-    (note,) = write_report(load_runs([run_folder]), tmp_path / "report.html")
+def test_a_gallery_stays_within_its_bytes(run_folder, tmp_path):
+    (note,) = report_of(load_runs([run_folder]), tmp_path / "report.html", most_bytes=5_000)
     assert re.match(r"Only [1-9] of 11 chosen images", note)
 
 
@@ -127,7 +132,7 @@ def test_the_command(run_folder, tmp_path):
 def test_names_in_a_run_are_only_text(tmp_path):
     full, masked = scores(6)
     made = make_run(tmp_path / "run", full, {HOSTILE: masked["grad_cam"], "</script><script>alert(2)": masked["centre"]}, model=HOSTILE)
-    write_report([made], tmp_path / "report.html")
+    report_of([made], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert page.count("<script") == 2 and "\x1b" not in page and "<script>alert" not in page
     assert "alert(2)" in embedded(page)["galleries"][0]["methods"][1]
@@ -135,7 +140,7 @@ def test_names_in_a_run_are_only_text(tmp_path):
 
 @needs_browser
 def test_the_gallery_in_a_browser(run_folder, tmp_path):
-    write_report(load_runs([run_folder]), tmp_path / "report.html")
+    report_of(load_runs([run_folder]), tmp_path / "report.html")
     items = embedded((tmp_path / "report.html").read_text())["galleries"][0]["items"]
     with opened((tmp_path / "report.html").as_uri()) as page:
         cards = page.locator(".card")
@@ -168,6 +173,6 @@ def test_the_gallery_in_a_browser(run_folder, tmp_path):
 def test_hostile_names_in_a_browser(tmp_path):
     full, masked = scores(6)
     made = make_run(tmp_path / "run", full, {HOSTILE: masked["grad_cam"], "<img src=http://z/y.png onerror=alert(1)>": masked["centre"]})
-    write_report([made], tmp_path / "report.html")
+    report_of([made], tmp_path / "report.html")
     with opened((tmp_path / "report.html").as_uri()) as page:
         assert page.locator(".card").count() == 6 and page.locator("img:not([src^='data:'])").count() == 0

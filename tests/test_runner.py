@@ -9,23 +9,24 @@ import torch
 from conftest import tiny_overrides
 from PIL import Image
 
-from evalkit import Probe, methods, protocol, runner
-from evalkit.config import compose_jobs
+from evalkit import Probe, methods, protocol
+from evalkit.analysis.load import load_runs
+from evalkit.config.compose import compose_jobs
 from evalkit.errors import UserError
+from evalkit.launch.run import run_job
 from evalkit.models import zoo
-from evalkit.runs import load_runs
-from evalkit.store import RunFolder
+from evalkit.runs.folder import RunFolder
 
 
 def run(overrides) -> pd.DataFrame:
     (job,) = compose_jobs(overrides)
-    return runner.run(job).rows()
+    return run_job(job).rows()
 
 
 def test_rows_equal_a_plain_loop(folder, tmp_path):
     overrides = [*tiny_overrides(folder, tmp_path / "run"), "protocol.select=[keep_top,remove_top,soft]", "protocol.fill=[black,mean,blur]"]
     (job,) = compose_jobs(overrides)
-    rows = runner.run(job).rows()
+    rows = run_job(job).rows()
     model = zoo.load(job.config.model, torch.device("cpu"))
     assert len(rows) == 12 * 5 * (2 * 2 + 1) * 3
     files = sorted(folder.rglob("*.png"))
@@ -95,10 +96,10 @@ def test_an_interrupted_run_resumes_to_the_same_rows(folder, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        runner.run(job, stop_in_the_second_shard)
+        run_job(job, stop_in_the_second_shard)
     assert RunFolder(tmp_path / "cut").missing() == [1, 2]
     (again,) = compose_jobs([*base, f"out={tmp_path / 'cut'}", "batch_size=2"])
-    resumed = runner.run(again).rows()
+    resumed = run_job(again).rows()
     keys = ["index", "method", "select", "top_percent", "fill"]
     assert not resumed.duplicated(keys).any()
     assert len(resumed) == len(undisturbed) and set(resumed["index"]) == set(undisturbed["index"])
@@ -115,7 +116,7 @@ def test_a_worker_of_any_rank_finishes_what_the_others_leave(folder, tmp_path, m
     (job,) = compose_jobs([*base, f"out={tmp_path / 'shared'}"])
     (tmp_path / "shared" / "claims").mkdir(parents=True)
     (tmp_path / "shared" / "claims" / "shard-00000").write_text("of a worker that died")
-    together = runner.run(job, lambda _: begun.append(RunFolder(tmp_path / "shared").missing())).rows()
+    together = run_job(job, lambda _: begun.append(RunFolder(tmp_path / "shared").missing())).rows()
     assert begun[-1] == [0]  # the claimed one comes last
     pd.testing.assert_frame_equal(together, alone)
 
@@ -132,7 +133,7 @@ def test_what_another_worker_finishes_meanwhile_is_dropped(folder, tmp_path):
         if images == 2:
             shutil.copytree(tmp_path / "alone", tmp_path / "shared", dirs_exist_ok=True)
 
-    together = runner.run(job, meanwhile).rows()
+    together = run_job(job, meanwhile).rows()
     assert images == 2
     pd.testing.assert_frame_equal(together, alone)
 
@@ -172,7 +173,7 @@ def test_targets_and_correct_images(folder, tmp_path):
 
 def test_stored_maps_are_the_methods_own(folder, tmp_path):
     (job,) = compose_jobs([*tiny_overrides(folder, tmp_path / "run"), "maps=store"])
-    runner.run(job)
+    run_job(job)
     stored = pd.concat(pd.read_parquet(f) for f in sorted((tmp_path / "run" / "maps").glob("*.parquet")))
     assert len(stored) == 12 * 5 and stored["map"].notna().all()
     row = stored[(stored["index"] == 7) & (stored.method == "grad_cam")].iloc[0]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from evalkit import Probe, SplitModel, methods
 from evalkit.errors import UserError
-from evalkit.sanity import cascade, similarity
+from evalkit.evaluation.sanity import cascade, similarity
 
 
 class Scrambled(nn.Module):

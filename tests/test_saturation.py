@@ -6,7 +6,7 @@ import torch
 from saturation import VARIANTS, ablation_in_float32, read_items, split, table
 from saturation_report import ABLATION, GRAD, GRAD_DOUBLE, GRAD_SIGMOID, report
 
-from evalkit.config import compose_jobs
+from evalkit.config.compose import compose_jobs
 from evalkit.data.digits import TwoDigits
 from evalkit.methods import grad_cam
 from evalkit.models import zoo

@@ -5,11 +5,11 @@ import time
 import pytest
 import torch
 
-from evalkit.stages import Stages
+from evalkit.evaluation.stopwatch import Stopwatch
 
 
 def test_stages_add_up():
-    stages = Stages(torch.device("cpu"))
+    stages = Stopwatch(torch.device("cpu"))
     with stages("maps.grad_cam"):
         time.sleep(0.02)
     with pytest.raises(ZeroDivisionError), stages("masks"):
@@ -24,4 +24,4 @@ def test_stages_add_up():
 
 
 def test_what_is_waited_for_may_end_at_once():
-    assert list(Stages().waiting("decode", [])) == []
+    assert list(Stopwatch().waiting("decode", [])) == []

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 from scipy.stats import binom
 
-from evalkit import stats
+from evalkit.analysis import stats
 
 
 def mean(values):

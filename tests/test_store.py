@@ -6,9 +6,11 @@ import shutil
 import pyarrow as pa
 import pytest
 
-from evalkit import store
 from evalkit.errors import UserError
-from evalkit.store import MAPS, ROWS, Identity, RunFolder
+from evalkit.evaluation.columns import MAPS, ROWS
+from evalkit.runs import folder as folder_module
+from evalkit.runs.folder import RunFolder
+from evalkit.runs.identity import Identity
 
 FACTS = {"model": {"name": "vgg16", "layer": "features.29"}, "limit": None}
 
@@ -36,7 +38,7 @@ def test_images_are_counted_by_fate(tmp_path):
     fates = ["ok", "ok", "error", "ok", "nonfinite", "ok", "ok"]  # two methods an image; the third image could not be read
     rows = [{"index": i, "method": m, "status": fate} for i, m, fate in zip([4, 4, 5, 6, 6, 7, 7], "abaabab", fates, strict=True)]
     folder.write_shard(1, pa.Table.from_pylist(rows, schema=ROWS), MAPS.empty_table(), {"maps_stored": False})
-    fates = folder.fates()
+    fates = folder.image_counts()
     assert (fates.missing, fates.images) == ([0, 2], {"ok": 3, "error": 1, "nonfinite": 1})
     assert fates.nonfinite == {"b": 1}
 
@@ -123,6 +125,6 @@ def test_a_record_of_nonsense_with_a_right_checksum(tmp_path, wrong):
     file = tmp_path / "run" / "provenance.json"
     record = {**json.loads(file.read_text()), **wrong}
     del record["checksum"]
-    file.write_text(json.dumps({**record, "checksum": store._checksum(record)}))
+    file.write_text(json.dumps({**record, "checksum": folder_module._checksum(record)}))
     with pytest.raises(UserError, match="is no record of a run"):
         _ = RunFolder(tmp_path / "run").provenance

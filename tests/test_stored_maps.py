@@ -5,12 +5,12 @@ import pytest
 import torch
 from conftest import tiny_overrides
 
-from evalkit import runner
-from evalkit.config import compose_jobs
+from evalkit.analysis.load import load_runs
+from evalkit.config.compose import compose_jobs
 from evalkit.errors import UserError
-from evalkit.runs import load_runs
-from evalkit.store import RunFolder
-from evalkit.stored_maps import StoredMaps
+from evalkit.launch.run import run_job
+from evalkit.runs.folder import RunFolder
+from evalkit.runs.stored_maps import StoredMaps
 
 calls = []
 
@@ -24,7 +24,7 @@ def counted(probe, power=1.0):
 
 def run(overrides) -> pd.DataFrame:
     (job,) = compose_jobs(overrides)
-    return runner.run(job).rows()
+    return run_job(job).rows()
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from sklearn.metrics import f1_score
 from studies import digits, page_data, pairs, run
 from test_cli import evalkit as command
 
+from evalkit.analysis.load import load_runs
 from evalkit.errors import UserError
-from evalkit.photographs import Photographs, heat
-from evalkit.runs import load_runs
+from evalkit.photos.pictures import heat
+from evalkit.photos.run_images import RunImages
 from evalkit.study import choose
 from evalkit.study.items import SIDE
 from evalkit.study.prepare import prepare
@@ -98,7 +99,7 @@ def decoded(uri: str) -> np.ndarray:
 def test_ids_stand_for_the_maps_they_show(runs, paired, tmp_path):
     """The key names, for every picture on the page, the map that was stored."""
     key, _ = prepare("trust", [str(path) for path in runs], tmp_path / "study", images=2)
-    shown = dict(zip(key.contestants, (Photographs(load_runs([path])[0]) for path in runs), strict=True))
+    shown = dict(zip(key.contestants, (RunImages(load_runs([path])[0]) for path in runs), strict=True))
     for asked in page_data(tmp_path / "study")["items"]:
         item = key.items[asked["id"]]
         seen = {item.options[option["id"]]: decoded(option["picture"])[2::5, 2::5] for option in asked["options"]}
@@ -107,7 +108,7 @@ def test_ids_stand_for_the_maps_they_show(runs, paired, tmp_path):
         likeness = np.corrcoef((seen[one] - seen[two]).ravel(), (stored[one] - stored[two]).ravel())[0, 1]
         assert likeness > 0.7  # -0.7 were they swapped
     key, _ = prepare("which", [str(paired)], tmp_path / "which")
-    (shown,) = [Photographs(load_runs([paired])[0])]
+    (shown,) = [RunImages(load_runs([paired])[0])]
     likeness = []
     for asked in page_data(tmp_path / "which")["items"]:
         item = key.items[asked["id"]]

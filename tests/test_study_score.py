@@ -10,7 +10,7 @@ from studies import make_key, sheet
 from test_cli import evalkit as command
 from test_hostile import HOSTILE
 
-from evalkit import stats
+from evalkit.analysis import stats
 from evalkit.errors import UserError
 from evalkit.study.records import KEY, read_answers, read_key
 from evalkit.study.report import sentences, write

@@ -9,14 +9,17 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from evalkit.analysis.evaluated import evaluate_run
+from evalkit.analysis.load import load_runs
+from evalkit.analysis.summary import compare, published, summarise, win_matrix
 from evalkit.errors import UserError
-from evalkit.latex import latex
-from evalkit.map_summary import summarise_maps
-from evalkit.render import markdown, write_all
-from evalkit.runs import load_runs
-from evalkit.store import MAPS, ROWS, Identity, RunFolder
-from evalkit.summary import compare, published, summarise, win_matrix
-from evalkit.tables import MANY, caption, cells, comparison_table, title
+from evalkit.evaluation.columns import MAPS, ROWS
+from evalkit.output.latex import latex
+from evalkit.output.markdown import markdown
+from evalkit.output.tables import MANY, caption, cells, comparison_table, title
+from evalkit.output.write import write_all
+from evalkit.runs.folder import RunFolder
+from evalkit.runs.identity import Identity
 
 METHODS = ("ablation_cam", "grad_cam", "centre")
 
@@ -134,21 +137,20 @@ def test_every_method_is_tested_against_the_first(tmp_path):
     rng = np.random.default_rng()
     names = ("ablation_cam", "grad_cam", "mine", "centre", "random")
     run = make_run(tmp_path / "run", rng.uniform(5, 9, 20), {name: rng.uniform(1, 5, 20) for name in names})
-    pairs = [line[0] for line in comparison_table(compare(run), run, run.points[0])[1:]]
+    pairs = [line[0] for line in comparison_table(evaluate_run(run), run.points[0])[1:]]
     assert list(dict.fromkeys(pairs)) == ["ablation_cam - grad_cam", "ablation_cam - mine", "ablation_cam - centre"]
     many = make_run(tmp_path / "many", rng.uniform(5, 9, 20), {f"m{i}": rng.uniform(1, 5, 20) for i in range(MANY + 1)})
-    assert {line[0] for line in comparison_table(compare(many), many, many.points[0])[1:]} == {"m0 - m1"}
+    assert {line[0] for line in comparison_table(evaluate_run(many), many.points[0])[1:]} == {"m0 - m1"}
 
 
 def test_whose_published_values_stand_beside(tmp_path):
     for table, network in (("table1", "VGG16"), ("table2", "Inception-v3")):
         run = make_run(tmp_path / table, FULL, MASKED, paper=table)
-        summary = summarise(run)
-        assert f"grad_cam ({network})" in cells(summary, run, run.points[0])[0] and title(run).startswith(f"Table {table[-1]}: ")
+        assert f"grad_cam ({network})" in cells(evaluate_run(run), run.points[0])[0] and title(run).startswith(f"Table {table[-1]}: ")
         assert any(f"of {network} on ImageNet val" in line for line in caption(run))
     others = {"select": "soft", "top": float("nan"), "fill": "mean", "layer": "features.30"}
     run = make_run(tmp_path / "soft", FULL, MASKED, paper="table1", **others)  # values that are not the paper's
-    assert "grad_cam (published)" in cells(summarise(run), run, run.points[0])[0]
+    assert "grad_cam (published)" in cells(evaluate_run(run), run.points[0])[0]
     run = make_run(tmp_path / "none", FULL, MASKED, paper=None)
     assert not any("paper's own" in line for line in caption(run)) and not title(run).startswith("Table")
 
@@ -159,7 +161,7 @@ def test_removing_turns_every_direction(tmp_path):
     summary = summarise(run)
     assert value(summary, "win", "grad_cam") == 50 and value(summary, "win", "ablation_cam") == 25
     assert value(summary, "best_of_all", "centre") == 100
-    text = markdown([run], summary, compare(run), summarise_maps(run))
+    text = markdown([evaluate_run(run)])
     assert "Average drop %, activation (higher is better)" in text and "Increase %, activation (lower is better)" in text
     assert "Win %, activation (higher is better)" in text
 
@@ -181,7 +183,7 @@ def test_nothing_left_to_score(tmp_path):
 
 def test_one_image_and_one_method(tmp_path):
     run = make_run(tmp_path / "run", FULL[:1], {"grad_cam": np.array([3.0])})
-    assert "25.00 [no interval: too few images]" in markdown([run], summarise(run), compare(run), summarise_maps(run))
+    assert "25.00 [no interval: too few images]" in markdown([evaluate_run(run)])
 
 
 def test_runs_that_differ_in_their_methods_become_one_paired_table(tmp_path):
@@ -216,11 +218,11 @@ def test_nothing_was_right(tmp_path):
 
 def test_files(tmp_path):
     run = make_run(tmp_path / "run", FULL, MASKED, model="a_b|c&[red]")
-    summary, _, _ = write_all([run], tmp_path / "out", None)
-    assert len(pd.read_csv(tmp_path / "out" / "summary.csv")) == len(summary)
-    tex = latex([run], summary)
+    write_all([evaluated := evaluate_run(run)], tmp_path / "out", None)
+    assert len(pd.read_csv(tmp_path / "out" / "summary.csv")) == len(evaluated.summary)
+    tex = latex([evaluated])
     assert r"a\_b" in tex and r"c\&" in tex and r"\toprule" in tex
     assert tex.count("\\\\") == 2 + 3 + 3 + 2 and r"\itshape 41.52" in tex and r"\caption{Table 1" not in tex
-    header, *lines = cells(summary, run, run.points[0])
+    header, *lines = cells(evaluated, run.points[0])
     assert header[1:4] == list(METHODS) and header[4].endswith("(VGG16)") and len(lines) == 12
     assert json.loads((tmp_path / "run" / "provenance.json").read_text())["images"] == 4

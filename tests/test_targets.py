@@ -7,19 +7,20 @@ import torch
 from conftest import tiny_overrides
 from PIL import Image
 
-from evalkit import Probe, methods, runner
-from evalkit.config import compose_jobs
+from evalkit import Probe, methods
+from evalkit.analysis.load import load_runs
+from evalkit.analysis.map_summary import summarise_maps
+from evalkit.config.compose import compose_jobs
 from evalkit.data.labels import load_classes
 from evalkit.errors import UserError
-from evalkit.map_summary import summarise_maps
+from evalkit.launch.run import run_job
 from evalkit.models import zoo
-from evalkit.runs import load_runs
-from evalkit.store import RunFolder
+from evalkit.runs.folder import RunFolder
 
 
 def run(overrides) -> RunFolder:
     (job,) = compose_jobs(overrides)
-    return runner.run(job)
+    return run_job(job)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torchvision
 from conftest import TinyFC, TinyGAP
 from safetensors.torch import save_file
 
-from evalkit.config import choices, compose_jobs, read_choice
+from evalkit.config.compose import choices, compose_jobs, read_choice
 from evalkit.errors import UserError
 from evalkit.models import zoo
 

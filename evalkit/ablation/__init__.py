@@ -19,6 +19,6 @@ variant, which is cheap, and of L only the positions that the region touches.
 """
 
 from evalkit.ablation.choice import class_weights, tier_of
-from evalkit.ablation.tiers import ClosedForm, MixOnce, OneRow, Repeat, Tier
+from evalkit.ablation.tiers import BYTE_BUDGET, ClosedForm, MixOnce, OneOutputChannel, Repeat, Tier
 
-__all__ = ["ClosedForm", "MixOnce", "OneRow", "Repeat", "Tier", "class_weights", "tier_of"]
+__all__ = ["BYTE_BUDGET", "ClosedForm", "MixOnce", "OneOutputChannel", "Repeat", "Tier", "class_weights", "tier_of"]

@@ -6,7 +6,7 @@ import weakref
 import torch
 from torch import Tensor, fx, nn
 
-from evalkit.ablation.tiers import ClosedForm, MixOnce, OneRow, Repeat, Tier
+from evalkit.ablation.tiers import ClosedForm, MixOnce, OneOutputChannel, Repeat, Tier
 from evalkit.models import channelwise
 from evalkit.models.graph import descendants, extract, is_batch_size
 from evalkit.models.split import Context, SplitModel
@@ -72,7 +72,7 @@ def _read(head: fx.GraphModule) -> Tier:
     assert isinstance(layer, nn.Conv2d)
     onward = channelwise.walk(head, walked.mixing)
     if onward.state is output and onward.steps == rest and not any(channelwise.has_parameters(head, n) for n in rest):
-        return OneRow(g, layer, extract(head, rest, [walked.mixing], output))
+        return OneOutputChannel(g, layer, extract(head, rest, [walked.mixing], output))
     if layer.kernel_size == channelwise.shape(walked.state)[2:] and layer.padding in ((0, 0), "valid"):
         return _mix_once(head, g, walked.mixing, rest)
     return _repeat(head, walked, "a convolution follows whose outputs mix again")

@@ -10,34 +10,28 @@ from torch import Tensor, fx, nn
 from evalkit.models.split import Context
 
 BYTE_BUDGET = 256 * 2**20
-"""Bytes that the variants of one chunk may take, intermediate values of the head included."""
-
-SMALLEST_BUDGET = 2**20
-
-
-def halve_budget() -> bool:
-    """For a device whose memory did not suffice: all later chunks of this process are half as large. False where they are small already."""
-    global BYTE_BUDGET  # noqa: PLW0603 - the device's memory, too, is one for the whole process
-    if BYTE_BUDGET <= SMALLEST_BUDGET:
-        return False
-    BYTE_BUDGET //= 2
-    return True
+"""Default bytes that the variants of one chunk may take."""
 
 
 class Tier(Protocol):
     """Computes drops of logits for one head.
 
     Activations A (N,K,h,w), context and logits (N,C) belong to the same images; `targets` are class indices (N,).
+    `byte_budget` is what the variants of one chunk may take, intermediate values of the head included; it changes no number.
     """
 
     number: int
     reason: str
 
-    def drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None) -> Tensor:
+    def drops(
+        self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None, byte_budget: int = BYTE_BUDGET
+    ) -> Tensor:
         """By ablated channel: (N,K,1) in the targets' logits, or with None (N,K,C) in all of them."""
         ...
 
-    def region_drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor) -> Tensor:
+    def region_drops(
+        self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor, byte_budget: int = BYTE_BUDGET
+    ) -> Tensor:
         """By ablated region: all channels set to zero where `regions` (V,h,w) is True -> drops (N,V) in the targets' logits."""
         ...
 
@@ -51,7 +45,9 @@ class ClosedForm:
     def __init__(self, g: fx.GraphModule, linear: nn.Linear) -> None:
         self.g, self.linear = g, linear
 
-    def drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None) -> Tensor:
+    def drops(
+        self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None, byte_budget: int = BYTE_BUDGET
+    ) -> Tensor:
         """See `Tier.drops`."""
         delta = _delta(self.g, activations, context).flatten(2)
         weight = self.linear.weight.view(-1, *delta.shape[1:])
@@ -59,16 +55,18 @@ class ClosedForm:
             return torch.einsum("nkp,ckp->nkc", delta, weight)
         return (weight[targets] * delta).sum(2, keepdim=True)
 
-    def region_drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor) -> Tensor:
+    def region_drops(
+        self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor, byte_budget: int = BYTE_BUDGET
+    ) -> Tensor:
         """See `Tier.region_drops`."""
         drops = torch.empty(len(activations), len(regions), dtype=activations.dtype, device=activations.device)
-        for i, vs, variants, here in _region_variants(activations, context, regions):
+        for i, vs, variants, here in _region_variants(activations, context, regions, byte_budget):
             delta = _run(self.g, activations[i : i + 1], tuple(c[:1] for c in here)) - self.g(variants, *here)
             drops[i, vs] = delta.flatten(1) @ self.linear.weight[targets[i]]
         return drops
 
 
-class OneRow:
+class OneOutputChannel:
     """Tier 2, L a convolution after which each output channel goes its own way: only the target's channel is needed."""
 
     number = 2
@@ -77,11 +75,13 @@ class OneRow:
     def __init__(self, g: fx.GraphModule, conv: nn.Conv2d, row: fx.GraphModule) -> None:
         self.g, self.conv, self.row = g, conv, row
 
-    def drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None) -> Tensor:
+    def drops(
+        self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None, byte_budget: int = BYTE_BUDGET
+    ) -> Tensor:
         """See `Tier.drops`."""
         delta, whole = _delta(self.g, activations, context), _run(self.g, activations, context)
         if targets is None:
-            return torch.stack([self._all_classes(*image) for image in zip(delta, whole, logits, strict=True)])
+            return torch.stack([self._all_classes(*image, byte_budget) for image in zip(delta, whole, logits, strict=True)])
         n, k, h, w = delta.shape
         kernel = self.conv.weight[targets]
         part = self._convolve(delta.reshape(1, n * k, h, w), kernel.reshape(n * k, 1, *kernel.shape[2:]), None, n * k)
@@ -91,21 +91,23 @@ class OneRow:
         ablated = self.row(variants.view(n * k, 1, *full.shape[2:]))
         return logits.gather(1, targets[:, None])[:, :, None] - ablated.view(n, k, 1)
 
-    def region_drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor) -> Tensor:
+    def region_drops(
+        self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor, byte_budget: int = BYTE_BUDGET
+    ) -> Tensor:
         """See `Tier.region_drops`."""
         drops = torch.empty(len(activations), len(regions), dtype=activations.dtype, device=activations.device)
-        for i, vs, variants, here in _region_variants(activations, context, regions):
+        for i, vs, variants, here in _region_variants(activations, context, regions, byte_budget):
             c = targets[i : i + 1]
             bias = None if self.conv.bias is None else self.conv.bias[c]
             ablated = self.row(self._convolve(self.g(variants, *here), self.conv.weight[c], bias, 1))
             drops[i, vs] = logits[i, targets[i]] - ablated.flatten()
         return drops
 
-    def _all_classes(self, delta: Tensor, whole: Tensor, logits: Tensor) -> Tensor:
+    def _all_classes(self, delta: Tensor, whole: Tensor, logits: Tensor, byte_budget: int) -> Tensor:
         """One image's delta and g(A) (K,h,w), logits (C,) -> drops (K,C)."""
         full = self._convolve(whole[None], self.conv.weight, self.conv.bias, 1)
         drops = torch.empty(len(delta), len(logits), dtype=delta.dtype, device=delta.device)
-        for ks in chunks(len(delta), BYTE_BUDGET // (4 * full.numel() * full.element_size())):
+        for ks in chunks(len(delta), byte_budget // (4 * full.numel() * full.element_size())):
             kernels = self.conv.weight[:, ks].transpose(0, 1)
             size = len(kernels)
             part = self._convolve(delta[None, ks], kernels.reshape(-1, 1, *kernels.shape[2:]), None, size)
@@ -125,7 +127,9 @@ class MixOnce:
     def __init__(self, g: fx.GraphModule, linear: nn.Linear | nn.Conv2d, rest: fx.GraphModule, last: nn.Linear | None) -> None:
         self.g, self.linear, self.rest, self.last = g, linear, rest, last
 
-    def drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None) -> Tensor:
+    def drops(
+        self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None, byte_budget: int = BYTE_BUDGET
+    ) -> Tensor:
         """See `Tier.drops`."""
         mixed = self._mix(_run(self.g, activations, context))
         delta = _delta(self.g, activations, context).flatten(2)
@@ -133,20 +137,22 @@ class MixOnce:
         columns = self.linear.weight.view(-1, k, p).permute(1, 2, 0)
         drops = torch.empty(n, k, logits.shape[1] if targets is None else 1, dtype=delta.dtype, device=delta.device)
         rest = _SkipZeroColumns(self.rest)
-        for ks in chunks(k, BYTE_BUDGET // (n * self._variant_bytes(delta))):
+        for ks in chunks(k, byte_budget // (n * self._variant_bytes(delta))):
             part = torch.bmm(delta[:, ks].transpose(0, 1), columns[ks])
             for i in range(n):
                 row = slice(None) if targets is None else targets[i : i + 1]
                 drops[i, ks] = self._lost(rest, mixed[i : i + 1], part[:, i], row)
         return drops
 
-    def region_drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor) -> Tensor:
+    def region_drops(
+        self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor, byte_budget: int = BYTE_BUDGET
+    ) -> Tensor:
         """See `Tier.region_drops`."""
         mixed = self._mix(_run(self.g, activations, context))
         drops = torch.empty(len(activations), len(regions), dtype=mixed.dtype, device=mixed.device)
         rest = _SkipZeroColumns(self.rest)
         columns = self._columns(activations.shape[1])
-        for i, vs, variants, here in _region_variants(activations, context, regions):
+        for i, vs, variants, here in _region_variants(activations, context, regions, byte_budget):
             full = _run(self.g, activations[i : i + 1], tuple(c[:1] for c in here))
             part = _by_position((full - self.g(variants, *here)).view(len(variants), activations.shape[1], -1), columns)
             drops[i, vs] = self._lost(rest, mixed[i : i + 1], part, targets[i : i + 1])[:, 0]
@@ -186,7 +192,9 @@ class Repeat:
     def __init__(self, rest: Callable[[Tensor, Context], Tensor], g: fx.GraphModule | None, reason: str, variant_bytes: int) -> None:
         self.rest, self.g, self.reason, self.variant_bytes = rest, g, reason, variant_bytes
 
-    def drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None) -> Tensor:
+    def drops(
+        self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None, byte_budget: int = BYTE_BUDGET
+    ) -> Tensor:
         """See `Tier.drops`."""
         n, k = activations.shape[:2]
         full, zero = activations, torch.zeros_like(activations)
@@ -195,7 +203,7 @@ class Repeat:
         drops = torch.empty(n, k, logits.shape[1] if targets is None else 1, dtype=full.dtype, device=full.device)
         for i in range(n):
             row = slice(None) if targets is None else targets[i : i + 1]
-            for ks in chunks(k, BYTE_BUDGET // self.variant_bytes):
+            for ks in chunks(k, byte_budget // self.variant_bytes):
                 size = len(range(k)[ks])
                 variants = full[i].expand(size, *full.shape[1:]).clone(memory_format=torch.contiguous_format)
                 rows = torch.arange(size, device=full.device)
@@ -203,10 +211,12 @@ class Repeat:
                 drops[i, ks] = logits[i, row] - self.rest(variants, _expanded(context, i, size))[:, row]
         return drops
 
-    def region_drops(self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor) -> Tensor:
+    def region_drops(
+        self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor, byte_budget: int = BYTE_BUDGET
+    ) -> Tensor:
         """See `Tier.region_drops`."""
         drops = torch.empty(len(activations), len(regions), dtype=activations.dtype, device=activations.device)
-        for i, vs, variants, here in _region_variants(activations, context, regions, self.variant_bytes):
+        for i, vs, variants, here in _region_variants(activations, context, regions, byte_budget, self.variant_bytes):
             out = self.rest(variants if self.g is None else _run(self.g, variants, here), here)
             drops[i, vs] = logits[i, targets[i]] - out[:, targets[i]]
         return drops
@@ -265,7 +275,7 @@ def _by_position(delta: Tensor, columns: Tensor) -> Tensor:
 
 
 def _region_variants(
-    activations: Tensor, context: Context, regions: Tensor, variant_bytes: int = 0
+    activations: Tensor, context: Context, regions: Tensor, byte_budget: int, variant_bytes: int = 0
 ) -> Iterator[tuple[int, slice, Tensor, Context]]:
     """Image by image and in chunks: the activations without each region (V,K,h,w), and as many copies of the context.
 
@@ -274,7 +284,7 @@ def _region_variants(
     zero = activations.new_zeros(())  # a tensor of the same type: with the number 0, torch.where takes five times as long
     own = 4 * activations[0].numel() * activations.element_size()
     for i in range(len(activations)):
-        for vs in chunks(len(regions), BYTE_BUDGET // max(variant_bytes, own)):
+        for vs in chunks(len(regions), byte_budget // max(variant_bytes, own)):
             variants = torch.where(regions[vs, None], zero, activations[i])
             yield i, vs, variants, _expanded(context, i, len(variants))
 

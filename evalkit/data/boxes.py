@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from evalkit.data.decode import Preprocess
 from evalkit.errors import UserError
-from evalkit.storage import Place
+from evalkit.files import Place
 
 COLUMNS = ("w", "h", "x1", "y1", "x2", "y2")
 NAMES = ("wnid", "class", "label")

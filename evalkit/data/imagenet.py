@@ -12,7 +12,7 @@ from evalkit.data.boxes import Box, boxes_of, read_boxes
 from evalkit.data.decode import Encoded
 from evalkit.data.sources import ClassKey, Files, existing_folder, find_images, hash_entries, is_wnid, labelled_files, read_labels, utf8
 from evalkit.errors import UserError
-from evalkit.storage import Place, place
+from evalkit.files import Place, place
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"

@@ -22,7 +22,7 @@ from upath import UPath
 from evalkit.data.boxes import Box, boxes_of, read_boxes
 from evalkit.data.decode import Encoded
 from evalkit.errors import UserError
-from evalkit.storage import Place, place, read_remote
+from evalkit.files import Place, place, read_remote
 
 
 @dataclass(frozen=True)

@@ -246,9 +246,7 @@ def _run(probe: Probe, explain: Explain, seed: int, *, rectifiers: bool = False,
             maps = explain(probe, module, layer).detach().to(probe.images.device)
             if alone or _random_state() == before:
                 return maps
-    parts = [
-        Probe(probe.net, probe.images[i : i + 1], probe.targets[i : i + 1], probe.indices[i : i + 1]) for i in range(len(probe.images))
-    ]
+    parts = [probe.again(probe.images[i : i + 1], slice(i, i + 1)) for i in range(len(probe.images))]
     return torch.cat([_run(part, explain, seed, rectifiers=rectifiers) for part in parts])
 
 

@@ -12,8 +12,8 @@ from captum.attr import GuidedBackprop, IntegratedGradients, Occlusion, Saliency
 from torch import Tensor
 
 from evalkit.errors import UserError, one_of, whole
+from evalkit.imports import find
 from evalkit.models.rectifiers import rectified
-from evalkit.models.zoo import find
 from evalkit.probe import Probe
 from evalkit.protocol import filling, upsample
 

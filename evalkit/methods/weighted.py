@@ -65,7 +65,7 @@ def ablation_cam(probe: Probe, normalise: str = "score", drop: str = "score") ->
     Divided by |y|, because a negative y would turn every sign; where the divisor is 0 the drops themselves are the
     weights. Neither changes the ranking for y > 0. Returns (N,h,w), not negative.
     """
-    y, drops = probe.scored(one_of(drop, SCORES, "drop"))
+    y, drops = probe.score_and_drops(one_of(drop, SCORES, "drop"))
     by_norm = one_of(normalise, ("score", "norm"), "normalise") == "norm"
     size = probe.activations.flatten(2).norm(dim=2) if by_norm else y.abs()[:, None]
     weights = drops / torch.where(size > torch.finfo(size.dtype).tiny, size, 1)  # a divisor below that may overflow

@@ -5,7 +5,6 @@
 weights that a bare name means today are written out, since a library may change its mind.
 """
 
-import importlib
 import math
 from typing import Any
 
@@ -14,6 +13,7 @@ from torchvision.models import get_model_weights
 from torchvision.models import list_models as torchvision_names
 
 from evalkit.errors import UserError, did_you_mean
+from evalkit.imports import import_timm
 
 TIMM = "timm/"
 TIMM_FACTORY = "timm.create_model"
@@ -40,16 +40,6 @@ def names() -> list[str]:
     """Names that need no `timm/` in front."""
     found: list[str] = torchvision_names(torchvision.models)
     return found
-
-
-def import_timm(for_what: str) -> Any:
-    """The optional package timm. Raises UserError that says how to get it."""
-    try:
-        return importlib.import_module("timm")
-    except ImportError as reason:
-        raise UserError(
-            f"{for_what} needs the package timm, which is not installed: in evalkit's folder, pip install '.[timm]'"
-        ) from reason
 
 
 def _from_torchvision(model: str, chosen: str) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """From a model's config to a loaded, cut and checked model."""
 
 import hashlib
-import importlib
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,12 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from evalkit.config import ModelConfig
 from evalkit.data.decode import Preprocess
 from evalkit.data.labels import Classes, load_classes
 from evalkit.errors import UserError, did_you_mean, first_line
-from evalkit.models.catalogue import TIMM_FACTORY, import_timm
+from evalkit.imports import find, import_timm
+from evalkit.models.catalogue import TIMM_FACTORY
 from evalkit.models.proposal import NoLayer, propose
+from evalkit.models.settings import ModelConfig
 from evalkit.models.split import SplitModel
 
 
@@ -29,6 +29,8 @@ from evalkit.models.split import SplitModel
 class LoadedModel:
     """A model ready to be evaluated. `weights` says in words where they come from; "random" stands out everywhere."""
 
+    module: nn.Module
+    """As its factory built it, with its weights; `net` works on a shadow of it."""
     net: SplitModel
     preprocess: Preprocess
     classes: Classes
@@ -46,7 +48,8 @@ def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None
     net = SplitModel(module, config.layer, mean=config.mean, std=config.std)
     outputs = _check(net, config, size or input_size(config), device)
     preprocess = Preprocess(config.resize, config.crop, config.interpolation)
-    return LoadedModel(net, preprocess, load_classes(config.classes, outputs, config.class_map), weights, hash_weights(module.state_dict()))
+    classes = load_classes(config.classes, outputs, config.class_map)
+    return LoadedModel(module, net, preprocess, classes, weights, hash_weights(module.state_dict()))
 
 
 def build(config: ModelConfig) -> tuple[nn.Module, str]:
@@ -95,28 +98,6 @@ def _construct(config: ModelConfig, seed: int) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise UserError(f"model.factory={config.factory} returned {type(module).__name__}, not a torch.nn.Module")
     return module
-
-
-def find(dotted: str, key: str) -> Callable[..., Any]:
-    """The callable at a dotted path. Raises UserError that names the config key."""
-    path, _, name = dotted.rpartition(".")
-    if path.partition(".")[0] == "timm":
-        import_timm(f"{key}={dotted}")
-    if not all(part.isidentifier() for part in (*path.split("."), name)):
-        raise UserError(f"{key}={dotted} is no dotted path such as package.module.function")
-    try:
-        module = importlib.import_module(path)
-    except ImportError as reason:
-        raise UserError(f"{key}={dotted}: cannot import '{path}' ({reason}); put its folder on PYTHONPATH") from reason
-    except Exception as reason:  # whatever somebody's file does when it is imported
-        raise UserError(f"{key}={dotted}: importing '{path}' failed with {type(reason).__name__}: {reason}") from reason
-    found = getattr(module, name, None)
-    if found is None:
-        public = [other for other, value in vars(module).items() if callable(value) and not other.startswith("_")]
-        raise UserError(f"{key}={dotted}: '{path}' has no '{name}'{did_you_mean(name, public)}")
-    if not callable(found):
-        raise UserError(f"{key}={dotted} is not callable")
-    return found
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:

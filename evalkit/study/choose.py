@@ -6,8 +6,8 @@ import pandas as pd
 from sklearn.metrics import f1_score
 from sklearn.preprocessing import MultiLabelBinarizer
 
+from evalkit.analysis.load import ITEM, Run
 from evalkit.errors import UserError
-from evalkit.runs import ITEM, Run
 
 COLUMNS = ["index", "image_id", "label", "predicted", "target", "target_name"]
 

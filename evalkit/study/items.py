@@ -9,11 +9,12 @@ import pandas as pd
 import torch.nn.functional as F
 from torch import Tensor
 
+from evalkit.analysis.load import ITEM
 from evalkit.data.decode import UnreadableImage
 from evalkit.errors import UserError, printable
-from evalkit.photographs import Photographs, data_uri, heat, overlay
-from evalkit.runs import ITEM
-from evalkit.study.records import Design, Item
+from evalkit.photos.pictures import heat, overlay, webp_uri
+from evalkit.photos.run_images import RunImages
+from evalkit.study.records import Design, Question
 from evalkit.study.wording import WORDING
 
 SIDE = 320
@@ -22,11 +23,11 @@ CAP = 0.99
 """Quantile of the positive values at which maps shown alone saturate: else a few pixels leave the others black
 (SmoothGrad, Smilkov et al., 2017, caps at the same)."""
 
-Blinded = tuple[dict[str, Any], Item]
+Blinded = tuple[dict[str, Any], Question]
 """An item for the page, still without an id, and for the key."""
 
 
-def better(photographs: Photographs, chosen: pd.DataFrame, methods: Sequence[str]) -> Iterator[Blinded]:
+def better(photographs: RunImages, chosen: pd.DataFrame, methods: Sequence[str]) -> Iterator[Blinded]:
     """Two methods' maps over one photograph (section 6.3)."""
     for row in chosen.itertuples():
         options = _ids(methods)
@@ -35,7 +36,7 @@ def better(photographs: Photographs, chosen: pd.DataFrame, methods: Sequence[str
         yield _compared("better", row, image, options, maps), _item(row, options)
 
 
-def trust(shown: Sequence[Photographs], chosen: pd.DataFrame, method: str, models: Sequence[str]) -> Iterator[Blinded]:
+def trust(shown: Sequence[RunImages], chosen: pd.DataFrame, method: str, models: Sequence[str]) -> Iterator[Blinded]:
     """One method's maps of two networks, each over the photograph as its network saw it (section 6.4)."""
     for row in chosen.itertuples():
         options = _ids(models)
@@ -46,7 +47,7 @@ def trust(shown: Sequence[Photographs], chosen: pd.DataFrame, method: str, model
         yield _compared("trust", row, secrets.choice(images), options, maps), _item(row, options)
 
 
-def which(photographs: Photographs, chosen: pd.DataFrame, methods: Sequence[str]) -> Iterator[Blinded]:
+def which(photographs: RunImages, chosen: pd.DataFrame, methods: Sequence[str]) -> Iterator[Blinded]:
     """Each method's map of each of an image's two categories, one at a time beside the photograph (section 6.5, figure 7)."""
     measured = photographs.run.maps.dropna(subset="target").set_index([*ITEM, "method"]).sort_index()
     fine = _at_pixels(photographs, chosen, methods)
@@ -73,7 +74,7 @@ def _ids(meanings: Iterable[str]) -> dict[str, str]:
     return {secrets.token_hex(8): meaning for meaning in meanings}
 
 
-def _at_pixels(photographs: Photographs, chosen: pd.DataFrame, methods: Sequence[str]) -> bool:
+def _at_pixels(photographs: RunImages, chosen: pd.DataFrame, methods: Sequence[str]) -> bool:
     """Whether all maps are as fine as the photograph, as guided ones are.
 
     Those show contours by themselves; a coarse one is a blot without the photograph under it.
@@ -89,7 +90,7 @@ def _alone(values: Tensor) -> Tensor:
     return heat(values.clamp(0, float(positive.quantile(CAP)) if len(positive) else 0), "gray")
 
 
-def _image(photographs: Photographs, index: int) -> Tensor:
+def _image(photographs: RunImages, index: int) -> Tensor:
     try:
         return photographs.image(index)
     except UnreadableImage as reason:
@@ -105,8 +106,8 @@ def _compared(design: Design, row: Any, image: Tensor, options: dict[str, str], 
     }
 
 
-def _item(row: Any, options: dict[str, str], **known: Any) -> Item:
-    return Item(index=row.index, image_id=row.image_id, target=row.target, target_name=row.target_name, options=options, **known)
+def _item(row: Any, options: dict[str, str], **known: Any) -> Question:
+    return Question(index=row.index, image_id=row.image_id, target=row.target, target_name=row.target_name, options=options, **known)
 
 
 def _uri(picture: Tensor) -> str:
@@ -114,4 +115,4 @@ def _uri(picture: Tensor) -> str:
     height, width = picture.shape[1:]
     scale = SIDE / max(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    return data_uri(F.interpolate(picture[None], size=size, mode="bilinear", antialias=True)[0], SIDE)
+    return webp_uri(F.interpolate(picture[None], size=size, mode="bilinear", antialias=True)[0], SIDE)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from evalkit.analysis.load import Run, load_runs
 from evalkit.errors import UserError, did_you_mean
-from evalkit.pages import page
-from evalkit.photographs import Photographs
-from evalkit.runs import Run, load_runs
-from evalkit.storage import publish, writable_folder
+from evalkit.files import publish, writable_folder
+from evalkit.output.pages import page
+from evalkit.photos.run_images import RunImages
 from evalkit.study import choose, items
 from evalkit.study.records import KEY, PAGE, Design, Key, RunRecord, refuse_old
 from evalkit.study.wording import WORDING
@@ -42,7 +42,7 @@ def prepare(
     refuse_old(out)
     default = "" if methods else ", which the paper's study shows"
     methods = tuple(methods) or PAPER_METHODS[design]
-    shown = [Photographs(run, data_root) for run in _runs(design, paths, methods)]
+    shown = [RunImages(run, data_root) for run in _runs(design, paths, methods)]
     _check_methods(shown, methods, default)
     contestants = _model_names(shown) if design == "trust" else (methods[0], methods[1])
     made, left_out = _made(design, shown, methods, contestants, classes, images, seed)
@@ -72,7 +72,7 @@ def prepare(
 
 def _made(
     design: Design,
-    shown: Sequence[Photographs],
+    shown: Sequence[RunImages],
     methods: Sequence[str],
     contestants: Sequence[str],
     classes: int | None,
@@ -97,7 +97,7 @@ def _made(
     return items.which(first, chosen, methods), left_out
 
 
-def _check_some(chosen: pd.DataFrame, why_none: str, photographs: Photographs) -> None:
+def _check_some(chosen: pd.DataFrame, why_none: str, photographs: RunImages) -> None:
     if chosen.empty:
         raise UserError(f"no image of {photographs.run.path} suits this study: {why_none}")
 
@@ -114,7 +114,7 @@ def _runs(design: Design, paths: Sequence[str], methods: Sequence[str]) -> list[
     return runs
 
 
-def _check_methods(shown: Iterable[Photographs], methods: Iterable[str], whose: str) -> None:
+def _check_methods(shown: Iterable[RunImages], methods: Iterable[str], whose: str) -> None:
     for photographs in shown:
         for method in methods:
             if method not in photographs.maps:
@@ -122,7 +122,7 @@ def _check_methods(shown: Iterable[Photographs], methods: Iterable[str], whose: 
                 raise UserError(f"{photographs.run.path} has no method '{method}'{whose or near}: choose others with --methods")
 
 
-def _model_names(shown: Sequence[Photographs]) -> tuple[str, str]:
+def _model_names(shown: Sequence[RunImages]) -> tuple[str, str]:
     first, second = (photographs.run for photographs in shown)
     return (first.name, second.name) if first.name != second.name else (f"{first.name} ({first.path})", f"{second.name} ({second.path})")
 

@@ -22,7 +22,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Item(_Record):
+class Question(_Record):
     """One question: the image and class it is about, and what its opaque ids stand for."""
 
     index: int
@@ -59,7 +59,7 @@ class Key(_Record):
     """The one method of `trust`."""
     runs: list[RunRecord]
     seed: int
-    items: Annotated[dict[str, Item], Field(min_length=1)]
+    items: Annotated[dict[str, Question], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _whole(self) -> "Key":
@@ -85,9 +85,9 @@ class Answers(_Record):
     order: list[str]
     """The items in the order in which this rater saw them."""
     shown: dict[str, tuple[str, str]]
-    """Item -> its options in the order in which this rater saw them."""
+    """Question -> its options in the order in which this rater saw them."""
     answers: dict[str, str | StrictInt]
-    """Item -> the id of an option, or "same" or "both"; for `trust` a rating of the first shown against the second."""
+    """Question -> the id of an option, or "same" or "both"; for `trust` a rating of the first shown against the second."""
 
 
 _Any = TypeVar("_Any", bound=_Record)

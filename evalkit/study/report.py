@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from evalkit.errors import printable
-from evalkit.render import inert, pipes
-from evalkit.storage import publish, writable_folder
+from evalkit.files import publish, writable_folder
+from evalkit.output.markdown import inert, pipes
+from evalkit.output.tables import interval
 from evalkit.study.records import Design, Key
 from evalkit.study.score import LEVELS, PUBLISHED, SOURCE, Scores
-from evalkit.tables import interval
 
 FILES = ("scores.csv", "scores.md")
 MEANING: dict[Design, str] = {

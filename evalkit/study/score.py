@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalkit import stats
+from evalkit.analysis import stats
 from evalkit.errors import UserError
-from evalkit.study.records import NEITHER, Answers, Design, Item, Key
+from evalkit.study.records import NEITHER, Answers, Design, Key, Question
 
 Array = NDArray[np.float64]
 
@@ -69,7 +69,7 @@ def answers_as_numbers(key: Key, sheets: Sequence[Answers]) -> Array:
     """
     names = _meanings(key)
 
-    def number(item: Item, shown: tuple[str, str], answer: str | int) -> float:
+    def number(item: Question, shown: tuple[str, str], answer: str | int) -> float:
         if isinstance(answer, int):
             return answer if item.options[shown[0]] == names[0] else -answer
         return len(names) if answer == NEITHER[key.design] else names.index(item.options[answer])

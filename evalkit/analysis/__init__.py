@@ -1,0 +1,1 @@
+"""From rows to numbers: metrics, intervals, tests. Nothing here imports torch."""

@@ -1,0 +1,181 @@
+"""Finished runs as people name them: loaded, merged where they differ in nothing but their methods, and cut into points."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, get_args
+
+import pandas as pd
+
+from evalkit.errors import UserError, printable, shards_in_words
+from evalkit.files import Place, listed, place
+from evalkit.point import Fill, Point, Select
+from evalkit.runs.folder import RunFolder
+from evalkit.runs.identity import Identity
+
+CONTROLS = ("random", "constant", "centre", "edges", "fake_cam")
+NEARLY_CERTAIN = 0.9999
+ITEM = ["index", "target"]
+POINT = ["select", "top_percent", "fill"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The rows of one run folder with what is known of them."""
+
+    path: Place
+    provenance: dict[str, Any]
+    rows: pd.DataFrame
+    maps: pd.DataFrame
+    """What was measured of each map (`store.MAPS`)."""
+    shards: list[dict[str, Any]]
+    folders: tuple[RunFolder, ...]
+    """Where its rows lie: several where runs were merged."""
+    tag: str = ""
+    """The folder's name, where several runs shown together would bear the same title."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.provenance["identity"]["model"]["name"])
+
+    @property
+    def methods(self) -> list[str]:
+        """In the order of the configuration, controls last."""
+        chosen = list(self.provenance["identity"]["method"])
+        return sorted(chosen, key=lambda method: (method in CONTROLS, chosen.index(method)))
+
+    @cached_property
+    def scored(self) -> pd.DataFrame:
+        """Rows of the items (image and explained class) that every method could be scored on, at every protocol point."""
+        good = self.rows[~self.rows["index"].isin(self.rows.loc[self.rows.status.isin(["error", "nonfinite"]), "index"])]
+        whole = good.groupby(ITEM)["method"].transform("size") == len(self.methods) * len(self.points)  # an unfinished run may lack one
+        return good[whole]
+
+    @property
+    def points(self) -> list[Point]:
+        """The protocol points in the order of the rows."""
+        found = self.rows[POINT].drop_duplicates().itertuples(index=False)
+        return [Point(select, None if pd.isna(top) else float(top), fill) for select, top, fill in found]
+
+    def counts(self) -> dict[str, Any]:
+        """Images by fate, accuracy, and what else the caption states."""
+        read = self.rows[self.rows.status != "error"]
+        unread = set(self.rows["index"]) - set(read["index"])
+        highest = read.groupby("index").prob_full.max()
+        labelled = read[read.label.notna()]["index"].nunique()
+        correct = read[read.label == read.predicted]["index"].nunique()
+        maps = self.rows.drop_duplicates([*ITEM, "method"])
+        items = self.scored.drop_duplicates(ITEM)
+        bad = self.rows[self.rows.status == "nonfinite"]
+        seconds = sum(float(shard["seconds"]) for shard in self.shards)
+        return {
+            "images": self.rows["index"].nunique(),
+            "read": len(highest),
+            "labelled": labelled,
+            "scored": int(self.scored["index"].nunique()),
+            "items": len(items),
+            "maps": len(maps[maps.status != "error"]) // max(len(self.methods), 1),
+            "unreadable": len(unread),
+            "nonfinite": int(bad["index"].nunique()),
+            "nonfinite_of": {str(method): int(number) for method, number in bad.groupby("method")["index"].nunique().items()},
+            "left_out": sum(int(shard["left_out"]) for shard in self.shards),
+            "degenerate": {m: int(((maps.method == m) & (maps.status == "degenerate")).sum()) for m in self.methods},
+            "logit_not_positive": int((items.logit_full <= 0).sum()),
+            "nearly_certain_percent": float((highest > NEARLY_CERTAIN).mean() * 100),
+            "top1_percent": 100 * correct / labelled if labelled else None,
+            "images_per_second": self.rows["index"].nunique() / seconds if seconds else float("nan"),
+            "code_versions": len({shard["code"] for shard in self.shards}),
+        }
+
+    def seconds_per_map(self) -> dict[str, float]:
+        """Seconds that each method took for one map, on the machines that computed them; nan where unknown."""
+        maps = self.rows[self.rows.status != "error"].drop_duplicates([*ITEM, "method"]).groupby("method").size()
+        took = {m: sum(float(shard["seconds_per_method"].get(m, 0)) for shard in self.shards) for m in self.methods}
+        return {m: took[m] / maps[m] if took[m] and m in maps else float("nan") for m in self.methods}
+
+
+def load_runs(paths: Iterable[str | Place], *, allow_incomplete: bool = False) -> list[Run]:
+    """Run folders, or folders of run folders (multirun); those of one protocol with different methods are merged.
+
+    Raises UserError for what is no run folder, or not finished.
+    """
+    found: list[Place] = []
+    for path in map(place, paths):
+        below = [record.parent for record in listed(path, "*/provenance.json")]
+        found += [path] if RunFolder(path).exists or not below else below
+    runs = []
+    for path in {str(path.resolve()): path for path in found}.values():
+        folder = RunFolder(path)
+        provenance, stored = _printable(folder.provenance), folder.load()
+        if stored.missing and not allow_incomplete:
+            raise UserError(
+                f"{path} is not finished: {shards_in_words(len(stored.missing))} missing; "
+                "run the same command again, or render it as it is with --allow-incomplete"
+            )
+        provenance["missing_shards"] = len(stored.missing)
+        unknown = {*stored.rows["select"].unique(), *stored.rows["fill"].unique()} - {*get_args(Select), *get_args(Fill)}
+        if unknown:
+            raise UserError(f"{path} holds protocol points that this version does not know: {', '.join(sorted(map(str, unknown)))}")
+        names = {name: printable(name) for table in (stored.rows, stored.maps) for name in table.method.unique()}
+        rows, maps = (table.assign(method=table.method.map(names)) for table in (stored.rows, stored.maps))
+        runs.append(Run(path, provenance, rows, maps, stored.shards, (folder,)))
+    return _tagged(_merged(runs))
+
+
+def _printable(value: Any) -> Any:
+    """A record that somebody else may have written: its text is only ever shown."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {_printable(key): _printable(inner) for key, inner in value.items()}
+    return [_printable(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _tagged(runs: Sequence[Run]) -> list[Run]:
+    def kind(run: Run) -> tuple[str, ...]:
+        identity = run.provenance["identity"]
+        return run.name, identity["model"]["layer"], identity["data"]["name"], run.provenance["weights"]
+
+    counted = Counter(map(kind, runs))
+    return [replace(run, tag=run.path.name) if counted[kind(run)] > 1 else run for run in runs]
+
+
+def _merged(runs: Iterable[Run]) -> list[Run]:
+    """Runs that differ in nothing but their methods become one, so that its comparisons are paired image by image."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        facts = {key: fact for key, fact in run.provenance["identity"].items() if key != "method"}
+        facts["code"] = {name: digest for name, digest in facts.get("code", {}).items() if not name.startswith("method.")}
+        groups.setdefault(Identity(facts).hash, []).append(run)
+    return [run for group in groups.values() for run in _join(group)]
+
+
+def _join(group: list[Run]) -> list[Run]:
+    """One run with the methods of all; the group as it is where a method occurs twice."""
+    methods = [method for run in group for method in run.provenance["identity"]["method"]]
+    if len(group) == 1 or len(set(methods)) < len(methods):
+        return group
+    first = group[0]
+    chosen = {name: settings for run in group for name, settings in run.provenance["identity"]["method"].items()}
+    provenance = {
+        **first.provenance,
+        "identity": {**first.provenance["identity"], "method": chosen},
+        "missing_shards": sum(run.provenance["missing_shards"] for run in group),
+    }
+    others = [{**shard, "left_out": 0} for run in group[1:] for shard in run.shards]  # the same images again
+    rows, maps = (pd.concat([getattr(run, table) for run in group]) for table in ("rows", "maps"))
+    return [Run(first.path, provenance, rows, maps, [*first.shards, *others], sum((run.folders for run in group), ()))]
+
+
+def at_point(table: pd.DataFrame, point: Point) -> pd.DataFrame:
+    """Return the part of rows, summaries or comparisons that belongs to one protocol point."""
+    at_top = table.top_percent.isna() if point.top_percent is None else table.top_percent == point.top_percent
+    return table[(table["select"] == point.select) & (table["fill"] == point.fill) & at_top]
+
+
+def point_columns(point: Point) -> dict[str, Any]:
+    """Return a point as values of the columns `POINT`; a missing threshold is nan."""
+    return {"select": point.select, "top_percent": math.nan if point.top_percent is None else point.top_percent, "fill": point.fill}

@@ -1,0 +1,80 @@
+"""From maps, and from rows over many thresholds, to numbers: complexity, coherency, ADCC, localisation, areas under curves."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from evalkit.analysis import metrics, stats
+from evalkit.analysis.load import ITEM, Run
+from evalkit.analysis.summary import SCORES, scores_of
+from evalkit.evaluation.columns import MEASURES
+from evalkit.point import Point
+
+PERCENT = [name for name in MEASURES if name not in ("complexity", "coherency")]
+"""Measures that are shares, shown in percent."""
+
+
+def summarise_maps(run: Run) -> pd.DataFrame:
+    """Each measure of the maps and each area with its 95 % interval, one row for each method and metric.
+
+    `n` counts the items (image and explained class) where it is defined; empty where nothing is.
+    """
+    rows = [
+        {
+            "run": str(run.path),
+            "model": run.name,
+            "method": method,
+            "select": select,
+            "fill": fill,
+            "score": score,
+            "metric": metric,
+            "lower_is_better": metrics.lower_is_better(metric, select),
+            "n": int(np.isfinite(values[i]).sum()),
+            "value": found.value[i],
+            "low": found.low[i],
+            "high": found.high[i],
+        }
+        for metric, select, fill, score, values, images in (*_measures(run), *_areas(run))
+        for found in [stats.bootstrap({metric: values}, images)[metric]]
+        for i, method in enumerate(run.methods)
+    ]
+    return pd.DataFrame(rows)
+
+
+_Columns = tuple[str, str | None, str | None, str | None, np.ndarray, np.ndarray]
+"""metric, select, fill, score, values (M,n), their images (n,)"""
+
+
+def _measures(run: Run) -> Iterator[_Columns]:
+    scored = pd.MultiIndex.from_frame(run.scored[ITEM].drop_duplicates().sort_values(ITEM))  # as scores_of orders them
+    tables = {name: _by_method(run, name).reindex(columns=scored) for name in MEASURES}
+    for name, table in tables.items():
+        values = table.to_numpy(np.float64)
+        if np.isfinite(values).any():
+            yield name, None, None, None, values * (100 if name in PERCENT else 1), scored.get_level_values("index").to_numpy()
+    soft = Point("soft", None, "black")
+    if np.isfinite(tables["coherency"].to_numpy(np.float64)).any() and soft in run.points:
+        full, masked, images = scores_of(run, soft, "confidence")
+        coherency, complexity = (tables[name].to_numpy(np.float64) for name in ("coherency", "complexity"))
+        drop = metrics.relative_drop(full, masked) / 100
+        yield "adcc", "soft", "black", "confidence", metrics.adcc(coherency, complexity, drop), images
+
+
+def _by_method(run: Run, name: str) -> pd.DataFrame:
+    """A measure as (method, item)."""
+    maps = run.maps[run.maps.target.notna()]
+    return maps.pivot(index="method", columns=ITEM, values=name).reindex(run.methods)
+
+
+def _areas(run: Run) -> Iterator[_Columns]:
+    """Insertion is keep_top, deletion remove_top: wherever the thresholds reach from 0 to 100."""
+    for select, fill in dict.fromkeys((p.select, p.fill) for p in run.points if p.top_percent is not None):
+        points = [p for p in run.points if (p.select, p.fill) == (select, fill)]
+        percents = [p.top_percent for p in points if p.top_percent is not None]
+        if {0.0, 100.0} <= set(percents) and len(percents) > 2:
+            for score in SCORES:
+                curves = [scores_of(run, point, score) for point in points]
+                scale = 100 if score == "confidence" else 1
+                values = metrics.area_under(percents, np.stack([curve.masked for curve in curves], axis=-1)) * scale
+                yield "area", select, fill, score, values, curves[0].images

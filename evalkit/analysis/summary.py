@@ -1,0 +1,200 @@
+"""From rows to numbers: every metric of a run with its interval, and every paired comparison."""
+
+import itertools
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from evalkit.analysis import metrics, stats
+from evalkit.analysis.load import ITEM, Run, at_point, point_columns
+from evalkit.errors import UserError
+from evalkit.point import Point
+
+SCORES = {"confidence": "prob", "activation": "logit"}
+PAPER_METRICS = ("average_drop", "increase", "win")
+"""Each for confidence and activation: the six of the paper's tables."""
+
+
+class Scores(NamedTuple):
+    """Y and O of all methods at one protocol point, (M,n) each, over the same items, sorted; their images (n,)."""
+
+    full: np.ndarray
+    masked: np.ndarray
+    images: np.ndarray
+
+
+def scores_of(run: Run, point: Point, score: str) -> Scores:
+    """The scores at one protocol point, by confidence or activation."""
+    here = at_point(run.scored, point)
+    column = SCORES[score]
+    full, masked = (
+        here.pivot(index="method", columns=ITEM, values=f"{column}_{of}").reindex(run.methods).sort_index(axis=1)
+        for of in ("full", "masked")
+    )
+    images = full.columns.get_level_values("index").to_numpy()
+    return Scores(full.to_numpy(np.float64), masked.to_numpy(np.float64), images)
+
+
+def _losses(point: Point, full: np.ndarray, masked: np.ndarray) -> np.ndarray:
+    """What a good method makes small and `win` compares: the clipped drop, negated where the best method costs most."""
+    drops = metrics.clipped_drop(full, masked)
+    return drops if metrics.lower_is_better("average_drop", point.select) else -drops
+
+
+def rival(methods: Sequence[str], method: str) -> str | None:
+    """Whom `win` is counted against: the first two methods against each other, everyone else against the first."""
+    first = methods[0]
+    if len(methods) < 2:
+        return None
+    return methods[1] if method == first else first
+
+
+def summarise(run: Run) -> pd.DataFrame:
+    """Every metric with its 95 % interval, one row for each method, protocol point, score and metric."""
+    tables = [_summarise_point(run, point, score) for point, score in itertools.product(run.points, SCORES)]
+    summary = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    if summary.empty:
+        counts = run.counts()
+        raise UserError(
+            f"{run.path}: no image could be scored by every method, of {counts['images']} images "
+            f"({counts['unreadable']} unreadable, {counts['nonfinite']} with maps or scores that are not finite, "
+            f"{counts['left_out']} left out by images=correct, {run.provenance['missing_shards']} shards missing)"
+        )
+    summary["reference"] = [_reference(run, record) for record in summary.to_dict("records")]
+    return summary
+
+
+def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
+    full, masked, images = scores_of(run, point, score)
+    if not full.shape[1]:
+        return pd.DataFrame()
+    methods = run.methods
+    drops = metrics.clipped_drop(full, masked)
+    losses = _losses(point, full, masked)
+    relative = metrics.relative_drop(full, masked)
+    against = [rival(methods, method) for method in methods]
+    columns: dict[str, np.ndarray | tuple[np.ndarray, np.ndarray]] = {
+        "average_drop": relative,
+        "increase": metrics.increased(full, masked),
+        "score_change": (masked - full) * (100 if score == "confidence" else 1),
+    }
+    if score == "confidence":
+        columns["average_gain"] = metrics.relative_gain(full, masked)
+    if len(methods) > 1:
+        columns["win"] = metrics.wins(losses, losses[[methods.index(str(other)) for other in against]])
+        columns["best_of_all"] = metrics.best_of_all(losses)
+    positive = full[0] > 0
+    if positive.any():
+        columns["drop_of_sums"] = (100 * np.where(positive, drops, 0), np.where(positive, full, 0))
+    found: dict[str, stats.Intervals] = dict(stats.bootstrap(columns, images))
+    if positive.any():
+        found["median_drop"] = stats.medians(relative[:, positive], images[positive])
+    return pd.DataFrame(
+        {
+            "run": str(run.path),
+            "model": run.name,
+            "method": method,
+            **point_columns(point),
+            "score": score,
+            "metric": metric,
+            "against": against[i] if metric == "win" else None,
+            "n": int(positive.sum()) if metric in metrics.DROPS else full.shape[1],
+            "value": estimate.value[i],
+            "low": estimate.low[i],
+            "high": estimate.high[i],
+        }
+        for metric, estimate in found.items()
+        for i, method in enumerate(methods)
+    )
+
+
+def compare(run: Run) -> pd.DataFrame:
+    """Every pair of methods: difference of means (paired bootstrap), McNemar for increase, sign test for win.
+
+    Where several classes of an image are explained, all by the bootstrap, which draws whole images.
+    """
+    if len(run.methods) < 2 or not run.points:
+        return pd.DataFrame()
+    return pd.concat([_compare_point(run, point, score) for point, score in itertools.product(run.points, SCORES)], ignore_index=True)
+
+
+def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
+    full, masked, images = scores_of(run, point, score)
+    pairs = list(itertools.combinations(range(len(run.methods)), 2))
+    first, second = np.array(pairs).T
+    drops = metrics.relative_drop(full, masked)
+    up = metrics.increased(full, masked)
+    losses = _losses(point, full, masked)
+    won, lost = metrics.wins(losses[first], losses[second]), metrics.wins(losses[second], losses[first])
+    found = stats.bootstrap({"average_drop": drops[first] - drops[second], "increase": up[first] - up[second], "win": won - lost}, images)
+    tests: dict[str, tuple[str, Any]] = {
+        "average_drop": ("paired bootstrap", stats.p_of_difference(found["average_drop"].resampled)),
+        "increase": ("McNemar", [stats.mcnemar(up[i] > 0, up[j] > 0) for i, j in pairs]),
+        "win": ("sign", [stats.sign_test(int((a > 0).sum()), int((b > 0).sum())) for a, b in zip(won, lost, strict=True)]),
+    }
+    if len(np.unique(images)) < len(images):  # classes of one image are not independent, as the exact tests take them to be
+        tests = {metric: ("paired bootstrap", stats.p_of_difference(found[metric].resampled)) for metric in tests}
+    return pd.DataFrame(
+        {
+            "run": str(run.path),
+            "model": run.name,
+            "first": run.methods[i],
+            "second": run.methods[j],
+            **point_columns(point),
+            "score": score,
+            "metric": metric,
+            "test": test,
+            "p": p[pair],
+            "difference": found[metric].value[pair],
+            "low": found[metric].low[pair],
+            "high": found[metric].high[pair],
+        }
+        for pair, (i, j) in enumerate(pairs)
+        for metric, (test, p) in tests.items()
+    )
+
+
+def win_matrix(run: Run, point: Point, score: str) -> pd.DataFrame:
+    """Share of images, in percent, where the row's method beats the column's: a strictly smaller clipped drop.
+
+    Under `remove_top` a strictly larger one.
+    """
+    full, masked, _ = scores_of(run, point, score)
+    losses = _losses(point, full, masked)
+    shares = np.array([[metrics.wins(a, b).mean() for b in losses] for a in losses])
+    np.fill_diagonal(shares, np.nan)
+    return pd.DataFrame(shares, index=run.methods, columns=run.methods)
+
+
+def published(name: str) -> pd.DataFrame:
+    """Figures that others published: `paper` (the paper's Tables 1 and 2) or `soft_mask`."""
+    with (resources.files("evalkit.analysis") / "published" / f"{name}.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file)
+
+
+def _reference(run: Run, record: dict[str, Any]) -> float:
+    """The published value that this number stands beside; nan where there is none."""
+    keep = (record["select"], record["top_percent"], record["fill"]) == ("keep_top", 20, "black")
+    identity = run.provenance["identity"]
+    pair = {"ablation_cam", "grad_cam"}
+    comparable = record["metric"] != "win" or {record["method"], record["against"]} == pair
+    if keep and comparable and run.provenance["paper_table"] and (identity["target"], identity["images"]) == ("predicted", "all"):
+        paper = published("paper")
+        found = paper[
+            (paper.table == run.provenance["paper_table"])
+            & (paper.metric == record["metric"])
+            & (paper.score == record["score"])
+            & (paper.method == record["method"])
+        ]
+        return float(found.percent.iloc[0]) if len(found) else float("nan")
+    column = {"average_drop": "average_drop_percent", "increase": "increase_percent"}.get(record["metric"])
+    if (record["select"], record["fill"], record["score"]) == ("soft", "mean", "confidence") and column:
+        others = published("soft_mask")
+        layer = identity["model"]["layer"]
+        found = others[(others.model == run.name) & (others.layer == layer) & (others.method == record["method"])]
+        found = found.sort_values("variant", key=lambda v: v != "logit target")  # this package explains logits
+        return float(found[column].iloc[0]) if len(found) else float("nan")
+    return float("nan")

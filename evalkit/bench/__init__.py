@@ -1,0 +1,1 @@
+"""Benchmarks: ratios of contestants that take turns in one process."""

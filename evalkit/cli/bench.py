@@ -1,0 +1,131 @@
+"""evalkit bench ablation | spatial | floor | peers."""
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from evalkit.cli.options import Overrides
+
+bench_app = typer.Typer(no_args_is_help=True, help="Time evalkit against others, side by side in one process.")
+
+JsonFile = Annotated[Optional[Path], typer.Option("--json", help="Write the figures there, as flat keys.")]  # noqa: UP045
+Threads = Annotated[Optional[int], typer.Option(min=1, help="Threads of all contestants.")]  # noqa: UP045
+
+
+@bench_app.command()
+def ablation(
+    model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "vgg16",
+    json_file: JsonFile = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are reported.")] = 9,
+    threads: Threads = None,
+    peer: Annotated[bool, typer.Option(help="Time pytorch-grad-cam too (optional package grad-cam).")] = True,
+    overrides: Overrides = None,
+) -> None:
+    """Exact Ablation-CAM, images to maps, against a plain forward pass and against pytorch-grad-cam.
+
+    evalkit bench ablation --model vgg16 --json ablation.json
+    """
+    from evalkit.bench.ablation import bench_ablation
+
+    figures = bench_ablation(
+        model, overrides or [], batch_size=batch_size, repeats=repeats, threads=threads, peer=peer, json_file=json_file
+    )
+    _print_figures(figures)
+
+
+@bench_app.command()
+def spatial(
+    model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "densenet169",
+    window: Annotated[int, typer.Option(min=1, help="Side of the ablated square, in cells of the activation map.")] = 1,
+    stride: Annotated[int, typer.Option(min=1, help="By how many cells it moves.")] = 1,
+    json_file: JsonFile = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are reported.")] = 5,
+    sampled: Annotated[int, typer.Option(min=1, help="Passes of the whole network that are timed and scaled to all.")] = 16,
+    threads: Threads = None,
+    overrides: Overrides = None,
+) -> None:
+    """Ablating positions (FastAblationCAM) against ablating channels: both naively, both exactly, and a plain forward pass.
+
+    evalkit bench spatial --model densenet169
+    """
+    from evalkit.bench.spatial import bench_spatial
+
+    figures = bench_spatial(
+        model,
+        overrides or [],
+        window=window,
+        stride=stride,
+        batch_size=batch_size,
+        repeats=repeats,
+        sampled=sampled,
+        threads=threads,
+        json_file=json_file,
+    )
+    _print_figures(figures)
+
+
+@bench_app.command()
+def floor(
+    images: Annotated[Path, typer.Option(help="A folder of images.")],
+    model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "resnet50",
+    json_file: JsonFile = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    limit: Annotated[Optional[int], typer.Option(min=1, help="The first so many images.")] = None,  # noqa: UP045
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are reported.")] = 3,
+    threads: Annotated[Optional[int], typer.Option(min=1, help="Threads of the network's passes.")] = None,  # noqa: UP045
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
+    overrides: Overrides = None,
+) -> None:
+    """A whole evaluation, decode to parquet, against the plain forward passes that it cannot do without.
+
+    evalkit bench floor --model resnet50 --images photos --batch-size 16
+    """
+    from evalkit.bench.floor import bench_floor
+
+    figures = bench_floor(
+        model,
+        images,
+        overrides or [],
+        batch_size=batch_size,
+        limit=limit,
+        repeats=repeats,
+        threads=threads,
+        workers=workers,
+        json_file=json_file,
+    )
+    _print_figures(figures)
+
+
+@bench_app.command()
+def peers(
+    model: Annotated[Optional[list[str]], typer.Option(help="Names from `evalkit list models`; may be given several times.")] = None,  # noqa: UP045
+    csv_file: Annotated[Optional[Path], typer.Option("--csv", help="Write the table there, and a figure beside it.")] = None,  # noqa: UP045
+    batch_size: Annotated[int, typer.Option(min=1)] = 4,
+    repeats: Annotated[int, typer.Option(min=2, help="Interleaved repeats; medians are reported.")] = 3,
+    threads: Threads = None,
+    overrides: Overrides = None,
+) -> None:
+    """An evaluation, and each method alone, against pytorch-grad-cam, torch-cam and captum.
+
+    evalkit bench peers --model vgg16 --csv peers.csv
+    """
+    from evalkit.bench.peers import bench_peers
+
+    found = bench_peers(model or ["resnet50"], overrides or [], batch_size=batch_size, repeats=repeats, threads=threads, csv_file=csv_file)
+    shown = ["model", "task", "library", "images", "repeats", "seconds_per_image", "times_ours"]
+    table = Table(*shown)
+    for row in found[shown].itertuples(index=False):
+        table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
+    Console().print(table)
+
+
+def _print_figures(figures: dict[str, Any]) -> None:
+    table = Table("figure", "value")
+    for key, value in figures.items():
+        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+    Console().print(table)

@@ -1,0 +1,27 @@
+"""evalkit explain."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from evalkit.cli.options import ConfFolder
+from evalkit.cli.photo_arguments import ImageArguments, photo_command
+
+
+def explain(
+    arguments: ImageArguments,
+    out: Annotated[Path, typer.Option(help="Folder for the PNGs.")] = Path("explanations"),
+    conf: ConfFolder = None,
+) -> None:
+    """Show what each method highlights on photographs: one PNG an image.
+
+    evalkit explain dog.jpg model=resnet50 'method=[grad_cam,ablation_cam]' target=207
+    """
+    asked = photo_command("explain", arguments, out, conf, methods="[ablation_cam,grad_cam]")
+    from evalkit.photos.explain import explain_images
+
+    for file in explain_images(asked.config, asked.files, asked.out):
+        Console(highlight=False, soft_wrap=True).print(escape(str(file)))

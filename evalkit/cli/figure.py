@@ -1,0 +1,93 @@
+"""evalkit figure: the figures of the Ablation-CAM paper, of any model and photograph."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from evalkit.cli.options import ConfFolder
+from evalkit.cli.photo_arguments import ImageArguments, photo_command
+
+if TYPE_CHECKING:
+    from evalkit.photos.figures.layout import Draw
+
+figure_app = typer.Typer(no_args_is_help=True, help="The figures of the Ablation-CAM paper, of any model and photograph: PNG, PDF and SVG.")
+
+Out = Annotated[Path, typer.Option(help="Folder for the files.")]
+FOLDER = Path("figures")
+
+
+@figure_app.command()
+def units(arguments: ImageArguments, out: Out = FOLDER, conf: ConfFolder = None) -> None:
+    """Figure 1: by how much the class score drops when a unit is ablated, for every unit of the layer.
+
+    evalkit figure units leopard.jpg whale.jpg model=vgg16
+    """
+    from evalkit.photos.figures import units
+
+    _write("units", units.draw, arguments, out, conf)
+
+
+@figure_app.command()
+def unit(
+    arguments: ImageArguments,
+    out: Out = FOLDER,
+    conf: ConfFolder = None,
+    number: Annotated[Optional[int], typer.Option("--unit", min=0, help="Default: the one with the largest drop.")] = None,  # noqa: UP045
+) -> None:
+    """Figure 2: one unit's activation map beside the gradients of the class score at the same cells.
+
+    evalkit figure unit dog.jpg model=vgg16 --unit 437
+    """
+    from evalkit.photos.figures import unit
+
+    _write("unit", unit.of(number), arguments, out, conf)
+
+
+@figure_app.command()
+def methods(arguments: ImageArguments, out: Out = FOLDER, conf: ConfFolder = None) -> None:
+    """Figure 3: Grad-CAM, guided Grad-CAM, Ablation-CAM and guided Ablation-CAM side by side, or the methods of method=[...].
+
+    evalkit figure methods person.jpg goose.jpg model=vgg16
+    """
+    from evalkit.photos.figures import methods
+
+    _write("methods", methods.draw, arguments, out, conf, drawn=methods.DEFAULT)
+
+
+@figure_app.command()
+def saturation(arguments: ImageArguments, out: Out = FOLDER, conf: ConfFolder = None) -> None:
+    """Figure 4: maps of confident decisions from the class score, and from the output after its sigmoid or softmax.
+
+    Of each photograph the two classes with the highest scores, unless target=... names some; at its best with a model trained
+    for several labels (model.output=sigmoid).
+
+    evalkit figure saturation canvas.png model=two_digits
+    """
+    from evalkit.photos.figures import saturation
+
+    _write("saturation", saturation.draw, arguments, out, conf, classes=saturation.two_classes)
+
+
+@figure_app.command()
+def explanation(arguments: ImageArguments, out: Out = FOLDER, conf: ConfFolder = None) -> None:
+    """Figure 5: photograph, map and explanation map, which keeps the top 20 % of the pixels, or what protocol.* says.
+
+    evalkit figure explanation leopard.jpg model=vgg16 protocol.top_percent=30
+    """
+    from evalkit.photos.figures import explanation
+
+    _write("explanation", explanation.draw, arguments, out, conf, drawn=explanation.DEFAULT)
+
+
+def _write(
+    name: str, draw: "Draw", arguments: list[str], out: Path, conf: Path | None, *, drawn: str | None = None, **options: Any
+) -> None:
+    """`drawn`: the methods of a command line that names none; None for a figure that draws no methods of the user's choice."""
+    from evalkit.photos.figures.layout import write
+
+    asked = photo_command(f"figure {name}", arguments, out, conf, methods=drawn)
+    for file in write(name, draw, asked.config, asked.files, asked.out, **options):
+        Console(highlight=False, soft_wrap=True).print(escape(str(file)))

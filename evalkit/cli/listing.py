@@ -1,0 +1,67 @@
+"""evalkit list models | methods | data | layers."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from evalkit.cli.options import ConfFolder
+from evalkit.errors import UserError, did_you_mean
+
+
+def list_things(
+    what: Annotated[str, typer.Argument(help="models, methods, data or layers")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="For layers: the model, then overrides.", metavar="[MODEL] [OVERRIDES]...")
+    ] = None,
+    conf: ConfFolder = None,
+) -> None:
+    """List what can be chosen: models, methods, data, or the layers of a model.
+
+    evalkit list layers resnet50
+    """
+    from evalkit.output import listing
+
+    kinds = {"models": listing.models, "methods": listing.methods, "data": listing.data}
+    if what == "layers":
+        if not overrides:
+            raise UserError("list layers needs a model: evalkit list layers resnet50")
+        table = layers(overrides[0], overrides[1:], conf)
+    elif what in kinds:
+        table = kinds[what](conf)
+    else:
+        raise UserError(f"cannot list '{what}'{did_you_mean(what, [*kinds, 'layers'])}")
+    Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160).print(table)
+
+
+def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
+    """Return the layers of a model as a table; the configured or proposed one is marked with its tier of Ablation-CAM."""
+    import torch
+
+    from evalkit.config.compose import compose_jobs
+    from evalkit.models import zoo
+    from evalkit.models.layers import explainable
+    from evalkit.models.proposal import NoLayer
+    from evalkit.models.split import SplitModel
+    from evalkit.output import listing
+    from evalkit.probe import Probe
+
+    if not any(override.startswith("model.layer=") for override in overrides) and model == "custom":
+        overrides = [*overrides, "model.layer=auto"]  # it is what the list is for
+    overrides = [f"model={model}", *overrides, "model.weights=null", "data=digits"]
+    caption = about = ""
+    try:
+        config = compose_jobs(overrides, conf=conf)[0].config.model
+    except NoLayer as reason:
+        config, caption = compose_jobs([*overrides, "model.layer=''"], conf=conf)[0].config.model, str(reason)
+    module = zoo.build(config)[0].eval()
+    images = torch.rand(2, 3, *zoo.input_size(config))
+    if config.layer:
+        tier = Probe(SplitModel(module, config.layer, mean=config.mean, std=config.std), images).tier
+        about = f"Ablation-CAM there: tier {tier.number}, {tier.reason}"
+    title = f"layers of {model}, in the order of the data"
+    return listing.layers(title, caption, explainable(module, images), config.layer, about)

@@ -1,0 +1,46 @@
+"""Command lines that begin with photographs: IMAGE... [OVERRIDES]..."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evalkit.errors import UserError
+
+if TYPE_CHECKING:
+    from evalkit.config.schema import RunConfig
+
+ImageArguments = Annotated[list[str], typer.Argument(help="Image files, then overrides.", metavar="IMAGE... [OVERRIDES]...")]
+
+
+@dataclass(frozen=True)
+class PhotoCommand:
+    """What such a command line asks for."""
+
+    config: "RunConfig"
+    files: list[Path]
+    out: Path
+
+
+def photo_command(command: str, arguments: list[str], out: Path, conf: Path | None, methods: str | None) -> PhotoCommand:
+    """Tell image files from overrides, and compose the configuration before torch is imported, so that a mistake is told at once.
+
+    `methods` are those of a command line that names none, as in "[grad_cam]"; None for a command that draws no methods.
+    Raises UserError, which calls the command by its name.
+    """
+    from evalkit.config.compose import compose_jobs
+
+    files = [Path(a) for a in arguments if "=" not in a or Path(a).is_file()]
+    overrides = [a for a in arguments if "=" in a and not Path(a).is_file()]
+    if not files:
+        raise UserError(f"{command} needs at least one image file")
+    if not any(o.startswith(("model=", "experiment=")) for o in overrides):
+        raise UserError(f"{command} needs a model, as in model=resnet50 (evalkit list models shows them)")
+    chosen = [o for o in overrides if o.lstrip("+~").startswith(("method=", "method."))]
+    if methods is None and chosen:
+        raise UserError(f"{command} draws no methods of your choice: leave out '{chosen[0]}'")
+    if methods is not None and not any(o.startswith("method=") for o in overrides):
+        overrides.append(f"method={methods}")
+    given = [o.removeprefix("out=") for o in overrides if o.startswith("out=")]
+    return PhotoCommand(compose_jobs(overrides, conf=conf)[0].config, files, Path(given[-1]) if given else out)

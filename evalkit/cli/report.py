@@ -1,0 +1,36 @@
+"""evalkit report."""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from evalkit.cli.options import own_folder
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Run folders, or folders of run folders; s3:// and the like too.")],
+    out: Annotated[Optional[Path], typer.Option(help="The HTML file; default report.html where `evalkit tables` writes.")] = None,  # noqa: UP045
+    gallery: Annotated[int, typer.Option(min=0, help="Images in the gallery for every reason to be shown.")] = 24,
+    data_root: Annotated[Optional[str], typer.Option(help="Where the images are now, if they have moved.")] = None,  # noqa: UP045
+    allow_incomplete: Annotated[bool, typer.Option(help="Report unfinished runs, and say so.")] = False,
+) -> None:
+    """One HTML file that opens from disk: tables, tests, figures, excluded images, and a gallery of images with their maps.
+
+    evalkit report results/table1 results/table2 --out report.html
+    """
+    from evalkit.analysis.evaluated import evaluate_run
+    from evalkit.analysis.load import load_runs
+    from evalkit.files import writable_file
+    from evalkit.photos.gallery import report_runs
+
+    file = out or own_folder(runs) / "report.html"
+    writable_file(file, "--out")
+    evaluated = [evaluate_run(run) for run in load_runs(runs, allow_incomplete=allow_incomplete)]
+    notes = report_runs(evaluated, file, each=gallery, root=data_root)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for note in notes:
+        console.print(escape(note))
+    console.print(escape(f"written: {file} ({file.stat().st_size / 2**20:.1f} MB)"))

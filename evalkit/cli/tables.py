@@ -1,0 +1,41 @@
+"""evalkit tables."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from evalkit.cli.options import own_folder
+
+
+def tables(
+    runs: Annotated[list[str], typer.Argument(help="Run folders, or folders of run folders; also s3://bucket/folder.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where tables and figures go; default the folder itself, or results/tables for several.")
+    ] = None,
+    allow_incomplete: Annotated[bool, typer.Option(help="Render runs that are not finished; the caption says so.")] = False,
+    figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,
+) -> None:
+    """Print Tables 1 and 2 from runs; write Markdown, CSV, LaTeX and figures.
+
+    evalkit tables results/table1 results/table2
+    """
+    from evalkit.analysis.evaluated import evaluate_run
+    from evalkit.analysis.load import load_runs
+    from evalkit.files import writable_folder
+    from evalkit.output.terminal import print_tables
+    from evalkit.output.write import write_all
+
+    if figures:
+        from evalkit.output.plots import write_figures
+    loaded = load_runs(runs, allow_incomplete=allow_incomplete)
+    folder = out or own_folder(runs)
+    writable_folder(folder, "--out")
+    evaluated = [evaluate_run(run) for run in loaded]
+    write_all(evaluated, folder, write_figures if figures else None)
+    print_tables(Console(), evaluated)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        escape(f"written: {folder}/tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv" + (", figures/" if figures else ""))
+    )

@@ -1,0 +1,1 @@
+"""Configurations: their types (`schema`) and how Hydra composes them (`compose`)."""

@@ -1,0 +1,248 @@
+"""From overrides on the command line to checked configurations: Hydra composes, pydantic validates."""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import yaml
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from evalkit.config.schema import Job, RunConfig
+from evalkit.errors import UserError, did_you_mean, first_line
+
+GROUPS = ("model", "data", "method", "protocol", "launcher", "experiment")
+
+
+def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path | None = None) -> list[Job]:
+    """Overrides -> jobs: one, or with `-m` (or an experiment that sweeps) one for each combination.
+
+    `conf` is a folder of further yaml files, laid out as conf/ is. Raises UserError.
+    """
+    if conf is not None and not conf.is_dir():
+        raise UserError(f"no folder {conf} (--conf)")
+    extra = [f"hydra.searchpath=[file://{conf.resolve()}]"] if conf is not None else []
+    _refuse_known_names(conf)
+    parsed, order = _methods_of_its_own(_parse(overrides), conf)
+    _check_names(parsed, conf)
+    _check_keys(parsed, extra)
+    fixed = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
+    sweeps = {o.key_or_group: list(o.sweep_string_iterator()) for o in parsed if o.is_sweep_override()}
+    if sweeps and not multirun:
+        raise UserError(
+            f"several values for {', '.join(sweeps)} need -m (multirun); a list of one run is written in brackets, as in 'method=[a,b]'"
+        )
+    hydra = _compose([*fixed, *extra], with_hydra=True).hydra
+    if str(hydra.mode) == "RunMode.MULTIRUN":
+        given = {o.key_or_group for o in parsed}
+        for key, values in hydra.sweeper.params.items():
+            if key not in given:
+                sweep = _parse([f"{key}={values}"])[0]
+                sweeps[key] = list(sweep.sweep_string_iterator()) if sweep.is_sweep_override() else [str(values)]
+    return [_job([*fixed, *combination], combination, extra, order) for combination in _combinations(sweeps)]
+
+
+def _methods_of_its_own(parsed: list[Override], conf: Path | None) -> tuple[list[Override], list[str]]:
+    """Overrides whose method=[...] names only methods with a file; and the order of all, with those that +method.NAME.* makes."""
+    own = {o.key_or_group.split(".")[1] for o in parsed if o.is_add() and o.key_or_group.startswith("method.")}
+    own -= set(choices("method", conf))
+    order: list[str] = []
+    for i, override in enumerate(parsed):
+        chosen = None if override.is_sweep_override() else override.value()
+        if override.key_or_group == "method" and isinstance(chosen, list) and own & set(map(str, chosen)):
+            order = [str(name) for name in chosen]
+            parsed[i] = _parse_one(f"method=[{','.join(name for name in order if name not in own)}]")
+    return parsed, order
+
+
+def _refuse_known_names(conf: Path | None) -> None:
+    """Hydra would take ours, without a word."""
+    for group in GROUPS if conf is not None else ():
+        twice = sorted(set(choices(group)) & set(choices(group, conf, own=True)))
+        if twice:
+            raise UserError(f"{conf}/{group}/{twice[0]}.yaml has the name of one of evalkit's own; give it another")
+
+
+def choices(group: str, conf: Path | None = None, *, own: bool = False) -> list[str]:
+    """Names of the yaml files of one group; with `own`, only of those in `conf`."""
+    folders: list[Any] = [] if own else [resources.files("evalkit.conf") / group]
+    if conf is not None and (conf / group).is_dir():
+        folders.append(conf / group)
+    return sorted({entry.name.removesuffix(".yaml") for folder in folders for entry in folder.iterdir() if entry.name.endswith(".yaml")})
+
+
+@overload
+def read_choice(group: str, name: str, conf: Path | None = None, *, as_text: Literal[True]) -> str: ...
+
+
+@overload
+def read_choice(group: str, name: str, conf: Path | None = None) -> dict[str, Any]: ...
+
+
+def read_choice(group: str, name: str, conf: Path | None = None, *, as_text: bool = False) -> str | dict[str, Any]:
+    """One yaml file of a group, parsed or as it stands."""
+    own = conf / group / f"{name}.yaml" if conf is not None else None
+    text = own.read_text() if own is not None and own.is_file() else (resources.files("evalkit.conf") / group / f"{name}.yaml").read_text()
+    try:
+        content: dict[str, Any] = yaml.safe_load(text)
+    except yaml.YAMLError as reason:
+        raise UserError(f"{own} is no valid yaml: {' '.join(str(reason).split())}") from reason
+    return text if as_text else content
+
+
+def method_entry(name: str, conf: Path | None) -> tuple[dict[str, Any], str]:
+    """Settings of a yaml file of conf/method, and its first remark."""
+    text, content = read_choice("method", name, conf, as_text=True), read_choice("method", name, conf)
+    about = next((line[2:] for line in text.splitlines() if line.startswith("# ") and "@package" not in line), "")
+    return content.get("method", {}).get(name, content), about
+
+
+def _combinations(sweeps: dict[str, list[str]]) -> Iterator[list[str]]:
+    for values in itertools.product(*sweeps.values()):
+        yield [f"{key}={value}" for key, value in zip(sweeps, values, strict=True)]
+
+
+def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[str]) -> Job:
+    composed = _compose([*overrides, *extra])
+    if order:
+        composed.method = {name: composed.method[name] for name in dict.fromkeys([*order, *composed.method])}
+    try:
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            raise UserError(f"{missing[0]} is not set: add {missing[0]}=...")
+        loose = [key for key, value in composed.get("method", {}).items() if not isinstance(value, DictConfig)]
+        if loose:
+            raise UserError(f"method.{loose[0]} is no method: a file of conf/method begins with the line '# @package method.NAME'")
+        content = OmegaConf.to_container(composed, resolve=True)
+        config = RunConfig.model_validate(content)
+    except OmegaConfBaseException as reason:
+        raise UserError(f"the configuration cannot be resolved: {first_line(reason)}") from reason
+    except ValidationError as reason:
+        raise UserError(_sentence(reason)) from reason
+    if config.model.layer == "auto":
+        from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which a layer with a name does not need
+
+        composed.model.layer = zoo.proposed_layer(config.model)
+        config = config.model_copy(update={"model": config.model.model_copy(update={"layer": composed.model.layer})})
+    if folder:
+        name = ",".join(folder).replace("/", "_")
+        config = config.model_copy(update={"out": config.out / name})
+        composed.out = str(config.out)
+    return Job(config, OmegaConf.to_yaml(composed, resolve=True))
+
+
+def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("evalkit.conf", version_base="1.3"):
+            return compose("config", overrides=overrides, return_hydra_config=with_hydra)
+    except MissingConfigException as reason:  # a network of a library that an experiment names
+        group, _, name = str(reason.missing_cfg_file).partition("/")
+        if group != "model" or not _offer(name):
+            raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
+    except yaml.YAMLError as reason:
+        raise UserError(f"a configuration file is no valid yaml: {' '.join(str(reason).split())}") from reason
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        ConfigCompositionException,
+        TypeError,
+        ValueError,
+    ) as reason:  # for 'method=[{}]', 'model=null'
+        raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
+    return _compose(overrides, with_hydra)
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    return [_parse_one(text) for text in overrides]
+
+
+def _parse_one(text: str) -> Override:
+    parser = OverridesParser.create()
+    try:
+        return parser.parse_override(text)
+    except HydraException as reason:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UserError(f"'{text}' is not an override of the form key=value") from reason
+    try:  # Hydra's grammar wants quotes around paths with brackets or letters that are not ASCII
+        return parser.parse_override(key + "='" + value.replace("'", r"\'") + "'")
+    except HydraException as reason:
+        raise UserError(f"'{text}' is not an override of the form key=value") from reason
+
+
+def _check_names(parsed: list[Override], conf: Path | None) -> None:
+    for override in parsed:
+        if override.key_or_group in GROUPS and not override.is_delete():
+            known = choices(override.key_or_group, conf)
+            values = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
+            for value in values:
+                for name in value if isinstance(value, list) else [value]:
+                    if isinstance(name, str) and name not in known and not name.startswith("["):
+                        _refuse_unless_library(override.key_or_group, name, known)
+
+
+def _refuse_unless_library(group: str, name: str, known: list[str]) -> None:
+    """A model may have no file of ours, but be a network of torchvision or timm."""
+    if group == "model":
+        from evalkit.models import catalogue  # noqa: PLC0415 - imports torch, for which a mistake in another name need not wait
+
+        if _offer(name):
+            return
+        known = [*known, *catalogue.names()]
+    raise UserError(f"no {group} '{name}'{did_you_mean(name, known)}")
+
+
+def _offer(name: str) -> bool:
+    """Whether a library has a network of this name; Hydra then finds its settings as if they were a file of conf/model."""
+    from evalkit.models import catalogue  # noqa: PLC0415
+
+    entry = catalogue.entry(name)
+    if entry is not None:
+        folder, _, file = f"model/{name}".rpartition("/")
+        ConfigStore.instance().store(group=folder, name=file, node=entry, package="model")
+    return entry is not None
+
+
+def _check_keys(parsed: list[Override], extra: list[str]) -> None:
+    groups = [o.input_line for o in parsed if o.key_or_group in GROUPS and not o.is_sweep_override() and o.input_line]
+    added = [o.input_line for o in parsed if o.is_add() and o.input_line]
+    known = _keys(_compose([*groups, *added, *extra]))
+    for override in parsed:
+        key = override.key_or_group
+        if not override.is_add() and not override.is_delete() and key not in known and key not in GROUPS and not key.startswith("hydra"):
+            group, method, *_ = [*key.split("."), ""]
+            if group == "method" and method in choices("method"):
+                raise UserError(f"'{key}' is set, but {method} is not among the chosen methods: add it to method=[...]")
+            raise UserError(f"no key '{key}' in the configuration{did_you_mean(key, known)}")
+
+
+def _keys(config: DictConfig, prefix: str = "") -> set[str]:
+    found = set()
+    for key in map(str, config):
+        found.add(f"{prefix}{key}")
+        value = None if OmegaConf.is_missing(config, key) else config._get_node(key)
+        if isinstance(value, DictConfig) and not value._is_none():
+            found |= _keys(value, f"{prefix}{key}.")
+    return found
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first of pydantic's complaints; for a union, the complaints of all its members."""
+    first = error.errors()[0]
+    of_union = r"(literal|tuple|list)\[|constrained-|(int|str|float|local|ray|slurm)$"  # which member it was tried as is no key
+    key = ".".join(str(part) for part in first["loc"] if not re.match(of_union, str(part)))
+    same = [e for e in error.errors() if e["loc"][0] == first["loc"][0]] if first["loc"] else [first]
+    wanted = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ").removeprefix("Input ").strip() for e in same))
+    given = "" if isinstance(first["input"], dict) else f"={first['input']!s}"
+    return f"{key}{given} {wanted}" if key else wanted

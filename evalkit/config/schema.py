@@ -1,0 +1,150 @@
+"""The configuration of a run, typed and checked. `evalkit.config.compose` makes it of yaml files and overrides."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PlainValidator, model_validator
+
+from evalkit.files import Place, place
+from evalkit.models.settings import ModelConfig, Positive, Settings
+from evalkit.point import Fill, Percent, Point, Select
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _as_name(value: Any) -> Any:
+    """Hydra reads out=2026 and out=nan as numbers."""
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _as_place(value: Any) -> Place:
+    return place(_as_name(value))
+
+
+ClassChoice = Annotated[int, Field(ge=0, strict=True)] | str
+Once = AfterValidator(lambda values: list(dict.fromkeys(values)))
+"""Drops repeated entries: the same protocol point twice would be the same rows twice."""
+
+
+def _without_threshold(value: Any) -> Any:
+    """A point may leave out `top_percent`, as "soft" does."""
+    return {"top_percent": None, **value} if isinstance(value, dict) else value
+
+
+def _consistent(point: Point) -> Point:
+    if (point.top_percent is None) != (point.select == "soft"):
+        raise ValueError(f"a point that selects {point.select} {'takes no' if point.select == 'soft' else 'needs a'} top_percent")
+    return point
+
+
+PointSetting = Annotated[Point, BeforeValidator(_without_threshold), AfterValidator(_consistent)]
+"""A point as it is written in yaml."""
+
+
+class ProtocolConfig(Settings):
+    """conf/protocol: each combination of the first three is one protocol point, or `points` names them one by one."""
+
+    select: Annotated[list[Select], BeforeValidator(_as_list), Once]
+    top_percent: Annotated[list[Percent], BeforeValidator(_as_list), Once]
+    fill: Annotated[list[Fill], BeforeValidator(_as_list), Once]
+    points: Annotated[list[PointSetting], Once]
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "ProtocolConfig":
+        combined = [name for name in ("select", "top_percent", "fill") if getattr(self, name)]
+        if self.points and combined:
+            empty = " ".join(f"protocol.{name}=[]" for name in combined)
+            raise ValueError(f"points already names every point: add {empty}, or set protocol.points=[]")
+        if not self.points and len(combined) < 3:
+            raise ValueError("a protocol needs select, top_percent and fill, or points")
+        return self
+
+    def all_points(self) -> list[Point]:
+        """The points that are named one by one, else all combinations; "soft" has no threshold, so it appears once per fill."""
+        if self.points:
+            return list(self.points)
+        return [Point(s, x, f) for s in self.select for x in ([None] if s == "soft" else self.top_percent) for f in self.fill]
+
+
+class LocalLauncher(Settings):
+    """conf/launcher/local.yaml."""
+
+    name: Literal["local"]
+
+
+class RayLauncher(Settings):
+    """conf/launcher/ray.yaml."""
+
+    name: Literal["ray"]
+    address: str | None
+    num_cpus: NonNegativeFloat
+    num_gpus: NonNegativeFloat | Literal["auto"]
+    max_retries: Annotated[int, Field(ge=-1)]
+
+
+class SlurmLauncher(Settings):
+    """conf/launcher/slurm.yaml."""
+
+    name: Literal["slurm"]
+    tasks: Positive
+    logs: str
+    wait: bool
+    cluster: Literal["slurm", "local"]
+    parameters: dict[str, Any]
+
+
+def _device(name: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", name) is None:
+        raise ValueError("should be auto, cpu, cuda or one GPU as in cuda:1")
+    return name
+
+
+class RunConfig(Settings):
+    """A whole run."""
+
+    model: ModelConfig
+    data: dict[str, Any]
+    method: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    protocol: ProtocolConfig
+    target: ClassChoice | Annotated[list[ClassChoice], Field(min_length=1)]
+    images: Literal["all", "correct"]
+    sample: Positive | None
+    limit: Positive | None
+    seed: Annotated[int, Field(ge=0)]
+    out: Annotated[Place, PlainValidator(_as_place)]
+    batch_size: Positive
+    shard_size: Positive
+    device: Annotated[str, AfterValidator(_device)]
+    devices: Positive | Literal["auto"]
+    launcher: Annotated[LocalLauncher | RayLauncher | SlurmLauncher, Field(discriminator="name")]
+    precision: Literal["fp32", "tf32", "bf16"]
+    decode: Literal["pil", "gpu"]
+    workers: Annotated[int, Field(ge=0)]
+    maps: Literal["store", "none"]
+    maps_from: Annotated[Place | None, PlainValidator(lambda value: None if value is None else _as_place(value))] = None
+    measures: Annotated[list[Literal["coherency"]], BeforeValidator(_as_list), Once]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        if self.sample is not None and self.limit is not None:
+            raise ValueError("sample=N and limit=N exclude each other")
+        if self.out == Path():
+            raise ValueError("out is empty: name a folder, as in out=results/mine")
+        if not self.method:
+            raise ValueError("no method chosen: method=[grad_cam,ablation_cam]")
+        for name, method in self.method.items():
+            if "_target_" not in method:
+                raise ValueError(f"method.{name} has no _target_ (the dotted path of its function)")
+        return self
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a (multi)run: the typed configuration and the text that goes to run.yaml."""
+
+    config: RunConfig
+    yaml: str

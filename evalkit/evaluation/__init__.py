@@ -1,0 +1,1 @@
+"""One shard: load, explain, perturb, score, and the rows that come of it."""

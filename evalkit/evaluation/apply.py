@@ -1,0 +1,56 @@
+"""Methods by their configuration, and their maps, checked."""
+
+import inspect
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evalkit.errors import UserError, first_line
+from evalkit.imports import find
+from evalkit.probe import Probe
+
+Method = Callable[[Probe], Tensor]
+
+
+def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
+    """Each method's function with its parameters. Raises UserError where a `_target_` cannot be found."""
+    loaded: dict[str, Method] = {}
+    for name, settings in chosen.items():
+        function = find(str(settings["_target_"]), f"method.{name}._target_")
+        parameters = {key: value for key, value in settings.items() if not key.startswith("_")}
+        try:
+            inspect.signature(function).bind(None, **parameters)
+        except (TypeError, ValueError) as reason:
+            raise UserError(f"method {name} cannot be called with a probe and {parameters}: {reason}") from reason
+        loaded[name] = partial(function, **parameters)
+    return loaded
+
+
+def apply_method(name: str, method: Method, probe: Probe) -> Tensor:
+    """A method's raw maps (N,h,w), checked. Raises UserError for another shape, or for writing into the probe."""
+    function = method.func if isinstance(method, partial) else method
+    ours = str(getattr(function, "__module__", "")).startswith("evalkit.")
+    try:
+        low = method(probe)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as reason:  # whatever somebody's method raises, with the place where its author will look
+        place = traceback.extract_tb(reason.__traceback__)[-1]
+        raise UserError(
+            f"method {name} failed with {type(reason).__name__}: {first_line(reason)} ({Path(place.filename).name}, line {place.lineno})"
+        ) from reason
+    written = probe.written(by_value=not ours)
+    if written:
+        raise UserError(f"method {name} writes into the probe's {written[0]}, which all methods share; let it work on a clone")
+    fits = isinstance(low, Tensor) and low.dim() == 3 and len(low) == len(probe.images) and low.numel()
+    if not fits or low.is_complex() or low.layout != torch.strided:
+        found = f"{low.dtype} {tuple(low.shape)}" if isinstance(low, Tensor) else type(low).__name__
+        found += f", {low.layout}" if isinstance(low, Tensor) and low.layout != torch.strided else ""
+        found += ": wrap it in torch.from_numpy" if type(low).__module__ == "numpy" else ""
+        raise UserError(f"method {name} must return maps ({len(probe.images)}, h, w), one per image; it returned {found}")
+    return low.detach().to(probe.images.device, torch.float32)  # as they are stored and ranked

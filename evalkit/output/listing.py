@@ -1,0 +1,61 @@
+"""What can be chosen, as tables."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from evalkit.config.compose import choices, method_entry, read_choice
+
+if TYPE_CHECKING:
+    from evalkit.models.layers import Layer
+
+
+def models(conf: Path | None) -> Table:
+    """Every entry of conf/model."""
+    caption = "and any other network of torchvision (model=resnet18, model=resnet50.IMAGENET1K_V2) or timm (model=timm/resnet10t)"
+    table = Table("model", "target layer", "input", "top-1 %", "weights", title="models: evalkit run model=NAME", caption=caption)
+    for name in choices("model", conf):
+        entry = read_choice("model", name, conf)
+        size = entry["crop"] or entry["resize"]
+        table.add_row(name, *(escape(_text(value)) for value in (entry["layer"], size, entry["expected_top1"], entry["weights"])))
+    return table
+
+
+def methods(conf: Path | None) -> Table:
+    """Every entry of conf/method."""
+    table = Table("method", "options", "about", title="methods: evalkit run 'method=[NAME,NAME]' method.NAME.OPTION=VALUE")
+    for name in choices("method", conf):
+        content, about = method_entry(name, conf)
+        options = ", ".join(f"{key}={_text(value)}" for key, value in content.items() if key != "_target_")
+        target = str(content.get("_target_", "?"))
+        own = "" if target.startswith("evalkit.") else f"{target}; "
+        table.add_row(name, escape(options), escape(own + about))
+    return table
+
+
+def data(conf: Path | None) -> Table:
+    """Every entry of conf/data."""
+    table = Table("data", "keys (??? must be given)", "about", title="data: evalkit run data=NAME data.KEY=...")
+    for name in choices("data", conf):
+        text = read_choice("data", name, conf, as_text=True)
+        entry = read_choice("data", name, conf)
+        keys = ", ".join(f"{key}={_text(value)}" for key, value in entry.items() if key not in ("name", "_target_"))
+        table.add_row(name, escape(keys), escape(text.splitlines()[0].removeprefix("# ")))
+    return table
+
+
+def layers(title: str, caption: str, found: Iterable["Layer"], chosen: str, about: str) -> Table:
+    """Return the layers that a model could explain; the `chosen` one is marked with what there is to say `about` it."""
+    table = Table("layer", "channels", "height x width", "separates", "", title=title, caption=escape(caption) or None)
+    for layer in found:
+        mark = about if layer.name == chosen else ""
+        cells = (layer.name, str(layer.channels), f"{layer.height} x {layer.width}", layer.separates, mark)
+        table.add_row(*map(escape, cells), style="bold" if mark else None)
+    return table
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)

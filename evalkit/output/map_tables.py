@@ -1,0 +1,83 @@
+"""Tables beside the paper's: what was measured of the maps, and the same maps under every protocol."""
+
+import math
+
+from scipy.stats import kendalltau
+
+from evalkit.analysis.evaluated import Evaluated
+from evalkit.analysis.load import at_point
+from evalkit.analysis.metrics import direction, lower_is_better
+from evalkit.output.tables import describe_point, interval
+
+MEASURE_LABELS = {
+    "complexity": "Complexity",
+    "coherency": "Coherency",
+    "adcc": "ADCC",
+    "region_fraction": "Boxes' share of the image %",
+    "others_fraction": "Other classes' boxes' share of the image %",
+    "pointing": "Pointing game %",
+    "energy_inside": "Energy in own boxes %",
+    "energy_others": "Energy in other classes' boxes %",
+    "best_iou": "Best IoU %",
+}
+LOCALISATION = (
+    "Localisation asks where the object is, not what the network looked at; a constant map scores the boxes' share of the image "
+    "in the pointing game; boxes of classes that are no output of the model are neither own nor other. ADCC is a mean over images. "
+    "Maps that are constant have no coherency and no ADCC. Of the seconds per map, what methods share (logits, "
+    "gradients, drops) falls to the first that asks for it."
+)
+SAME_MAPS = "The same maps under every protocol, average drop % in confidence (rank among the methods)"
+AGREEMENT = "Kendall's tau with the first column"
+
+
+def measure_cells(evaluated: Evaluated) -> list[list[str]]:
+    """A header, then a line for each method, with its seconds per map; empty where nothing was measured."""
+    run, measures = evaluated.run, evaluated.measures
+    if measures.empty:
+        return []
+    keys = list(measures[["metric", "select", "fill", "score"]].drop_duplicates().itertuples(index=False, name=None))
+    table = [["method", *(_measure_label(*key) for key in keys), "Seconds per map"]]
+    for method, seconds in run.seconds_per_map().items():
+        mine = measures[measures.method == method].reset_index(drop=True)
+        took = f"{seconds:.2g}" if math.isfinite(seconds) else ""
+        table.append([method, *(_measured(row, mine.n.max()) for row in mine.itertuples()), took])
+    return table
+
+
+def _measure_label(metric: str, select: str | None, fill: str | None, score: str | None) -> str:
+    if metric == "area":
+        name = {"keep_top": "Insertion AUC", "remove_top": "Deletion AUC"}[str(select)]
+        label = f"{name}, {score}, {fill} fill"
+    else:
+        label = MEASURE_LABELS[metric]
+    if metric.endswith("_fraction"):
+        return label
+    return f"{label} ({direction(metric, select)} is better)"
+
+
+def _measured(row: object, most: int) -> str:
+    value, low, high, n = (getattr(row, key) for key in ("value", "low", "high", "n"))
+    if not math.isfinite(value):
+        return ""
+    return interval(value, low, high) + (f" (n={n})" if n < most else "")
+
+
+def protocol_cells(evaluated: Evaluated) -> list[list[str]]:
+    """Methods against protocol points; empty for a run with one kind of selection and fill."""
+    run, summary = evaluated.run, evaluated.summary
+    if len({(point.select, point.fill) for point in run.points}) < 2:
+        return []
+    drops = summary[(summary.metric == "average_drop") & (summary.score == "confidence")]
+    columns = {}
+    for point in run.points:
+        found = at_point(drops, point).set_index("method").reindex(run.methods)
+        rank = found.value.rank(ascending=lower_is_better("average_drop", point.select), method="min")
+        columns[point] = found.assign(rank=rank)
+    header = ["method", *(f"{describe_point(point)} ({direction('average_drop', point.select)} is better)" for point in columns)]
+    lines = [
+        [method, *(f"{interval(f.value[method], f.low[method], f.high[method])} ({f['rank'][method]:.0f})" for f in columns.values())]
+        for method in run.methods
+    ]
+    first = next(iter(columns.values()))["rank"]
+    agreement = [f"{kendalltau(first, found['rank']).statistic:.2f}" for found in columns.values()]
+    return [header, *lines, [AGREEMENT, *agreement]]

@@ -1,0 +1,205 @@
+"""Figures from summaries: metric against threshold, drop per method, win matrix. PNG for screens, PDF and SVG for papers."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from evalkit.analysis.evaluated import Evaluated
+from evalkit.analysis.load import CONTROLS, Run, at_point
+from evalkit.analysis.metrics import direction, relative_drop
+from evalkit.analysis.summary import PAPER_METRICS, SCORES, scores_of, win_matrix
+from evalkit.output.tables import LABELS, MANY, PAPER_POINT, cited_network, describe_point, main_points, title, whom_win_beats
+
+METADATA: Any = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+"""Of each format: no times, so that the same call writes the same files."""
+FORMATS = tuple(METADATA)
+TEXT: Any = {"text.parse_math": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "evalkit"}
+"""Text stays text, in SVG and as TrueType in PDF; a name with dollar signs is no formula."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def write_figures(evaluated: Sequence[Evaluated], out: Path) -> None:
+    """Write all figures of all runs into one folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    for one in evaluated:
+        run = one.run
+        same = [other for other in evaluated if other.run.path.name == run.path.name]
+        stem = (run.path.name if len(same) == 1 else f"{run.path.parent.name}-{run.path.name}").replace("=", "-").replace(",", "_")
+        for name, figure in figures(one):
+            save(figure, out / f"{stem}-{name}")
+
+
+def figures(evaluated: Evaluated) -> Iterator[tuple[str, Figure]]:
+    """Every figure of one run, with a name for its file; whoever takes one closes it."""
+    sns.set_theme(style="whitegrid", context="paper", palette="colorblind", rc=TEXT)
+    run, summary = evaluated.run, evaluated.summary
+    for (select, fill), part in summary[summary.top_percent.notna()].groupby(["select", "fill"]):
+        if part.top_percent.nunique() < 2:
+            continue
+        if len(run.methods) <= MANY:
+            yield f"{select}-{fill}-threshold", against_threshold(run, part)
+            continue
+        for score in SCORES:
+            yield f"{select}-{fill}-threshold-{score}", one_panel_a_method(run, part, score)
+    yield "drop", drop_per_method(evaluated)
+    yield "distribution", distribution(run)
+    if len(run.methods) > 1:
+        yield "wins", wins(run)
+
+
+def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
+    """The six metrics of the paper against the kept percentage, with 95 % intervals."""
+    select = str(part["select"].iloc[0])
+    figure, axes = plt.subplots(2, 3, figsize=(10.5, 6), sharex=True, layout="constrained")
+    colours = dict(zip(run.methods, sns.color_palette("colorblind", len(run.methods)), strict=True))
+    for row, score in zip(axes, ("confidence", "activation"), strict=True):
+        for ax, metric in zip(row, PAPER_METRICS, strict=True):
+            for method, marker in zip(run.methods, MARKERS * len(run.methods), strict=False):
+                line = part[(part.method == method) & (part.metric == metric) & (part.score == score)].sort_values("top_percent")
+                style = "--" if method in CONTROLS else "-"
+                ax.plot(line.top_percent, line.value, style, marker=marker, markersize=4, color=colours[method], label=method)
+                ax.fill_between(line.top_percent, line.low, line.high, color=colours[method], alpha=0.2, linewidth=0)
+            ax.set_title(f"{LABELS[metric]}, {score} ({direction(metric, select)} is better)", fontsize=9)
+    verb = {"keep_top": "kept", "remove_top": "removed"}[select]
+    for ax in axes[1]:
+        ax.set_xlabel(f"top x % of pixels {verb}")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), title=whom_win_beats(run))
+    figure.suptitle(title(run))
+    return figure
+
+
+def one_panel_a_method(run: Run, part: pd.DataFrame, score: str) -> Figure:
+    """Average drop against the percentage, each method before all others in grey: more lines than colours can tell apart."""
+    select = str(part["select"].iloc[0])
+    here = part[(part.metric == "average_drop") & (part.score == score)].sort_values("top_percent")
+    lines = {method: here[here.method == method] for method in run.methods}
+    columns = 6
+    rows = -(-len(lines) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.1 * columns, 1.9 * rows + 0.6), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for ax, (method, line) in zip(axes.flat, lines.items(), strict=False):
+        for other in lines.values():
+            ax.plot(other.top_percent, other.value, color="0.85", linewidth=0.8)
+        colour = "C1" if method in CONTROLS else "C0"
+        ax.fill_between(line.top_percent, line.low, line.high, color=colour, alpha=0.25, linewidth=0)
+        ax.plot(line.top_percent, line.value, marker="o", markersize=3, color=colour)
+        ax.set_title(method + (" (control)" if method in CONTROLS else ""), fontsize=9)
+        ax.set_ylim(bottom=0)
+    for ax in axes.flat[len(lines) :]:
+        ax.axis("off")
+    verb = {"keep_top": "kept", "remove_top": "removed"}[select]
+    figure.supxlabel(f"top x % of pixels {verb}", fontsize=10)
+    figure.supylabel(f"average drop %, {score} ({direction('average_drop', select)} is better)", fontsize=10)
+    figure.suptitle(f"{title(run)}: 95 % intervals; the other methods in grey", fontsize=10)
+    return figure
+
+
+def drop_per_method(evaluated: Evaluated) -> Figure:
+    """Average drop of each method at the main protocol points, with 95 % intervals and the published values."""
+    run, summary = evaluated.run, evaluated.summary
+    points = main_points(run)
+    pairs = 1 if len(points) < 4 else 2  # a pair of panels a point; many points stand side by side
+    rows = -(-len(points) // pairs)
+    size = (9 * pairs, 0.8 + rows * (0.9 + 0.32 * len(run.methods)))
+    figure, axes = plt.subplots(rows, 2 * pairs, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    panels = axes.reshape(-1, 2)
+    for unused in panels[len(points) :].flat:
+        unused.axis("off")
+    for pair, point in zip(panels, points, strict=False):
+        for ax, score in zip(pair, ("confidence", "activation"), strict=True):
+            drops = at_point(summary[(summary.metric == "average_drop") & (summary.score == score)], point)
+            here = drops.set_index("method").loc[run.methods]
+            positions = range(len(run.methods))
+            ax.errorbar(
+                here.value,
+                positions,
+                xerr=[(here.value - here.low).clip(lower=0), (here.high - here.value).clip(lower=0)],  # rounding
+                fmt="o",
+                capsize=3,
+                color="C0",
+                label="measured, 95 % interval",
+            )
+            if here.reference.notna().any():
+                ax.scatter(
+                    here.reference,
+                    positions,
+                    marker="x",
+                    color="C1",
+                    zorder=3,
+                    label=f"the paper's {cited_network(run)} on ImageNet" if cited_network(run) and point == PAPER_POINT else "published",
+                )
+            ax.set_yticks(list(positions), run.methods)
+            ax.set_title(f"{score}; {describe_point(point)}", fontsize=9)
+            ax.set_xlabel(f"average drop % ({direction('average_drop', point.select)} is better)")
+            ax.set_xlim(left=0)
+    axes[0, 0].invert_yaxis()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
+    figure.suptitle(title(run))
+    return figure
+
+
+def distribution(run: Run) -> Figure:
+    """Per-image drops at the first main point: the share of images whose drop is at most so large, a line a method."""
+    point = main_points(run)[0]
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    colours = sns.color_palette("colorblind" if len(run.methods) <= MANY else "viridis", len(run.methods))
+    shares = np.linspace(0, 100, 201)
+    for ax, score in zip(axes, SCORES, strict=True):
+        full, masked, _ = scores_of(run, point, score)
+        for method, drops, colour in zip(run.methods, relative_drop(full, masked), colours, strict=True):
+            known = drops[~np.isnan(drops)]
+            if len(known):
+                style = "--" if method in CONTROLS else "-"
+                at = np.percentile(known, shares, method="inverted_cdf").clip(max=100)  # drops that occurred, and none between
+                ax.plot(at, shares, style, color=colour, label=method, drawstyle="steps-post")
+        ax.set_xlim(0, 100)
+        ax.set_ylim(0, 100)
+        ax.set_xlabel(f"drop in {score}, % (above 100: drawn at 100)")
+    axes[0].set_ylabel("% of images with at most this drop")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=8)
+    figure.suptitle(f"{title(run)}; {describe_point(point)}; the {direction('average_drop', point.select)} the drop the better", fontsize=9)
+    return figure
+
+
+def wins(run: Run) -> Figure:
+    """Share of images where the row's method beats the column's, at the first main point."""
+    point = main_points(run)[0]
+    many = len(run.methods) > MANY
+    side = 2.2 + (0.4 if many else 0.55) * len(run.methods)
+    width = 2 * side + (2.5 if many else 0)  # long names
+    figure, axes = plt.subplots(1, 2, figsize=(width, side), layout="constrained")
+    for ax, score in zip(axes, ("confidence", "activation"), strict=True):
+        shares, fmt = win_matrix(run, point, score), ".0f" if many else ".1f"
+        sns.heatmap(shares, annot=True, fmt=fmt, cmap="cividis", vmin=0, vmax=100, square=True, ax=ax, cbar=False)
+        ax.set_title(f"{score}: % of images where\nthe row beats the column", fontsize=9)
+        ax.tick_params(axis="x", rotation=90 if many else 35)
+        ax.tick_params(axis="y", rotation=0)
+        ax.grid(False)
+    figure.suptitle(f"{title(run)}; {describe_point(point)}", fontsize=9)
+    return figure
+
+
+def save(figure: Figure, stem: Path, dpi: int = 150) -> list[Path]:
+    """Write `<stem>.png`, `.pdf` and `.svg`, and close the figure."""
+    written = []
+    for form, metadata in METADATA.items():
+        file = stem.with_name(f"{stem.name}.{form}")
+        figure.savefig(file, dpi=dpi, metadata=metadata)
+        figure.set_layout_engine("none")  # laid out once, not once a format
+        written.append(file)
+    plt.close(figure)
+    return written

@@ -1,0 +1,104 @@
+"""From runs to the report's page."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from evalkit.analysis.evaluated import Evaluated
+from evalkit.analysis.load import Run
+from evalkit.errors import printable
+from evalkit.files import publish
+from evalkit.output import map_tables, plots
+from evalkit.output.pages import data_uri, page
+from evalkit.output.tables import PAIRED, caption, cells, comparison_table, describe_point, main_points, title
+
+MOST_EXCLUDED = 500
+"""Excluded images that are named one by one."""
+FIGURES = {
+    "threshold": "Every metric against the share of the pixels",
+    "drop": "Average drop of each method, with its interval",
+    "distribution": "How the drop is spread over the images: the share of them whose drop is at most so large",
+    "wins": "How often the row's method beats the column's",
+}
+"""Captions, by a word in the figure's name."""
+WHY = {"error": "unreadable", "nonfinite": "map or score not finite"}
+
+
+def write_report(evaluated: Sequence[Evaluated], galleries: Sequence[Mapping[str, Any]], notes: Sequence[Sequence[str]], out: Path) -> None:
+    """Write one HTML file. Each run has a gallery, as report.js draws it, and notes on what its gallery could not show.
+
+    Raises UserError where the file cannot be written.
+    """
+    sections = [_section(one, of_run) for one, of_run in zip(evaluated, notes, strict=True)]
+    publish(out, page("report", {"galleries": list(galleries)}, sections=sections, paired=PAIRED).encode())
+
+
+def _section(evaluated: Evaluated, notes: Sequence[str]) -> dict[str, Any]:
+    run = evaluated.run
+    main = main_points(run)
+    tables = [
+        {"point": describe_point(point), "cells": cells(evaluated, point), "tests": comparison_table(evaluated, point)}
+        for point in (*main, *(point for point in run.points if point not in main))
+    ]
+    return {
+        "title": title(run),
+        "caption": caption(run),
+        "main": tables[: len(main)],
+        "others": tables[len(main) :],
+        "figures": [{"name": _caption(name), "address": _svg_uri(figure)} for name, figure in plots.figures(evaluated)],
+        "protocols": map_tables.protocol_cells(evaluated),
+        "agreement": map_tables.SAME_MAPS,
+        "measures": map_tables.measure_cells(evaluated),
+        "localisation": map_tables.LOCALISATION,
+        "speed": _speed(run),
+        "excluded": _excluded(run),
+        "counts": run.counts(),
+        "provenance": json.dumps(run.provenance, indent=2, ensure_ascii=False),
+        "notes": notes,
+        "point": describe_point(main[0]),
+    }
+
+
+def _caption(name: str) -> str:
+    """Of a figure that `plots.figures` calls so: what it shows, and of which points."""
+    of, word = next((name[: name.index(word)].strip("-").replace("-", ", "), word) for word in FIGURES if word in name.split("-"))
+    return FIGURES[word] + (f" ({of.replace('_', ' ')} fill)" if of else "")
+
+
+def _svg_uri(figure: Figure) -> str:
+    """As an image inside an address: its names and scripts, if text smuggles any in, stay out of the page."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata=plots.METADATA["svg"])
+    plt.close(figure)
+    return data_uri(file.getvalue(), "image/svg+xml")
+
+
+def _speed(run: Run) -> list[list[str]]:
+    """Where the time went, as a table; what methods share falls to the first."""
+    stages: dict[str, float] = {}
+    for shard in run.shards:
+        for stage, seconds in shard.get("seconds_per_stage", {}).items():
+            stages[stage] = stages.get(stage, 0) + float(seconds)
+    total = sum(stages.values())
+    lines = [[f"map: {method}", f"{seconds:.3g} s"] for method, seconds in run.seconds_per_map().items() if pd.notna(seconds)]
+    lines += [[f"stage: {stage}", f"{100 * seconds / total:.1f} % of the time"] for stage, seconds in stages.items() if total]
+    devices = sorted({f"{shard.get('device')}, batches of {shard.get('batch_size')}" for shard in run.shards})
+    return [["", "time"], *lines, ["computed on", "; ".join(map(printable, devices))]]
+
+
+def _excluded(run: Run) -> dict[str, Any]:
+    """Images that no number counts, with the reason."""
+    bad = run.rows[run.rows.status.isin(WHY)]
+    first = bad.drop_duplicates("index")
+    methods = bad[bad.status == "nonfinite"].groupby("index").method.unique()
+    lines = [["image", "why"]]
+    for row in first.head(MOST_EXCLUDED).itertuples():
+        reason = row.error if isinstance(row.error, str) else ", ".join(methods.get(row.index, []))
+        lines.append([printable(str(row.image_id)), f"{WHY[row.status]}: {printable(reason)}" if reason else WHY[row.status]])
+    return {"lines": lines, "count": len(first)}

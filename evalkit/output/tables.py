@@ -1,0 +1,191 @@
+"""Tables 1 and 2 from any set of runs, as rows of text, and what a reader needs to judge them."""
+
+import math
+
+import pandas as pd
+
+from evalkit.analysis.evaluated import Evaluated
+from evalkit.analysis.load import CONTROLS, Run, at_point
+from evalkit.analysis.metrics import direction
+from evalkit.analysis.summary import PAPER_METRICS
+from evalkit.errors import counted, shards_in_words
+from evalkit.point import Point
+
+LABELS = {
+    "average_drop": "Average drop %",
+    "increase": "Increase %",
+    "win": "Win %",
+    "best_of_all": "Best of all %",
+    "median_drop": "Median drop %",
+    "drop_of_sums": "Drop of sums %",
+    "average_gain": "Average gain %",
+    "score_change": "Mean change of the score",
+}
+MANY = 6
+"""Methods above which a table has them as rows."""
+PAPERS = {"table1": "VGG16", "table2": "Inception-v3"}
+"""Whose values the paper's tables hold."""
+PAPER_POINT = Point("keep_top", 20.0, "black")
+PAIRED = "Paired tests (average drop: bootstrap; increase: McNemar; win: sign test; those of all pairs are in comparisons.csv)"
+LINES = [
+    *((metric, score) for metric in PAPER_METRICS for score in ("confidence", "activation")),
+    ("best_of_all", "confidence"),
+    ("drop_of_sums", "activation"),
+    ("median_drop", "activation"),
+    ("average_gain", "confidence"),
+    ("score_change", "confidence"),
+    ("score_change", "activation"),
+]
+CHANGE = (
+    "Mean change of the score: after minus before, in points of confidence or units of the logit; where pixels were removed, "
+    "the more negative the better."
+)
+
+
+def title(run: Run) -> str:
+    """What the table shows, random weights in capitals."""
+    number = f"Table {run.provenance['paper_table'][-1]}: " if cited_network(run) else ""
+    identity = run.provenance["identity"]
+    random = " with RANDOM WEIGHTS" if run.provenance["weights"].startswith("random") else ""
+    tag = f" ({run.tag})" if run.tag else ""
+    return f"{number}{run.name}{random} at {identity['model']['layer']} on {identity['data']['name']}{tag}"
+
+
+def describe_point(point: Point) -> str:
+    """A protocol point in words."""
+    top = f"top {point.top_percent:g} %" if point.top_percent is not None else ""
+    kept = {"keep_top": f"{top} kept", "remove_top": f"{top} removed", "soft": "soft mask"}[point.select]
+    return f"{kept}, {point.fill} fill"
+
+
+def caption(run: Run) -> list[str]:
+    """What a reader needs to judge the numbers: who was counted, who was not, and why."""
+    counts, identity = run.counts(), run.provenance["identity"]
+    explained = f" ({counts['items']} explained classes)" if counts["items"] > counts["scored"] else ""
+    lines = [
+        f"{counts['scored']} of {counts['images']} images scored{explained} at {counts['images_per_second']:.1f} images/s once started; "
+        f"target: {identity['target']}. Values with 95 % bootstrap intervals over images."
+    ]
+    if identity["sample"] or identity["limit"]:
+        lines.append(
+            f"A seeded stratified sample of {run.provenance['images']} images (sample={identity['sample']})."
+            if identity["sample"]
+            else f"Only the first {run.provenance['images']} images (limit={identity['limit']})."
+        )
+    if identity["images"] == "correct":
+        lines.append(f"Only correctly classified images; {counts['left_out']} others left out.")
+    elif counts["left_out"]:
+        lines.append(f"{counts['left_out']} images left out: none of their labels is in the model's class map.")
+    if run.provenance["missing_shards"]:
+        lines.append(f"INCOMPLETE: {shards_in_words(run.provenance['missing_shards'])} missing.")
+    whose = f" ({counted(counts['nonfinite_of'])})" if counts["nonfinite"] else ""
+    lines.append(f"Excluded: {counts['unreadable']} unreadable, {counts['nonfinite']} with non-finite maps or scores{whose}.")
+    degenerate = ", ".join(
+        f"{method} {number} ({100 * number / max(counts['maps'], 1):.1f} %)" for method, number in counts["degenerate"].items() if number
+    )
+    lines.append(f"Constant maps, ranked by pixel index and included: {degenerate or 'none'}.")
+    lines.append(
+        f"Left out of the drop in activation because Y <= 0: {counts['logit_not_positive']}. "
+        f"Confidence above 0.9999 on {counts['nearly_certain_percent']:.1f} % of images."
+    )
+    if counts["top1_percent"] is not None and identity["images"] == "all":
+        expected = run.provenance["expected_top1"]
+        source = f" (expected {expected:g}, {run.provenance['expected_top1_source']})" if expected is not None else ""
+        of = f" of {counts['labelled']} labelled images" if counts["labelled"] < counts["images"] else ""
+        lines.append(f"Top-1 {counts['top1_percent']:.2f} %{of}{source}; weights: {run.provenance['weights']}.")
+    seconds = ", ".join(f"{method} {took:.2g}" for method, took in run.seconds_per_map().items() if math.isfinite(took))
+    if seconds and len(run.methods) <= MANY:  # else they are a column of tables.md
+        lines.append(f"Seconds per map, what methods share falling to the first: {seconds}.")
+    if counts["code_versions"] > 1:
+        lines.append(f"Shards were computed by {counts['code_versions']} versions of the code.")
+    lines.append(f"Data fingerprint {identity['data']['fingerprint'][:12]}, weights {identity['model']['weights_hash']}.")
+    if whom_win_beats(run):
+        lines.append(f"{whom_win_beats(run)}.")
+    lines.append(CHANGE)
+    if cited_network(run) and PAPER_POINT in run.points:
+        lines.append(cited(run))
+    return lines
+
+
+def cited_network(run: Run) -> str:
+    """The network whose values in the paper stand beside this run's (`PAPERS`); empty without any."""
+    return PAPERS.get(str(run.provenance["paper_table"]), "")
+
+
+def cited_as(run: Run, point: Point) -> str:
+    """What a value that others published is called beside this run's: the paper's by its network, which `cited` explains."""
+    return (cited_network(run) if point == PAPER_POINT else "") or "published"
+
+
+def cited(run: Run) -> str:
+    """What the values of another network are doing in this run's table."""
+    network = cited_network(run)
+    return f"Named {network}: the paper's own values, of {network} on ImageNet val, which other networks and data need not meet."
+
+
+def whom_win_beats(run: Run) -> str:
+    """Whom each method's `win` is counted against (`summary.rival`), in words; empty for a single method."""
+    if len(run.methods) < 2:
+        return ""
+    first, second = run.methods[:2]
+    return f"Win: {first} and {second} against each other" + (f", every other method against {first}" if len(run.methods) > 2 else "")
+
+
+def cells(evaluated: Evaluated, point: Point) -> list[list[str]]:
+    """One table as text: a header, then a line for each metric, published values in columns of their own.
+
+    With more than MANY methods they are the lines, and the metrics the columns.
+    """
+    table = _by_metric(evaluated, point)
+    if len(evaluated.run.methods) <= MANY:
+        return table
+    turned = [list(column) for column in zip(*table, strict=True)]
+    return [["method", *turned[0][1:]], *turned[1:]]
+
+
+def _by_metric(evaluated: Evaluated, point: Point) -> list[list[str]]:
+    run, summary = evaluated.run, at_point(evaluated.summary, point)
+    methods = run.methods
+    published = [m for m in methods if summary[summary.method == m].reference.notna().any()]
+    table = [["", *methods, *(f"{method} ({cited_as(run, point)})" for method in published)]]
+    for metric, score in LINES:
+        rows = summary[(summary.metric == metric) & (summary.score == score)].set_index("method")
+        if rows.empty:
+            continue
+        label = f"{LABELS[metric]}, {score} ({direction(metric, point.select)} is better)"
+        values = [interval(rows.loc[m, "value"], rows.loc[m, "low"], rows.loc[m, "high"]) for m in methods]
+        references = [f"{rows.loc[m, 'reference']:.2f}" if pd.notna(rows.loc[m, "reference"]) else "" for m in published]
+        table.append([label, *values, *references])
+    return table
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """`41.52 [40.90, 42.11]`."""
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{value:.2f} [no interval: too few images]"
+
+
+def comparison_table(evaluated: Evaluated, point: Point) -> list[list[str]]:
+    """The paired tests of the first method against every other (of many: the second), and the centre control; empty for one method."""
+    run = evaluated.run
+    if evaluated.comparisons.empty:
+        return []
+    tests = at_point(evaluated.comparisons, point)
+    first = run.methods[0]
+    rivals = [m for m in run.methods[1:] if m not in CONTROLS]
+    if len(run.methods) > MANY:
+        rivals = rivals[:1]
+    if first not in CONTROLS and "centre" in run.methods:
+        rivals.append("centre")
+    lines = [["difference", "metric", "value", "p"]]
+    for other in rivals:
+        for row in tests[(tests["first"] == first) & (tests["second"] == other)].itertuples():
+            p = "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
+            difference = f"{row.difference:+.2f} " + (f"[{row.low:+.2f}, {row.high:+.2f}]" if math.isfinite(row.low) else "[no interval]")
+            lines.append([f"{first} - {other}", f"{LABELS[row.metric].removesuffix(' %')}, {row.score}", difference, p])
+    return lines if len(lines) > 1 else []
+
+
+def main_points(run: Run) -> list[Point]:
+    """The points whose tables people see at once: those nearest to the paper's 20 %, and the soft ones."""
+    nearest = min((abs(p.top_percent - 20) for p in run.points if p.top_percent is not None), default=0)
+    return [p for p in run.points if p.top_percent is None or abs(p.top_percent - 20) == nearest]

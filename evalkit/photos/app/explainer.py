@@ -1,0 +1,179 @@
+"""Networks, maps and scores for the page: each computed once, and kept while there is room. One caller at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from evalkit import protocol
+from evalkit.config.schema import ClassChoice
+from evalkit.errors import UserError, did_you_mean, first_line
+from evalkit.models import zoo
+from evalkit.models.layers import Layer, explainable
+from evalkit.models.settings import ModelConfig
+from evalkit.models.split import SplitModel
+from evalkit.photos.app.album import Album
+from evalkit.photos.app.offer import Offer
+from evalkit.photos.session import PhotoSession, open_photo_session, taken_as_they_are
+from evalkit.point import Point
+from evalkit.probe import Probe
+from evalkit.protocol import Ranking
+from evalkit.scores import confidence_and_logit
+
+NETWORKS, PROBES, LOGITS, RANKINGS = 2, 4, 16, 64
+"""How many are kept: VGG16 has half a gigabyte of weights, a ranking of 299x299 pixels two megabytes."""
+MOST_PIXELS = 4_000_000
+"""Of an image in front of a network that takes images as they are."""
+
+
+class Network(BaseModel):
+    """A network by its name on offer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    random: bool = False
+    """Whether its weights are drawn, since its own cannot be had."""
+
+
+class View(Network):
+    """What is explained: a class of a photograph, at a layer of a network."""
+
+    photo: str
+    layer: str | None = None
+    """None is the network's configured layer."""
+    target: ClassChoice | None = None
+    """None is the predicted class."""
+
+
+@dataclass(frozen=True)
+class ResolvedView:
+    """A view with nothing left open."""
+
+    network: Network
+    photo: str
+    layer: str
+    target: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a protocol point leaves of a photograph by a method's map, and the explained class's scores on it."""
+
+    image: Tensor
+    """(3,H,W) in [0,1]: what the network was given."""
+    kept: int | None
+    """Of its pixels; None for a soft mask."""
+    confidence: float
+    logit: float
+
+
+class Explainer:
+    """Answers about the photographs of an album by the networks and methods on offer."""
+
+    def __init__(self, offer: Offer, album: Album) -> None:
+        self.offer, self.album = offer, album
+        self.session = lru_cache(maxsize=NETWORKS)(self._session)
+        self.layers = lru_cache(maxsize=NETWORKS)(self._layers)
+        self.at = lru_cache(maxsize=NETWORKS)(self._at)
+        self.logits = lru_cache(maxsize=LOGITS)(self._logits)
+        self.probe = lru_cache(maxsize=PROBES)(self._probe)
+        self.ranking = lru_cache(maxsize=RANKINGS)(self._ranking)
+
+    def _session(self, network: Network) -> PhotoSession:
+        """A network with all methods. Raises UserError where it, or its weights, cannot be had."""
+        config = self.offer.model(network.model, random=network.random)
+        return open_photo_session(config, self._size(config.model))
+
+    def _size(self, model: ModelConfig) -> tuple[int, int]:
+        """Height and width of a network's images; where it takes them as they are, of the first sample."""
+        if not taken_as_they_are(model):
+            return zoo.input_size(model)
+        first = self.album.picture(next(iter(self.album.samples)))
+        return first.height, first.width
+
+    def _layers(self, network: Network) -> list[Layer]:
+        """Layers through which everything passes, in the order of the data; the configured one in any case."""
+        session = self.session(network)
+        images = torch.rand(2, 3, *self._size(session.config.model), device=session.device, dtype=session.model.net.dtype)
+        configured = session.config.model.layer
+        return [layer for layer in explainable(session.model.net.module, images) if layer.separates != "no" or layer.name == configured]
+
+    def _at(self, network: Network, layer: str) -> PhotoSession:
+        """The network cut at one of its layers. Raises UserError for any other name."""
+        session = self.session(network)
+        model = session.config.model
+        if layer == model.layer:
+            return session
+        known = [found.name for found in self.layers(network)]
+        if layer not in known:
+            raise UserError(f"layer '{layer}' of {model.name} cannot be explained{did_you_mean(layer, known)}")
+        net = SplitModel(session.model.net.module, layer, mean=model.mean, std=model.std)
+        net.autocast = session.model.net.autocast
+        config = session.config.model_copy(update={"model": model.model_copy(update={"layer": layer})})
+        return replace(session, config=config, model=replace(session.model, net=net))
+
+    def _logits(self, network: Network, photo: str) -> Tensor:
+        """Class scores of a photograph (1,C). Raises UserError where the network cannot process it."""
+        session = self.session(network)
+        picture = self.album.picture(photo)
+        width, height = picture.size
+        if taken_as_they_are(session.config.model) and width * height > MOST_PIXELS:
+            raise UserError(f"{width} x {height} pixels are too many for {network.model}, which takes images as they are (model.resize)")
+        try:
+            return session.model.net(session.image(picture))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as reason:  # a fully connected layer in front of an image of another size than it was made for
+            raise UserError(f"{network.model} cannot process an image of {width} x {height} pixels: {first_line(reason)}") from reason
+
+    def subject(self, view: View) -> ResolvedView:
+        """Raises UserError for a class that the network lacks."""
+        network = Network(model=view.model, random=view.random)
+        session = self.session(network)
+        predicted = int(self.logits(network, view.photo).argmax())
+        target = predicted if view.target is None else session.model.classes.output(view.target)
+        return ResolvedView(network, view.photo, view.layer or session.config.model.layer, target)
+
+    def _probe(self, subject: ResolvedView) -> Probe:
+        return self.at(subject.network, subject.layer).probe(self.album.picture(subject.photo), subject.target)
+
+    def _ranking(self, subject: ResolvedView, method: str) -> Ranking | UserError:
+        """The pixels of a method's map (1,H,W); or why there are none, so that it is not tried again."""
+        session, probe = self.at(subject.network, subject.layer), self.probe(subject)
+        try:
+            found = session.map(method, probe)
+        except UserError as mistake:
+            if probe.written(by_value=True):
+                self.forget()
+            return UserError(str(mistake))  # without its traceback, which would keep the probe alive
+        return Ranking(found) if bool(found.isfinite().all()) else UserError("the map is not finite: it explains nothing")
+
+    def forget(self) -> None:
+        """Drop networks and probes: somebody's method has written into what all of them share."""
+        for cache in (self.session, self.at, self.logits, self.probe):
+            cache.cache_clear()
+
+    def rankings(self, subject: ResolvedView, methods: Sequence[str]) -> dict[str, Ranking | UserError]:
+        """By method. Raises UserError for one that is not on offer."""
+        unknown = [name for name in methods if name not in self.offer.config.method]
+        if unknown:
+            raise UserError(f"no method '{unknown[0]}' on offer{did_you_mean(unknown[0], self.offer.config.method)}")
+        return {name: self.ranking(subject, name) for name in methods}
+
+    def shown(self, subject: ResolvedView, rankings: dict[str, Ranking], point: Point) -> dict[str, Shown]:
+        """What a protocol point leaves by each ranking, scored: one forward pass for each, in batches."""
+        if not rankings:
+            return {}
+        session, probe = self.at(subject.network, subject.layer), self.probe(subject)
+        filler = protocol.filling(probe.images, point.fill, session.model.net.mean)
+        masks = [protocol.kept(point, ranking)[0] for ranking in rankings.values()]
+        images = torch.cat([protocol.perturb(probe.images, mask, filler) for mask in masks])
+        logits = torch.cat([session.model.net(batch) for batch in images.split(session.config.batch_size)])
+        scores = confidence_and_logit(logits, probe.targets.expand(len(images)), session.config.model.output)
+        counts = [int(mask.sum()) if mask.dtype == torch.bool else None for mask in masks]
+        rows = zip(rankings, images, counts, scores[0].tolist(), scores[1].tolist(), strict=True)
+        return {name: Shown(image, kept, confidence, logit) for name, image, kept, confidence, logit in rows}

@@ -1,0 +1,96 @@
+"""What each method highlights on a photograph: one picture an image."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from evalkit import protocol
+from evalkit.config.schema import RunConfig
+from evalkit.files import writable_folder
+from evalkit.models import zoo
+from evalkit.photos.pictures import COLOURS, OVERLAY
+from evalkit.photos.session import in_full, open_photographs, remark
+from evalkit.probe import Probe
+from evalkit.scores import confidence_and_logit
+
+
+def explain_images(config: RunConfig, files: list[Path], out: Path) -> list[Path]:
+    """Write `<out>/<name>.png` for each file and class that is explained; returns the paths.
+
+    Raises UserError: a file cannot be read (before anything is computed), or target=label, which a photograph has not.
+    """
+    session, pictures = open_photographs(config, files)
+    writable_folder(out, "--out")
+    written: list[Path] = []
+    for file, picture in zip(files, pictures, strict=True):
+        for probe in session.probes(picture):
+            path = _free(out, file.stem, written)
+            maps = {name: session.map(name, probe) for name in session.methods}
+            figure = draw(session.config, session.model, probe, maps)
+            figure.savefig(path, dpi=120)
+            plt.close(figure)
+            written.append(path)
+    return written
+
+
+def _free(out: Path, stem: str, written: list[Path]) -> Path:
+    """A name that neither a photograph (they may lie in the same folder) nor an earlier picture of this call has."""
+    names = (f"{stem}-explained{suffix}.png" for suffix in ("", *(f"-{n}" for n in range(2, len(written) + 3))))
+    return next(out / name for name in names if out / name not in written)
+
+
+def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str, Tensor]) -> Figure:
+    """One row a method: the photograph, the heat map over it, and for each protocol point what it keeps, with its scores."""
+    points = config.protocol.all_points()
+    fillers = protocol.fillings(probe.images, points, model.net.mean)
+    photo = _picture(probe.images)
+    index = int(probe.targets[0])
+    name = model.classes.name(index)
+    confidence, logit = confidence_and_logit(probe.logits, probe.targets, config.model.output)
+    columns = 2 + len(points)
+    figure, axes = plt.subplots(len(maps), columns, figsize=(3.5 * columns, 3.5 * len(maps) + 0.9), squeeze=False, layout="constrained")
+    for row, (method, heat) in zip(axes, maps.items(), strict=True):
+        row[0].imshow(photo)
+        row[0].set_title("photograph as the model sees it", fontsize=10)
+        row[1].imshow(photo.mean(axis=2), cmap="gray", vmin=0, vmax=1)  # a coloured one would mix with the map's colours
+        shown = row[1].imshow(heat[0].cpu().numpy(), cmap=COLOURS, alpha=OVERLAY)
+        scale = ScalarMappable(shown.norm, shown.cmap)  # opaque, unlike the overlay
+        figure.colorbar(scale, ax=row[1], fraction=0.046, pad=0.03, label="saliency (each method has its own scale)")
+        row[1].set_title(f"{method}" + remark(heat), fontsize=10)
+        ranking = protocol.Ranking(heat)
+        for ax, point in zip(row[2:], points, strict=True):
+            mask, _ = protocol.kept(point, ranking)
+            perturbed = protocol.perturb(probe.images, mask, fillers[point.fill])
+            after = confidence_and_logit(model.net(perturbed), probe.targets, config.model.output)
+            changed = " → ".join(in_full(float(values[0])) for values in (confidence, after[0]))
+            scores = f"confidence {changed}\nscore (logit) {logit[0]:.2f} → {after[1][0]:.2f}"
+            ax.imshow(_picture(perturbed))
+            ax.set_title(f"{in_words(point)}\n{scores}", fontsize=10)
+        for ax in row:
+            ax.set_xticks([])
+            ax.set_yticks([])
+    random = " with RANDOM WEIGHTS" if model.weights.startswith("random") else ""
+    chosen = "predicted" if config.target == "predicted" else "chosen"
+    figure.suptitle(f'why "{name}"? ({chosen} class {index}) · {config.model.name}{random} at {config.model.layer}', fontsize=12)
+    return figure
+
+
+def in_words(point: protocol.Point) -> str:
+    """A protocol point for the title of a panel."""
+    rest = {"black": "the rest black", "mean": "the rest mean colour", "blur": "the rest blurred"}[point.fill]
+    if point.top_percent is None:
+        return f"weighted by the map, {rest}"
+    return (
+        f"top {point.top_percent:g} % kept, {rest}" if point.select == "keep_top" else f"top {point.top_percent:g} % removed ({point.fill})"
+    )
+
+
+def _picture(images: Tensor):  # type: ignore[no-untyped-def]
+    return images[0].float().permute(1, 2, 0).clamp(0, 1).cpu().numpy()

@@ -1,0 +1,44 @@
+"""Figure 5 of the paper: photograph, map, and the explanation map that keeps what the map points at."""
+
+import textwrap
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from evalkit import protocol
+from evalkit.photos.explain import in_words
+from evalkit.photos.figures.layout import COLUMN, PAGE, ExplainedPhoto, beside, heat_over, note, panels, photograph, title
+from evalkit.photos.session import PhotoSession, in_full, remark
+
+DEFAULT = "[ablation_cam]"
+
+
+def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
+    """A row for each photograph, class and method: photograph, map over it, and what each protocol point leaves of the image.
+
+    The paper (section 6.1) keeps the top 20 % of the pixels and multiplies the rest by 0; the confidence and the score
+    before and after are those of its metrics (eq. 5 and 6).
+    """
+    points = session.config.protocol.all_points()
+    columns = 2 + len(points)
+    width = COLUMN if columns == 3 else PAGE
+    figure, rows = panels(len(photos) * len(session.methods), columns, width, (width - 0.5) / columns + 0.7)
+    pairs = [(photo, method) for photo in photos for method in session.methods]
+    for axes, (photo, method) in zip(rows, pairs, strict=True):
+        image = photo.probe.images
+        photograph(axes[0], image[0])
+        beside(axes[0], session, photo)
+        found = session.map(method, photo.probe)
+        heat_over(axes[1], image[0], found[0])
+        axes[1].set_title(textwrap.fill(method + remark(found), 20, break_long_words=False))
+        fillers = protocol.fillings(image, points, session.model.net.mean)
+        ranking = protocol.Ranking(found)
+        for ax, point in zip(axes[2:], points, strict=True):
+            left = protocol.perturb(image, protocol.kept(point, ranking)[0], fillers[point.fill])
+            confidence, score = session.confidence(photo.probe, session.model.net(left))
+            photograph(ax, left[0])
+            ax.set_title(textwrap.fill(in_words(point), 16) if axes is rows[0] else "")
+            ax.set_xlabel(f"confidence {in_full(confidence)}\nscore {score:.2f}", labelpad=2)
+    title(figure, session, "Explanation maps")
+    note(figure, "Each map runs from its least value (dark) to its greatest (bright).")
+    return figure

@@ -1,0 +1,147 @@
+"""What all figures share: sizes and fonts of a paper, panels with photographs and maps, and three file formats."""
+
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from evalkit.config.schema import RunConfig
+from evalkit.errors import UserError, printable
+from evalkit.files import writable_folder
+from evalkit.output.plots import TEXT, save
+from evalkit.photos.pictures import COLOURS, overlay
+from evalkit.photos.session import PhotoSession, in_full, open_photographs
+from evalkit.probe import Probe
+
+COLUMN, PAGE, HEIGHT = 3.25, 6.875, 8.875
+"""Inches: a column, and the text of a page, of the WACV and CVPR templates."""
+ACROSS = 7
+"""Panels that a page holds side by side: smaller ones show nothing."""
+HEADER = 0.45
+"""Inches for title and note."""
+DPI = 300
+"""Of photographs and maps in all formats; lines and text are vectors in PDF and SVG."""
+STYLE: dict[Any, Any] = {
+    "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6, "ytick.labelsize": 6, "figure.titlesize": 8,
+    "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False,
+    **TEXT,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExplainedPhoto:
+    """A photograph, by the name of its file, and the class that is explained of it."""
+
+    name: str
+    probe: Probe
+
+
+Draw = Callable[[PhotoSession, Sequence[ExplainedPhoto]], Figure]
+Classes = Callable[[PhotoSession, Image.Image], list[Probe]]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Figures drawn and saved inside have the fonts and formats of a paper."""
+    with plt.rc_context(STYLE):
+        yield
+
+
+def write(name: str, draw: Draw, config: RunConfig, files: Sequence[Path], out: Path, classes: Classes = PhotoSession.probes) -> list[Path]:
+    """Draw one figure of all photographs and classes; returns its files, `<out>/<photograph>-<name>.png`, .pdf and .svg.
+
+    `classes` says which classes of a photograph it shows. Raises UserError: a file cannot be read, more panels than a page
+    has room for, a folder that cannot be written.
+    """
+    session, pictures = open_photographs(config, files)
+    chosen = [
+        ExplainedPhoto(file.name, probe) for file, picture in zip(files, pictures, strict=True) for probe in classes(session, picture)
+    ]
+    writable_folder(out, "--out")
+    more = f"-and-{len(files) - 1}-more" if len(files) > 1 else ""
+    with style():
+        return save(draw(session, chosen), out / f"{files[0].stem}{more}-{name}", DPI)
+
+
+def panels(rows: int, columns: int, width: float, row_height: float) -> tuple[Figure, list[list[Axes]]]:
+    """An empty figure with rows of panels; inches. Raises UserError where that is more than a page has room for."""
+    if columns > ACROSS:
+        raise UserError(f"a page has room for {ACROSS} panels side by side, not for {columns}: choose fewer")
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height(rows, row_height)), squeeze=False, layout="constrained")
+    for ax in axes.flat:
+        _bare(ax)
+    return figure, [list(row) for row in axes]
+
+
+def height(rows: int, row_height: float) -> float:
+    """Of a figure with a title, in inches. Raises UserError where it is taller than a page."""
+    fit = int((HEIGHT - HEADER) / row_height)
+    if rows > fit:
+        raise UserError(f"a page has room for {fit} rows of this figure, not for {rows} (photographs, classes, methods): draw several")
+    return HEADER + rows * row_height
+
+
+def _bare(ax: Axes) -> None:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+
+
+def photograph(ax: Axes, image: Tensor) -> None:
+    """An image (3,H,W) in [0,1]."""
+    ax.imshow(image.float().permute(1, 2, 0).clamp(0, 1).cpu().numpy())
+    _bare(ax)
+
+
+def heat_over(ax: Axes, image: Tensor, heat: Tensor) -> None:
+    """A map (H,W) over the image (3,H,W) in grey, from its least value to its greatest."""
+    photograph(ax, overlay(image.float().cpu(), heat.float().cpu()))
+
+
+def scale(figure: Figure, axes: Sequence[Axes], label: str) -> None:
+    """The one colour bar of maps that each run from their own least value to their own greatest."""
+    bar = figure.colorbar(ScalarMappable(Normalize(), COLOURS), ax=list(axes), fraction=0.025, pad=0.01, aspect=40, label=label)
+    bar.set_ticks([0, 1], labels=["least", "greatest"])
+    bar.outline.set_visible(False)
+
+
+def beside(ax: Axes, session: PhotoSession, photo: ExplainedPhoto) -> None:
+    """To the left of a row: which class is explained, how confident the network is, and of which file."""
+    confidence, score = session.confidence(photo.probe)
+    name = "\n".join(textwrap.wrap(session.class_name(photo.probe), 18))
+    ax.set_ylabel(f"{name}\nconfidence {in_full(confidence)}\nscore {score:.2f}", labelpad=3)
+    ax.set_xlabel(shortened(printable(photo.name), 18), fontsize=5, color="0.35", labelpad=2)
+
+
+def title(figure: Figure, session: PhotoSession, what: str) -> None:
+    """Above all panels: what is shown, and of which model, layer and weights."""
+    config = session.config.model
+    weights = "RANDOM WEIGHTS" if session.random_weights else f"weights {Path(session.model.weights.removeprefix('embedded:')).name}"
+    about = printable(f"{config.name}, layer {config.layer}, {weights}")
+    figure.suptitle("\n".join([what, *textwrap.wrap(about, int(figure.get_figwidth() * 16))]))
+
+
+def note(figure: Figure, text: str) -> None:
+    """Below all panels: what a reader has to know about them."""
+    figure.supxlabel(textwrap.fill(text, int(figure.get_figwidth() * 22)), fontsize=6, color="0.25")
+
+
+def shortened(text: str, length: int) -> str:
+    """At most `length` characters, without the middle of a longer text."""
+    half = length // 2
+    return text if len(text) <= length else f"{text[: half - 1]}…{text[-(length - half) :]}"

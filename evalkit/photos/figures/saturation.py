@@ -1,0 +1,87 @@
+"""Figure 4 of the paper: maps of a confident decision from the class score, and from the output after its sigmoid or softmax.
+
+The paper (section 5) expects Grad-CAM to lose its discrimination where a sigmoid is saturated, because gradients vanish
+there. What a sigmoid does to a gradient is one factor for all cells, dy/dA = y (1 - y) dz/dA: the weights shrink, and the
+map, which every figure scales to its own range, keeps its shape. It ends where y rounds to 1 (in float32 above z = 16.6):
+then all gradients are 0 and the map is empty, for all classes alike. Ablation-CAM's drops y - y^k of a saturated sigmoid
+do change their proportions: a unit that lowers z by d costs about exp(-z) (exp(d) - 1), so that the largest drops outweigh
+the others, and those below zero hardly count.
+`experiments/saturation.py` measures all of this on a data set with two objects an image.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from evalkit.evaluation.sanity import similarity
+from evalkit.methods import ablation_cam, grad_cam
+from evalkit.photos.figures.layout import PAGE, ExplainedPhoto, beside, heat_over, note, panels, photograph, scale, title
+from evalkit.photos.session import PhotoSession
+from evalkit.probe import Probe
+from evalkit.protocol import upsample
+
+CAPTIONS = {
+    "sigmoid": "The sigmoid multiplies all gradients by y (1 - y): Grad-CAM's map keeps its shape, and the loss of discrimination that "
+    "the paper expects does not follow; in float32 the factor is 0 for scores above 16.6, and the map empty. Ablation-CAM's drops "
+    "change their proportions.",
+    "softmax": "The softmax's gradient and its drops mix in those of the other classes; where the confidence rounds to 1 in "
+    "float32 the gradient is 0 and Grad-CAM's map empty.",
+}
+
+
+def two_classes(session: PhotoSession, picture: Image.Image) -> list[Probe]:
+    """The classes that the configuration names, or the two with the highest scores."""
+    if session.targets is not None:
+        return session.probes(picture)
+    best = session.probe(picture).logits[0].topk(min(2, session.model.classes.outputs)).indices
+    return [session.probe(picture, int(target)) for target in best]
+
+
+def variants(probe: Probe, output: str) -> dict[str, Tensor]:
+    """Raw maps (N,h,w) by name: each method from the class score, then from the normalised output ("sigmoid" or "softmax")."""
+    return {
+        "Grad-CAM, score": grad_cam(probe),
+        f"Grad-CAM, {output}": grad_cam(probe, gradient=output),
+        "Ablation-CAM, score": ablation_cam(probe),
+        f"Ablation-CAM, {output}": ablation_cam(probe, drop=output),
+    }
+
+
+def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
+    """A row for each class: the photograph and the four maps, each with its likeness to its method's map from the score.
+
+    r is Pearson's correlation over the cells. Beside it stands by what factor the normalisation changed the gradient's
+    largest absolute value.
+    """
+    output = session.config.model.output
+    figure, rows = panels(len(photos), 5, PAGE, 1.6)
+    for i, (axes, photo) in enumerate(zip(rows, photos, strict=True)):
+        probe = photo.probe
+        image = probe.images[0]
+        photograph(axes[0], image)
+        beside(axes[0], session, photo)
+        found = variants(probe, output)
+        size = (image.shape[1], image.shape[2])
+        for ax, (name, low) in zip(axes[1:], found.items(), strict=True):
+            heat_over(ax, image, upsample(low.float(), size)[0])
+            ax.set_title(name if i == 0 else "")
+        plain, normalised = probe.gradients.abs().max(), probe.scored_gradients(output).abs().max()
+        factor = float(normalised / plain) if plain > 0 else 0.0
+        gradcam, ablation = list(found.values())[:2], list(found.values())[2:]
+        axes[2].set_xlabel(f"gradient times {factor:.2g}\n{likeness(*gradcam)}", labelpad=2)
+        axes[4].set_xlabel(likeness(*ablation), labelpad=2)
+    title(figure, session, f"Maps from the class score and from its {output}")
+    scale(figure, [ax for row in rows for ax in row], "saliency, each map by itself")
+    note(figure, CAPTIONS[output])
+    return figure
+
+
+def likeness(plain: Tensor, normalised: Tensor) -> str:
+    """Two raw maps (1,h,w) of an image in words: their correlation, or that there is no map any more."""
+    if normalised.amin() == normalised.amax():
+        return "no map: constant"
+    r = similarity(plain, normalised)["pearson"][0]
+    return "r undefined" if np.isnan(r) else f"r = {r:.3f}"

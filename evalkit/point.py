@@ -1,0 +1,27 @@
+"""A protocol point: which pixels of an image the network still sees, and what replaces the others."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+Select = Literal["keep_top", "remove_top", "soft"]
+Fill = Literal["black", "mean", "blur"]
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to perturb an image by a map.
+
+    `select`: "keep_top" keeps exactly the top x % of the pixels (Ablation-CAM paper, section 6.1), "remove_top" removes
+    them, "soft" multiplies by the min-max normalised map (Grad-CAM++). `top_percent` is None for "soft".
+    `fill` replaces what is not kept: "black" (0 before normalisation), "mean" (the normalisation's mean, 0 after it),
+    "blur" (the image itself under a Gaussian; see `evalkit.protocol`).
+    """
+
+    select: Select
+    top_percent: Percent | None
+    fill: Fill
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}  # a point is also a setting of conf/protocol

@@ -1,0 +1,103 @@
+"""Maps of finished runs (`maps=store`), looked up by method, image and explained class."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evalkit.errors import UserError, shards_in_words
+from evalkit.runs.folder import RunFolder
+from evalkit.runs.identity import Identity
+
+_DECIDE_MAPS = ("model", "data", "precision", "decode")
+"""What of an identity every method's maps depend on, beside the method's own settings and code."""
+
+
+class StoredMaps:
+    """The raw maps of run folders; each method is looked up in the first that has it.
+
+    Raises UserError: a folder is not finished, or was run without maps=store.
+    """
+
+    def __init__(self, folders: Iterable[RunFolder]) -> None:
+        self.folders = list(folders)
+        self.code: set[str] = set()
+        """Versions of this package that computed the maps."""
+        self._folder_of: dict[str, int] = {}
+        self._shard_of: list[dict[int, int]] = []
+        for number, folder in enumerate(self.folders):
+            shard_of: dict[int, int] = {}
+            missing = 0
+            for shard in folder.shards:
+                found = folder.stored_maps(shard)
+                if found is None:
+                    missing += 1
+                    continue
+                shard_of |= dict.fromkeys(found[0]["index"].to_pylist(), shard)
+                self.code.add(str(found[1].get("code")))
+            if missing:
+                raise UserError(
+                    f"{folder.path} lacks the maps of {shards_in_words(missing)}: "
+                    "run its command again with maps=store, which changes no number"
+                )
+            self._shard_of.append(shard_of)
+            for method in folder.provenance["identity"]["method"]:
+                self._folder_of.setdefault(method, number)
+        self._maps = lru_cache(maxsize=2)(self._read)
+
+    def __contains__(self, method: str) -> bool:
+        return method in self._folder_of
+
+    def of(self, method: str, positions: Sequence[int], targets: Sequence[int]) -> Tensor:
+        """Raw maps (N,h,w), float32, of images by their position in the data set and the explained class.
+
+        Raises UserError where there is none.
+        """
+        return torch.from_numpy(np.stack([self._one(method, *item) for item in zip(positions, targets, strict=True)]))
+
+    def _one(self, method: str, position: int, target: int) -> np.ndarray:
+        number = self._folder_of[method]
+        shard = self._shard_of[number].get(position)
+        found = None if shard is None else self._maps(number, shard).get((method, position, target))
+        if found is None:
+            raise UserError(f"{self.folders[number].path} holds no map of {method} for image {position} and class {target}")
+        return found
+
+    def _read(self, number: int, shard: int) -> dict[tuple[str, int, int], np.ndarray]:
+        stored = self.folders[number].stored_maps(shard)
+        if stored is None:
+            raise UserError(f"{self.folders[number].path} has lost the maps of shard {shard} meanwhile")
+        table = stored[0].filter(stored[0]["map"].is_valid())
+        values = table["map"].combine_chunks()
+        flat, ends = values.flatten().to_numpy(), values.value_lengths().to_numpy().cumsum()
+        columns = (table[name].to_pylist() for name in ("method", "index", "target", "height", "width"))
+        return {
+            (method, index, target): flat[end - height * width : end].reshape(height, width)
+            for end, method, index, target, height, width in zip(ends, *columns, strict=True)
+        }
+
+
+def reused(folder: RunFolder, facts: Mapping[str, Any]) -> StoredMaps:
+    """The maps of a run for another whose identity is `facts`: other protocol points, fewer images, further methods.
+
+    Raises UserError where its maps would not be this run's, and names the difference.
+    """
+    theirs = folder.provenance["identity"]
+    shared = [name for name in facts["method"] if name in theirs["method"]]
+    if not shared:
+        raise UserError(f"maps_from={folder.path} holds maps of {', '.join(theirs['method'])}, none of which this run asks for")
+
+    def decisive(identity: Mapping[str, Any]) -> Identity:
+        code = {
+            key: digest for key, digest in identity.get("code", {}).items() if not key.startswith("method.") or key.split(".")[1] in shared
+        }
+        methods = {name: identity["method"][name] for name in shared}
+        return Identity({**{key: identity[key] for key in _DECIDE_MAPS}, "method": methods, "code": code})
+
+    difference = decisive(facts).difference(decisive(theirs))
+    if difference:
+        raise UserError(f"maps_from={folder.path} holds other maps ({'; '.join(difference)})")
+    return StoredMaps([folder])

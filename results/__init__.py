@@ -1,1 +1,0 @@
-"""Published and measured figures, installed as `evalkit.results`."""
