@@ -17,7 +17,7 @@ import typer
 from torch import nn
 
 from evalkit.bench import timing
-from evalkit.config.compose import choices
+from evalkit.config.choices import choices
 
 SIZE = 96
 CLASSES = 10

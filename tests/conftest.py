@@ -1,65 +1,39 @@
 """Shared by all tests: small networks, small images, and the optional folder of real ones."""
 
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from builders import HALF, ROOT, TinyFC, TinyGAP
 from PIL import Image
-from torch import Tensor, nn
 
 from evalkit import SplitModel
 
-ROOT = Path(__file__).parent.parent
-REAL = Path(os.environ.get("EVALKIT_TEST_DATA", ROOT.parent / "shared" / "data"))
-HALF = (0.5, 0.5, 0.5)
-
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="real images and weights are absent: set EVALKIT_TEST_DATA to their folder")
+SEED = "EVALKIT_TEST_SEED"
 
 
-class TinyGAP(nn.Module):
-    """Convolution, BatchNorm, ReLU; global average pooling; one linear layer."""
-
-    def __init__(self, classes: int = 5) -> None:
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(2))
-        self.fc = nn.Linear(8, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.features(x).mean((2, 3)))
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw a seed for the session, the same for all workers."""
+    worker = getattr(config, "workerinput", {})
+    config.stash_seed = worker.get("seed") or int(os.environ.get(SEED, "0")) or int.from_bytes(os.urandom(4))
 
 
-class TinyFC(nn.Module):
-    """The same convolutions under two fully connected layers, for 16x16 images."""
-
-    def __init__(self, classes: int = 5) -> None:
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2))
-        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(8 * 8 * 8, 32), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(32, classes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x))
+def pytest_configure_node(node) -> None:
+    node.workerinput["seed"] = node.config.stash_seed
 
 
-class NaNNet(TinyGAP):
-    """Puts out NaN for an all-black image."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * torch.where(x.mean((1, 2, 3), keepdim=False) < -0.999, torch.nan, 1.0)[:, None]
-
-
-class Untraceable(TinyGAP):
-    """Branches on its data, which symbolic tracing cannot follow."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x * 2 if float(x.sum()) > 1e9 else x)
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    terminalreporter.write_line(f"inputs were drawn from seed {config.stash_seed}; {SEED}={config.stash_seed} draws them again")
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(int.from_bytes(os.urandom(2)))  # fresh inputs on every run
+def _seed(request: pytest.FixtureRequest) -> None:
+    """Draw fresh inputs on every run, for every test its own: see `builders.fresh`."""
+    torch.manual_seed(zlib.crc32(f"{request.config.stash_seed} {request.node.name}".encode()))
 
 
 @pytest.fixture
@@ -94,14 +68,3 @@ def folder(tmp_path: Path) -> Path:
             (tmp_path / "pictures" / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (16, 20, 3), dtype=np.uint8)).save(tmp_path / "pictures" / name / f"{i}.png")
     return tmp_path / "pictures"
-
-
-def tiny_overrides(folder: Path, out: Path, factory: str = "conftest.TinyFC") -> list[str]:
-    """A whole run of a tiny random network on the pictures of `folder`."""
-    classes = out.parent / "classes.txt"
-    classes.write_text("a\nb\nc\nd\ne\n")
-    return [
-        "model=custom", f"model.factory={factory}", "model.layer=features", "model.resize=[16,16]", f"model.classes={classes}",
-        "data=image_folder", f"data.root={folder}", f"out={out}", "workers=0", "batch_size=5", "shard_size=4",
-        "method=[ablation_cam,grad_cam,random,constant,centre]", "protocol.top_percent=[20,50]",
-    ]  # fmt: skip

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from builders import ROOT
 from safetensors.torch import save_file
 from torch.distributed.run import get_args_parser
 from torchvision.models import vgg16

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from conftest import tiny_overrides
+from builders import fresh, tiny_overrides
 
 from evalkit.config.compose import compose_jobs
 from evalkit.launch.run import run_job
@@ -57,7 +57,7 @@ def make_key(design: str, images: int, contestants: tuple[str, str] = ("ablation
 
 def sheet(key: Key, rater: str, say: Callable[[Question], str | int | None]) -> Answers:
     """One rater's answers; `say` gives the meaning of an option, "same" or "both", or for `trust` a rating of the first contestant."""
-    rng = np.random.default_rng()
+    rng = fresh()
     shown = {name: tuple(str(one) for one in rng.permutation(list(item.options))) for name, item in key.items.items()}
     answers = {}
     for name, item in key.items.items():

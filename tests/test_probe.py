@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import HALF, TinyFC
+from builders import HALF, TinyFC
 
 from evalkit import Probe, SplitModel
 from evalkit.errors import UserError

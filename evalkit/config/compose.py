@@ -3,9 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, overload
 
 import yaml
 from hydra import compose, initialize_config_module
@@ -18,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from evalkit.config.choices import choices
 from evalkit.config.schema import Job, RunConfig
 from evalkit.errors import UserError, did_you_mean, first_line
 
@@ -71,40 +70,6 @@ def _refuse_known_names(conf: Path | None) -> None:
         twice = sorted(set(choices(group)) & set(choices(group, conf, own=True)))
         if twice:
             raise UserError(f"{conf}/{group}/{twice[0]}.yaml has the name of one of evalkit's own; give it another")
-
-
-def choices(group: str, conf: Path | None = None, *, own: bool = False) -> list[str]:
-    """Names of the yaml files of one group; with `own`, only of those in `conf`."""
-    folders: list[Any] = [] if own else [resources.files("evalkit.conf") / group]
-    if conf is not None and (conf / group).is_dir():
-        folders.append(conf / group)
-    return sorted({entry.name.removesuffix(".yaml") for folder in folders for entry in folder.iterdir() if entry.name.endswith(".yaml")})
-
-
-@overload
-def read_choice(group: str, name: str, conf: Path | None = None, *, as_text: Literal[True]) -> str: ...
-
-
-@overload
-def read_choice(group: str, name: str, conf: Path | None = None) -> dict[str, Any]: ...
-
-
-def read_choice(group: str, name: str, conf: Path | None = None, *, as_text: bool = False) -> str | dict[str, Any]:
-    """One yaml file of a group, parsed or as it stands."""
-    own = conf / group / f"{name}.yaml" if conf is not None else None
-    text = own.read_text() if own is not None and own.is_file() else (resources.files("evalkit.conf") / group / f"{name}.yaml").read_text()
-    try:
-        content: dict[str, Any] = yaml.safe_load(text)
-    except yaml.YAMLError as reason:
-        raise UserError(f"{own} is no valid yaml: {' '.join(str(reason).split())}") from reason
-    return text if as_text else content
-
-
-def method_entry(name: str, conf: Path | None) -> tuple[dict[str, Any], str]:
-    """Settings of a yaml file of conf/method, and its first remark."""
-    text, content = read_choice("method", name, conf, as_text=True), read_choice("method", name, conf)
-    about = next((line[2:] for line in text.splitlines() if line.startswith("# ") and "@package" not in line), "")
-    return content.get("method", {}).get(name, content), about
 
 
 def _combinations(sweeps: dict[str, list[str]]) -> Iterator[list[str]]:

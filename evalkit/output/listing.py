@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.config.compose import choices, method_entry, read_choice
+from evalkit.config.choices import choices, method_entry, read_choice
 
 if TYPE_CHECKING:
     from evalkit.models.layers import Layer

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from evalkit.config.compose import choices, compose_jobs, method_entry
+from evalkit.config.choices import choices, method_entry
+from evalkit.config.compose import compose_jobs
 from evalkit.config.schema import RunConfig
 from evalkit.data.sources import choose
 from evalkit.errors import UserError, did_you_mean

@@ -1,0 +1,169 @@
+"""What tests are made of: small networks, pictures, runs and their folders, names that mean harm."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from evalkit.analysis.load import load_runs
+from evalkit.config.compose import compose_jobs
+from evalkit.evaluation.columns import MAPS, ROWS
+from evalkit.launch.run import run_job
+from evalkit.launch.start import start_job
+from evalkit.runs.folder import RunFolder
+from evalkit.runs.identity import Identity
+
+ROOT = Path(__file__).parent.parent
+
+
+REAL = Path(os.environ.get("EVALKIT_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+HALF = (0.5, 0.5, 0.5)
+
+
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="real images and weights are absent: set EVALKIT_TEST_DATA to their folder")
+
+
+def fresh() -> np.random.Generator:
+    """Make a generator of inputs that differ from run to run and follow the session's seed."""
+    return np.random.default_rng(int(torch.randint(2**62, ())))
+
+
+class TinyGAP(nn.Module):
+    """Convolution, BatchNorm, ReLU; global average pooling; one linear layer."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+        self.fc = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).mean((2, 3)))
+
+
+class TinyFC(nn.Module):
+    """The same convolutions under two fully connected layers, for 16x16 images."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(8 * 8 * 8, 32), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(32, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x))
+
+
+class NaNNet(TinyGAP):
+    """Puts out NaN for an all-black image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * torch.where(x.mean((1, 2, 3), keepdim=False) < -0.999, torch.nan, 1.0)[:, None]
+
+
+class Untraceable(TinyGAP):
+    """Branches on its data, which symbolic tracing cannot follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * 2 if float(x.sum()) > 1e9 else x)
+
+
+def tiny_overrides(folder: Path, out: Path, factory: str = "builders.TinyFC") -> list[str]:
+    """A whole run of a tiny random network on the pictures of `folder`."""
+    classes = out.parent / "classes.txt"
+    classes.write_text("a\nb\nc\nd\ne\n")
+    return [
+        "model=custom", f"model.factory={factory}", "model.layer=features", "model.resize=[16,16]", f"model.classes={classes}",
+        "data=image_folder", f"data.root={folder}", f"out={out}", "workers=0", "batch_size=5", "shard_size=4",
+        "method=[ablation_cam,grad_cam,random,constant,centre]", "protocol.top_percent=[20,50]",
+    ]  # fmt: skip
+
+
+ESCAPE = "\x1b[2J\x1b]0;owned\x07"
+
+
+HOSTILE = f"<script>alert(1)</script>[x](javascript:x)![y](http://z/y.png)|[red]$\\frac$ {ESCAPE}\n# title\u202e"
+
+
+METHODS = ("ablation_cam", "grad_cam", "centre")
+
+
+FULL = np.array([4.0, 2.0, 5.0, -1.0])
+
+
+MASKED = {
+    "ablation_cam": np.array([3.0, 3.0, 5.0, -2.0]),
+    "grad_cam": np.array([2.0, 2.5, 4.0, -1.5]),
+    "centre": np.array([1.0, 1.0, 1.0, -4.0]),
+}
+
+
+def make_run(
+    path,
+    full,
+    masked,
+    *,
+    status=None,
+    select="keep_top",
+    top=20.0,
+    fill="black",
+    model="vgg16",
+    fingerprint="f",
+    paper="table1",
+    layer="l",
+    code=None,
+    seconds=None,
+    settings=None,
+):
+    """A run folder from scores: full (n,), masked {method: (n,)}; confidence is score / 10."""
+    facts = {
+        "model": {"name": model, "layer": layer, "weights_hash": "h"}, "data": {"name": "set", "fingerprint": fingerprint},
+        "method": {key: settings or {} for key in masked},
+        "target": "predicted", "sample": None, "limit": None,
+        "images": "all", "code": code or {},
+    }  # fmt: skip
+    folder = RunFolder(path)
+    known = {"weights": "w", "expected_top1": None, "expected_top1_source": None, "paper_table": paper}
+    folder.create_or_resume(Identity(facts), known, "", len(full), 512)
+    rows = []
+    for i, y in enumerate(full):
+        for method, scores in masked.items():
+            rows.append({
+                "index": i, "image_id": f"{i}.png", "label": i % 3, "predicted": 0, "target": 0, "method": method, "select": select,
+                "top_percent": top, "fill": fill, "kept_fraction": 0.2, "positive_fraction": 0.5, "rank_gap": 0.1, "prob_full": y / 10,
+                "prob_masked": scores[i] / 10, "logit_full": y, "logit_masked": scores[i], "status": (status or {}).get((i, method), "ok"),
+                "error": None,
+            })  # fmt: skip
+    metadata = {"code": "c", "seconds": 2.0, "left_out": 0, "seconds_per_method": seconds or {}}
+    folder.write_shard(0, pa.Table.from_pylist(rows, schema=ROWS), MAPS.empty_table(), metadata)
+    return load_runs([path])[0]
+
+
+def finished_rows(overrides) -> pd.DataFrame:
+    (job,) = compose_jobs(overrides)
+    return run_job(job).rows()
+
+
+def launched(overrides, progress=lambda _: None):
+    (job,) = compose_jobs(overrides)
+    announced = []
+    folder = start_job(job, progress, lambda *counts: announced.append(counts))
+    return folder, announced
+
+
+def alone(overrides, out: Path) -> pd.DataFrame:
+    (job,) = compose_jobs([*overrides, f"out={out}", "devices=1"])
+    return run_job(job).rows()
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()

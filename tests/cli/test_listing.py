@@ -1,0 +1,62 @@
+"""Lists say what the configuration accepts."""
+
+import io
+
+from rich.console import Console
+
+from evalkit.cli.listing import layers
+from evalkit.config.choices import choices
+from evalkit.output import listing
+
+
+def marked(table) -> list[str]:
+    """Names of the layers that carry a tier."""
+    return [name for name, mark in zip(table.columns[0].cells, table.columns[4].cells, strict=True) if "tier" in mark]
+
+
+def text(table) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
+
+
+def test_every_entry_is_listed_with_what_it_is():
+    for kind in ("models", "methods", "data"):
+        table = getattr(listing, kind)(None)
+        assert list(table.columns[0].cells) == choices(
+            "method" if kind == "methods" else kind.removesuffix("s") if kind != "data" else kind
+        )
+    assert "normalise=score, drop=score" in text(listing.methods(None)) and "root=???" in text(listing.data(None))
+
+
+def test_layers_are_those_that_can_be_explained():
+    table = layers("custom", ["model.factory=torchvision.models.resnet18", "model.layer=layer4", "model.resize=[64,64]"], None)
+    rows = {cells[0]: cells[1:] for cells in zip(*(column.cells for column in table.columns), strict=True)}
+    assert rows["layer4"][:3] == ("512", "2 x 2", "yes") and "tier 1" in rows["layer4"][3]
+    assert rows["layer4.1.conv2"][2] == "no" and rows["layer1.0.relu_1"][:2] == ("64", "16 x 16")
+    assert "fc" not in rows and sum("tier" in cells[3] for cells in rows.values()) == 1
+
+
+def test_layers_of_a_model_whose_layer_is_still_to_be_chosen():
+    assert "layer4" in text(layers("custom", ["model.factory=torchvision.models.resnet18"], None))
+
+
+def test_any_network_of_torchvision_has_its_proposed_layer_marked():
+    assert marked(layers("densenet169", ["model.resize=[64,64]", "model.crop=null"], None)) == ["relu"]
+    small = ["model.resize=[64,64]", "model.crop=null"]
+    assert marked(layers("shufflenet_v2_x0_5", small, None)) == ["conv5"]
+    assert marked(layers("shufflenet_v2_x0_5", [*small, "model.layer=stage4"], None)) == ["stage4"]
+    assert "model=timm/resnet10t" in text(listing.models(None))
+
+
+def test_layers_of_what_torch_fx_cannot_trace_are_its_modules():
+    table = layers("custom", ["model.factory=builders.Untraceable", "model.resize=[16,16]"], None)
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert [row[:4] for row in rows][-1] == ("features", "8", "8 x 8", "?") and marked(table) == []
+    assert "cannot trace Untraceable" in table.caption
+    assert marked(layers("custom", ["model.factory=builders.Untraceable", "model.resize=[16,16]", "model.layer=features"], None))
+
+
+def test_a_transformer_is_listed_with_the_reason_why_nothing_is_proposed():
+    table = layers("vit_b_32", [], None)
+    assert list(table.columns[0].cells) == ["conv_proj"] and "no convolutional maps" in table.caption

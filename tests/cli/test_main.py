@@ -1,0 +1,201 @@
+"""The command line as a user meets it: exit codes, sentences, files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pandas as pd
+import pytest
+from builders import ROOT, tiny_overrides
+from commands import ENVIRONMENT, evalkit, here
+from kill_runs import heed_interrupts
+
+from evalkit.cli import main
+from evalkit.cli.run import run
+from evalkit.data.digits import Digits
+from evalkit.errors import UserError
+from evalkit.evaluation import loop
+
+
+def test_run_then_tables_then_nothing_left_to_do(folder, tmp_path):
+    overrides = tiny_overrides(folder, tmp_path / "run")
+    (folder / "c" / "3.png").write_bytes(b"")
+    first = evalkit("run", *overrides)
+    assert first.returncode == 0, first.stderr
+    assert "12 images in" in first.stderr and "; 1 unreadable" in first.stderr and not first.stdout
+    assert "every shard was done before" in here("run", *overrides).stderr
+    tables = evalkit("tables", str(tmp_path / "run"))
+    assert tables.returncode == 0, tables.stderr
+    for text in ("RANDOM WEIGHTS", "11 of 12 images scored", "1 unreadable", "constant 11 (100.0 %)", "Average drop %"):
+        assert text in tables.stdout
+    made = {p.name for p in (tmp_path / "run").rglob("*")}
+    assert {"tables.md", "tables.tex", "summary.csv", "comparisons.csv", "run-drop.png", "run-drop.pdf", "run-wins.pdf"} <= made
+    assert "run-keep_top-black-threshold.png" in made
+    provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert provenance["weights"] == "random (seed 0)" and provenance["images"] == 12
+    assert (tmp_path / "run" / "run.yaml").read_text().startswith("model:")
+    assert "holds another run (target: predicted -> label)" in str(here("run", *overrides, "target=label").exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "model=vgg61"], "no model 'vgg61'; did you mean 'vgg16'?"),
+        (["run", "method=[grad_cam,ablation-cam]"], "no method 'ablation-cam'; did you mean 'ablation_cam'?"),
+        (["run", "protocol.top_percnt=20"], "no key 'protocol.top_percnt' in the configuration; did you mean 'protocol.top_percent'?"),
+        (["run", "protocol.top_percent=120"], "protocol.top_percent.0=120 should be less than or equal to 100"),
+        (["run", "protocol.select=keep"], "should be 'keep_top', 'remove_top' or 'soft'"),
+        (["run", "target=all"], "target=all: the model has no such class"),
+        (["run", "model=vgg16", "data=imagenet"], "data.root is not set: add data.root=..."),
+        (["run", "model=vgg16", "model.weights=null", "data=imagenet", "data.root=/nowhere"], "no folder /nowhere: set data.root"),
+        (["run", "sample=3", "limit=3"], "exclude each other"),
+        (["run", "model=vgg16,alexnet"], "need -m (multirun)"),
+        (["run", "limit=true"], "limit=True should be a valid integer"),
+        (["run", "model.interpolation=nearest"], "model.interpolation=nearest should be 'bilinear' or 'bicubic'"),
+        (["run", "model.std=[1,0,1]"], "model.std.1=0 should be greater than 0"),
+        (["run", "limit"], "'limit' is not an override of the form key=value"),
+        (["run", "model.layer=features.31"], "layer 'features.31' is not in DigitsFC; did you mean 'features.13'?"),
+        (["run", "method=[cam]"], "cam needs global average pooling"),
+        (["tables", "/nowhere"], "is not a run folder"),
+        (["list", "modles"], "cannot list 'modles'; did you mean 'models'?"),
+        (["explain", "/nowhere.jpg", "model=vgg16"], "cannot read /nowhere.jpg"),
+        (["explain", "/nowhere.jpg"], "explain needs a model, as in model=resnet50"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mistake = here(*arguments).exception
+    assert isinstance(mistake, UserError) and says in str(mistake) and "\n" not in str(mistake)
+
+
+@pytest.mark.parametrize("arguments", [["run", "model=vgg61"], ["run", "target=all"], ["tables", "/nowhere"]])
+def test_mistakes_end_in_one_line_and_2(arguments, tmp_path):
+    found = evalkit(*arguments, cwd=tmp_path)
+    assert found.returncode == 2 and found.stderr.startswith("error: ") and not found.stdout
+    assert "Traceback" not in found.stderr and len(found.stderr.strip().splitlines()) == 1
+
+
+def test_multirun_names_folders_by_overrides(folder, tmp_path):
+    overrides = [o for o in tiny_overrides(folder, tmp_path / "many") if not o.startswith("protocol")]
+    assert here("run", "-m", *overrides, "protocol.fill=black,mean", "seed=0,1").exit_code == 0
+    names = {p.name for p in (tmp_path / "many").iterdir()}
+    assert names == {f"protocol.fill={fill},seed={seed}" for fill in ("black", "mean") for seed in (0, 1)}
+    tables = here("tables", str(tmp_path / "many"), "--no-figures")
+    assert tables.exit_code == 0
+    assert all(f"({name})" in tables.stdout for name in names)  # titles tell the runs apart
+    refused = here("tables", str(tmp_path / "many"), "--out", str(tmp_path / "classes.txt"))
+    assert "choose another folder with --out" in str(refused.exception)
+
+
+def test_a_method_and_a_yaml_from_outside_the_package(folder, tmp_path):
+    (tmp_path / "mine.py").write_text("def brightness(probe, sign=1):\n    return sign * probe.images.mean(1)\n")
+    conf = tmp_path / "myconf" / "method"
+    conf.mkdir(parents=True)
+    (conf / "dark.yaml").write_text("# @package method.dark\n# The darker, the higher.\n_target_: mine.brightness\nsign: -1\n")
+    base = tiny_overrides(folder, tmp_path / "run")
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "tests")])
+    arguments = ["--conf", str(tmp_path / "myconf"), *base, "method=[grad_cam,dark]", "+method.bright._target_=mine.brightness"]
+    found = evalkit("run", *arguments, PYTHONPATH=path)
+    assert found.returncode == 0, found.stderr
+    rows = pd.concat(pd.read_parquet(f) for f in (tmp_path / "run" / "rows").glob("*.parquet"))
+    assert set(rows.method) == {"grad_cam", "dark", "bright"}
+    listed = here("list", "methods", "--conf", str(tmp_path / "myconf"))
+    assert "The darker, the higher." in listed.stdout
+
+
+def test_incomplete_runs_are_refused_or_named(folder, tmp_path):
+    assert here("run", *tiny_overrides(folder, tmp_path / "run")).exit_code == 0
+    (tmp_path / "run" / "rows" / "shard-00001.parquet").unlink()
+    assert "is not finished: 1 shard missing" in str(here("tables", str(tmp_path / "run")).exception)
+    shown = here("tables", str(tmp_path / "run"), "--allow-incomplete", "--no-figures")
+    assert shown.exit_code == 0 and "INCOMPLETE: 1 shard missing" in shown.stdout
+
+
+def test_kill_and_resume(tmp_path):
+    """SIGKILL after the first shard and before the last; then another batch size."""
+    base = ["run", "limit=120", "shard_size=20", "workers=0", "method=[ablation_cam,grad_cam,random]"]
+    assert here(*base, f"out={tmp_path / 'whole'}").exit_code == 0
+    command = [sys.executable, "-m", "evalkit", *base, f"out={tmp_path / 'cut'}", "batch_size=4"]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    rows = tmp_path / "cut" / "rows"
+    while process.poll() is None and not (rows / "shard-00000.parquet").exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(list(rows.glob("shard-*.parquet")))
+    assert 1 <= done < 6
+    again = here(*base, f"out={tmp_path / 'cut'}", "batch_size=7")
+    assert again.exit_code == 0 and f"{120 - 20 * done} images in" in again.stderr
+    keys = ["index", "method"]
+    whole, cut = (
+        pd.concat(pd.read_parquet(f) for f in sorted((tmp_path / n / "rows").glob("*.parquet"))).sort_values(keys) for n in ("whole", "cut")
+    )
+    assert cut[keys].to_numpy().tolist() == whole[keys].to_numpy().tolist()
+    differing = (cut.logit_masked.to_numpy() - whole.logit_masked.to_numpy()).__abs__() > 1e-3
+    assert (whole.rank_gap.to_numpy()[differing] < 1e-5).all()
+
+
+def test_explain_and_lists(tmp_path):
+    Digits().load(3).save(tmp_path / "three.png")
+    arguments = ["target=2", "method=[ablation_cam,grad_cam,cam]", "model=digits_gap", "--out", str(tmp_path / "out")]
+    assert here("explain", str(tmp_path / "three.png"), *arguments).exit_code == 0
+    assert (tmp_path / "out" / "three-explained.png").stat().st_size > 10_000
+    for what, text in (("models", "inception_v3"), ("methods", "ablation_cam"), ("data", "root=???")):
+        assert text in here("list", what).stdout
+    layers = here("list", "layers", "digits_fc").stdout
+    assert "features.13" in layers and "tier 2" in layers
+
+
+def test_tables_do_not_load_torch():
+    code = (
+        "import sys, evalkit.analysis.summary, evalkit.output.tables, evalkit.output.plots, evalkit.cli.main; print('torch' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    assert found.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(("how", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGINT, 2), (signal.SIGTERM, 2)])
+def test_stopping_in_order(tmp_path, how, workers):
+    """Signalled as terminals and schedulers do: the whole process group, with the processes that decode."""
+    command = [sys.executable, "-m", "evalkit", "run", "limit=400", "shard_size=4", "batch_size=4", f"out={tmp_path / 'run'}"]
+    command += [f"workers={workers}"]
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509
+    )
+    while not (tmp_path / "run" / "rows" / "shard-00000.parquet").exists():
+        time.sleep(0.01)
+    os.killpg(process.pid, how)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    assert "stopped; the same command continues where it was" in said and "Traceback" not in said
+    assert not list((tmp_path / "run" / "claims").iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_that_python_swallows_is_heeded_at_the_next_image(tmp_path, monkeypatch):
+    """As it does inside finalizers: it prints the exception, and goes on."""
+    monkeypatch.setattr("evalkit.cli.run.asked_to_stop", stopping := threading.Event())
+    monkeypatch.setattr(main, "asked_to_stop", stopping)
+    computed = loop.compute
+
+    class Finalized:
+        def __del__(self):
+            main._stop()
+
+    def interrupted(*arguments):
+        Finalized()
+        return computed(*arguments)
+
+    monkeypatch.setattr("evalkit.launch.run.compute", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run([f"out={tmp_path / 'run'}", "limit=64", "batch_size=8", "shard_size=8"])
+    assert len(list((tmp_path / "run" / "rows").glob("*"))) == 0

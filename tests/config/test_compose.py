@@ -1,0 +1,123 @@
+"""Overrides in, typed configurations out."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evalkit.config.choices import choices, read_choice
+from evalkit.config.compose import compose_jobs
+from evalkit.errors import UserError
+
+
+def test_defaults_and_lists():
+    (job,) = compose_jobs(["protocol.top_percent=[20,30]", "protocol.select=soft", "limit=5"])
+    config = job.config
+    assert config.model.name == "digits_fc" and config.protocol.select == ["soft"] and config.protocol.top_percent == [20, 30]
+    assert list(config.method) == ["ablation_cam", "grad_cam", "random", "constant", "centre"]
+    assert "top_percent:" in job.yaml and config.out == Path("results/digits_fc-digits")
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_experiment_composes(name):
+    jobs = compose_jobs(
+        [f"experiment={name}", *(["data.root=/data"] if "/data: imagenet" in read_choice("experiment", name, as_text=True) else [])]
+    )
+    assert len(jobs) == (2 if name == "demo" else 1)
+    expected = {"table1": "vgg16", "table2": "inception_v3", "published_soft": "vgg16"}
+    assert jobs[0].config.model.name == expected.get(name, "digits_fc")
+
+
+def test_the_command_line_wins_over_an_experiment():
+    (job,) = compose_jobs(["experiment=demo", "model=digits_gap", "protocol.top_percent=7"])
+    assert job.config.model.name == "digits_gap" and job.config.protocol.top_percent == [7]
+    (soft,) = compose_jobs(["experiment=published_soft", "data.root=/d", "model=resnet50", "model.layer=layer4"])
+    assert (soft.config.model.layer, soft.config.protocol.fill, soft.config.protocol.select) == ("layer4", ["mean"], ["soft"])
+
+
+def test_chosen_methods_do_not_overwrite_one_another():
+    (job,) = compose_jobs(["method=[random,grad_cam]", "method.random.seed=3", "+method.mine._target_=pkg.fn", "+method.mine.power=2"])
+    assert {name: m["_target_"] for name, m in job.config.method.items()} == {
+        "random": "evalkit.methods.random", "grad_cam": "evalkit.methods.grad_cam", "mine": "pkg.fn",
+    }  # fmt: skip
+    assert job.config.method["random"]["seed"] == 3 and job.config.method["mine"]["power"] == 2
+
+
+def test_methods_of_a_command_line_s_own_have_a_place_among_the_others():
+    mine = ["+method.mine._target_=mine.cam", "+method.mine.power=2"]
+    for chosen, order in (
+        ("[mine,grad_cam]", ["mine", "grad_cam"]),
+        ("[grad_cam,mine,cam]", ["grad_cam", "mine", "cam"]),
+        ("[mine]", ["mine"]),
+        ("[grad_cam]", ["grad_cam", "mine"]),
+    ):
+        (job,) = compose_jobs([f"method={chosen}", *mine])
+        assert list(job.config.method) == list(yaml.safe_load(job.yaml)["method"]) == order
+        assert job.config.method["mine"] == {"_target_": "mine.cam", "power": 2}
+    (job,) = compose_jobs(["method=[cam,grad_cam]", "+method.grad_cam.extra=1"])  # no method of its own, an option
+    assert list(job.config.method) == ["cam", "grad_cam"]
+    with pytest.raises(UserError, match="no method 'other'"):
+        compose_jobs(["method=[mine,other]", *mine])
+
+
+def test_multirun_is_the_product():
+    jobs = compose_jobs(["model=digits_fc,digits_gap", "limit=3,5", "out=o"], multirun=True)
+    assert [str(job.config.out) for job in jobs] == [f"o/model={m},limit={n}" for m in ("digits_fc", "digits_gap") for n in (3, 5)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ("batch_size=0", "batch_size=0"),
+        ("limit=-1", "limit=-1"),
+        ("model.mean=[1,2]", "model.mean"),
+        ("method=[]", "no method chosen"),
+        ("device=gpu", "device=gpu should be auto, cpu, cuda or one GPU as in cuda:1"),
+        ("devices=0", "devices=0 should be greater than 0 or should be 'auto'"),
+        ("launcher=rai", "no launcher 'rai'; did you mean 'ray'?"),
+        ("launcher=ray launcher.num_gpus=x", "launcher.num_gpus=x should be a valid number"),
+        ("launcher=slurm launcher.tasks=0", "launcher.tasks=0 should be greater than 0"),
+        ("out=foo://x", "foo://x cannot be opened"),
+        ("target=${oops}", "the configuration cannot be resolved: Interpolation key 'oops' not found"),
+        ("model=null", "the configuration cannot be composed"),
+    ],
+)
+def test_values_that_do_not_fit(overrides, says):
+    with pytest.raises(UserError) as mistake:
+        compose_jobs(overrides.split())
+    assert says in str(mistake.value) and "\n" not in str(mistake.value)
+
+
+def test_points_on_top_of_combinations_name_what_to_add():
+    named = "protocol.points=[{select: soft, fill: black}]"
+    with pytest.raises(UserError, match="already names every point") as mistake:
+        compose_jobs([named])
+    advice = [word.rstrip(",") for word in str(mistake.value).split() if word.startswith("protocol.")]
+    assert advice[-1] == "protocol.points=[]"
+    (job,) = compose_jobs([named, *advice[:-1]])
+    assert [point.select for point in job.config.protocol.points] == ["soft"]
+
+
+@pytest.mark.parametrize("name", ["2026", "nan", "1e3x"])
+def test_folders_whose_names_look_like_numbers(name):
+    assert compose_jobs([f"out={name}"])[0].config.out == Path(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("bad", "# @package method.bad\n_target_: [", "no valid yaml: while parsing"),
+        ("loose", "_target_: mine.f\n", "begins with the line '# @package method.NAME'"),
+        ("grad_cam", "# @package method.grad_cam\n_target_: mine.f\n", "has the name of one of evalkit's own"),
+    ],
+)
+def test_files_of_ones_own_that_do_not_fit(tmp_path, name, text, says):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / f"{name}.yaml").write_text(text)
+    with pytest.raises(UserError, match=says):
+        compose_jobs([f"method=[{name}]", "data=digits"], conf=tmp_path)
+
+
+def test_a_switch_of_a_method_that_was_not_chosen():
+    with pytest.raises(UserError, match=r"ablation_cam is not among the chosen methods: add it to method=\[...\]"):
+        compose_jobs(["method=[grad_cam]", "method.ablation_cam.drop=softmax", "data=digits"])

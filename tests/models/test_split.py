@@ -1,0 +1,178 @@
+"""Cutting a model, and leaving the caller's alone."""
+
+import logging
+
+import pytest
+import torch
+from builders import HALF, TinyFC, TinyGAP, Untraceable
+from torch import Tensor, nn
+from torchvision.models import googlenet, resnet18
+
+from evalkit import Probe, SplitModel
+from evalkit.errors import UserError
+from evalkit.methods import ablation_cam, grad_cam, grad_cam_pp
+
+
+def state_of(module: nn.Module) -> dict:
+    return {
+        "modes": [(name, part.training, getattr(part, "inplace", None)) for name, part in module.named_modules()],
+        "grads": [(name, p.requires_grad, p.grad) for name, p in module.named_parameters()],
+        "hooks": [len(part._forward_hooks) + len(part._forward_pre_hooks) + len(part._backward_hooks) for part in module.modules()],
+        "tensors": {name: tensor.clone() for name, tensor in module.state_dict().items()},
+    }
+
+
+@pytest.mark.parametrize("factory", [TinyFC, TinyGAP, Untraceable, lambda: resnet18(num_classes=5)])
+def test_the_callers_module_is_untouched(factory):
+    module = factory().train()
+    next(iter(module.parameters())).requires_grad_(False)
+    module.register_forward_hook(lambda *_: None)
+    before = state_of(module)
+    layer = "layer4" if hasattr(module, "layer4") else "features"
+    probe = Probe(SplitModel(module, layer, mean=HALF, std=HALF), torch.rand(3, 3, 16, 16))
+    for method in (ablation_cam, grad_cam, grad_cam_pp):
+        method(probe)
+    after = state_of(module)
+    assert all(torch.equal(after["tensors"][name], tensor) for name, tensor in before.pop("tensors").items())
+    after.pop("tensors")
+    assert after == before
+
+
+def test_methods_do_not_harm_each_other_or_the_activations(tiny_fc):
+    images = torch.rand(2, 3, 16, 16)
+    alone = [method(Probe(tiny_fc, images)) for method in (ablation_cam, grad_cam)]
+    probe = Probe(tiny_fc, images)
+    kept = probe.activations.clone()
+    together = [method(probe) for method in (ablation_cam, grad_cam)]
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert torch.equal(probe.activations, kept)
+
+
+def test_a_cut_before_an_inplace_relu_keeps_its_activations():
+    net = SplitModel(TinyGAP().eval(), "features.1", mean=HALF, std=HALF)
+    probe = Probe(net, torch.rand(2, 3, 16, 16))
+    assert probe.activations.min() < 0
+    probe.logits, probe.gradients, probe.drops  # noqa: B018
+    assert probe.activations.min() < 0
+
+
+@pytest.mark.parametrize("factory", [resnet18, lambda: googlenet(init_weights=False)])
+def test_head_of_trunk_is_the_model(factory):
+    module = factory().eval()
+    layer = "layer3" if hasattr(module, "layer3") else "inception4a"
+    net = SplitModel(module, layer, mean=HALF, std=HALF)
+    images = torch.rand(3, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(net(images), module((images - 0.5) / 0.5), atol=1e-5)
+
+
+def test_what_cannot_be_traced_falls_back_and_says_so(caplog):
+    module = Untraceable().eval()
+    with caplog.at_level(logging.WARNING):
+        net = SplitModel(module, "features", mean=HALF, std=HALF)
+    assert "falling back to a hook" in caplog.text
+    images = torch.rand(2, 3, 16, 16)
+    plain = SplitModel(TinyGAP().eval(), "features", mean=HALF, std=HALF)
+    plain.module.load_state_dict(module.state_dict())
+    assert torch.allclose(grad_cam(Probe(net, images)), grad_cam(Probe(plain, images)), atol=1e-6)
+
+
+class Dictionary(TinyGAP):
+    """Returns more than logits, as segmentation networks do."""
+
+    def forward(self, x):
+        return {"out": super().forward(x)}
+
+
+class UntraceableDictionary(Untraceable):
+    def forward(self, x):
+        return {"out": super().forward(x)}
+
+
+class UntraceablePair(Untraceable):
+    def __init__(self):
+        super().__init__()
+        self.pair = Pair()
+
+    def forward(self, x):
+        return super().forward(self.pair(x)[0])
+
+
+class Pair(torch.nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+def test_a_layer_that_puts_out_two_tensors_is_refused():
+    with pytest.raises(UserError, match="puts out tuple, not one tensor"):
+        SplitModel(UntraceablePair().eval(), "pair", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize("factory", [Dictionary, UntraceableDictionary])
+def test_what_returns_no_logits_is_refused(factory):
+    with pytest.raises(UserError, match=r"must return logits \(images, classes\) as one tensor"):
+        SplitModel(factory().eval(), "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [("featurez", "did you mean 'features'?"), ("layer4.0.relu", "relu_0, layer4.0.relu_1"), ("fc", "choose a convolutional layer")],
+)
+def test_layers_that_do_not_fit(layer, says):
+    module = resnet18() if layer != "featurez" else TinyGAP()
+    with pytest.raises(UserError, match=says.replace("?", r"\?")):
+        SplitModel(module, layer, mean=HALF, std=HALF)(torch.rand(1, 3, 32, 32))
+
+
+def test_repeated_and_functional_layers_have_names_of_their_own():
+    module = resnet18().eval()
+    last = SplitModel(module, "layer4.1.relu_1", mean=HALF, std=HALF)
+    whole = SplitModel(module, "layer4", mean=HALF, std=HALF)
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(last.trunk(images)[0], whole.trunk(images)[0])
+    assert "flatten" in whole.layers
+
+
+def test_bf16_touches_the_trunk_only(tiny_gap):
+    images = torch.rand(2, 3, 16, 16)
+    exact = tiny_gap.trunk(images)[0]
+    tiny_gap.autocast = torch.bfloat16
+    rounded = tiny_gap.trunk(images)[0]
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    assert torch.allclose(rounded, exact, atol=0.1)
+
+
+class Viewing(TinyGAP):
+    """Calls `view` in the middle of its convolutions, which channels last do not allow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.features[0](x)
+        return self.fc(self.features[1:](y.view(y.size(0), -1).view(y.shape)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("factory", "layout"), [(TinyGAP, torch.channels_last), (Viewing, torch.contiguous_format)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_faster_layout_where_the_network_takes_it(factory, layout, batch):
+    module = factory().eval()
+    net = SplitModel(module, "features.3" if factory is Viewing else "features", mean=HALF, std=HALF)
+    images = torch.rand(batch, 3, 16, 16)
+    activations, _ = net.trunk(images)
+    assert net._layout == layout and activations.is_contiguous()
+    assert torch.allclose(net(images), module((images - 0.5) / 0.5), atol=1e-5)
+
+
+class Dropping(torch.nn.Module):
+    """A functional dropout that nobody tells of eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.fc(torch.nn.functional.dropout(self.features(x), 0.5).mean((2, 3)))
+
+
+def test_a_network_that_draws_random_numbers_is_refused():
+    with pytest.raises(UserError, match="Dropping is not deterministic"):
+        SplitModel(Dropping().eval(), "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))

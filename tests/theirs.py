@@ -1,0 +1,99 @@
+"""Methods and networks as a user has them: tests name them by their dotted paths."""
+
+import threading
+
+import torch
+from builders import TinyFC, TinyGAP
+
+
+def divides_by_zero(probe):
+    return probe.activations.sum(1) / (1 // 0)
+
+
+def greedy_cam(probe):
+    """Runs out of memory when more than two images are explained at once, and after others have written rows."""
+    if len(probe.images) > 2:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    return probe.activations.sum(1)
+
+
+calls = []
+
+
+def counted(probe, power=1.0):
+    """Weights in float64, as somebody's method may have them."""
+    calls.append(len(probe.images))
+    weights = probe.gradients.double().mean((2, 3)) ** power
+    return torch.einsum("nk,nkhw->nhw", weights, probe.activations.double())
+
+
+class LooksAtItself(TinyGAP):
+    """A constructor that reads its own numbers, which the meta device has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = float(torch.ones(1).sum())
+
+
+def with_weights_of_its_own():
+    module = TinyFC()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(0.5)
+    return module
+
+
+def lacks_its_checkpoint():
+    raise FileNotFoundError("no such checkpoint")
+
+
+class BatchStatistics(TinyGAP):
+    def __init__(self):
+        super().__init__()
+        self.features[1] = torch.nn.BatchNorm2d(8, track_running_stats=False)
+
+
+class Locked(TinyFC):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def bad_shape(probe):
+    return probe.activations
+
+
+def vandal(probe, name):
+    return getattr(probe, name).mul_(2).sum(1)
+
+
+class Callable:
+    def __call__(self, probe):
+        return probe.activations.sum(1)
+
+
+an_object = Callable()
+
+
+noted: list[str] = []
+"""The methods below that were called, in order."""
+
+
+def noted_counted(probe):
+    noted.append("counted")
+    return probe.activations.mean(1)
+
+
+def noted_failing(probe):
+    noted.append("failing")
+    raise ValueError("no\nmap")
+
+
+def noted_nan_map(probe):
+    return torch.full_like(probe.activations[:, 0], torch.nan)
+
+
+def noted_vandal(probe):
+    with torch.no_grad():
+        next(probe.net.module.parameters()).zero_()
+    return probe.activations.mean(1)
