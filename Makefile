@@ -1,5 +1,5 @@
 # make demo | test | check | docs | reproduce DATA=/data/imagenet
-# Everything happens in .venv, made from PYTHON (3.11 or newer) with the exact versions of constraints.txt.
+# All targets run in .venv, made from PYTHON (3.11 or newer) with the exact versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -17,15 +17,15 @@ check: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The documentation, a folder of pages: site/index.html; `.venv/bin/mkdocs serve` shows it with its search.
+# Documentation as HTML pages, site/index.html; `.venv/bin/mkdocs serve` shows it with a working search.
 docs: .venv/docs.stamp
 	$(BIN)/mkdocs build --strict
 
-# Runs killed twenty times with one, two and three workers, resumed and compared: about half an hour on two free cores.
+# Runs with one, two and three workers, killed twenty times, resumed and compared: about half an hour on two free cores.
 soak: .venv/dev.stamp
 	$(BIN)/python tests/kill_runs.py
 
-# Tables 1 and 2 of the paper on ImageNet val; torchvision downloads the weights.
+# Tables 1 and 2 of the paper on the ImageNet validation set; torchvision downloads the weights.
 reproduce: .venv/core.stamp
 	$(if $(DATA),,$(error say where ImageNet val is: make reproduce DATA=/data/imagenet))
 	$(BIN)/evalkit run experiment=table1 data.root="$(DATA)"

@@ -3,6 +3,7 @@
 import numpy as np
 import parity
 import pytest
+import reference
 import torch
 from builders import HALF, REAL, needs_real
 from torch import nn
@@ -59,7 +60,7 @@ def test_differences_and_correlations():
     ramp = torch.linspace(0, 1, 16).view(1, 4, 4)
     flat = torch.zeros(1, 4, 4)
     ours, theirs = torch.cat([ramp, ramp, flat, flat]), torch.cat([3 * ramp + 2, -ramp, flat, ramp])
-    difference, correlation = parity.compare(ours, theirs, (4, 4))
+    difference, correlation = reference.compare(ours, theirs, (4, 4))
     assert difference.tolist() == pytest.approx([0, 1, 0, 1], abs=1e-6)
     assert np.allclose(correlation.numpy(), [1, -1, np.nan, 0], equal_nan=True)
 
@@ -78,7 +79,7 @@ def test_real_weights_against_pytorch_grad_cam(name):
     """The same maps after min-max, for Grad-CAM++ once that library's epsilon is added."""
     chosen = ("grad_cam", "grad_cam_pp, + 1e-6", "ablation_cam")
     comparisons = [c for c in parity.COMPARISONS if c.method in chosen and c.reference.startswith("pytorch-grad-cam")]
-    rows = parity.measure(name, *parity.real(name, REAL, 3), slow_images=0, comparisons=comparisons)
+    rows = parity.measure(name, *reference.real(name, REAL, 3), slow_images=0, comparisons=comparisons)
     assert [row["method"] for row in rows] == list(chosen)
     for row in rows:
         assert row["lowest_correlation"] > 0.9999

@@ -1,6 +1,6 @@
 """Every torchvision network that classifies images: the layer proposed, its tier, and drops that are brute force's.
 
-About a minute and a half on two cores, most of which is drawing random weights: one network in memory at a time.
+About a minute and a half on one core: one network in memory at a time.
 """
 
 import gc
@@ -39,6 +39,7 @@ def test_every_network_belongs_to_one_family():
     assert [name for name in NAMES if sum(name.startswith(family) for family in EXPECTED) != 1] == []
 
 
+@pytest.mark.usefixtures("quick_weights")
 @pytest.mark.parametrize("family", EXPECTED)
 def test_drops_of_a_whole_family(family):
     layer, tier = EXPECTED[family]
