@@ -1,4 +1,4 @@
-"""A protocol point: which pixels of an image the network still sees, and what replaces the others."""
+"""A protocol point: which pixels of an image are kept, and what replaces the others."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,11 +12,11 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 @dataclass(frozen=True)
 class Point:
-    """One way to perturb an image by a map.
+    """One way to perturb an image according to a map.
 
     `select`: "keep_top" keeps exactly the top x % of the pixels (Ablation-CAM paper, section 6.1), "remove_top" removes
     them, "soft" multiplies by the min-max normalised map (Grad-CAM++). `top_percent` is None for "soft".
-    `fill` replaces what is not kept: "black" (0 before normalisation), "mean" (the normalisation's mean, 0 after it),
+    `fill` replaces the other pixels: "black" (0 before normalisation), "mean" (the normalisation's mean, 0 after it),
     "blur" (the image itself under a Gaussian; see `evalkit.protocol`).
     """
 

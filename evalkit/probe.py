@@ -1,4 +1,4 @@
-"""Probe: what every CAM method may ask of a model for one batch, computed once and on demand."""
+"""Probe: what CAM methods read of a model for one batch, computed on first use and kept."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, wraps
@@ -15,7 +15,7 @@ T = TypeVar("T", bound=Tensor | tuple[Tensor, Context])
 
 
 def shared(compute: Callable[["Probe"], T]) -> cached_property[T]:
-    """Computed once, kept for all methods, and watched: `Probe.written` tells when somebody has written into it."""
+    """Make a cached property that all methods share; `Probe.written` reports when a method has written into it."""
 
     @wraps(compute)
     def once(probe: "Probe") -> T:
@@ -27,7 +27,7 @@ def shared(compute: Callable[["Probe"], T]) -> cached_property[T]:
 
 
 class Probe:
-    """One batch of images in front of one split model.
+    """One batch of images and the split model that processes it.
 
     Args:
         net: the model.
@@ -37,7 +37,7 @@ class Probe:
         byte_budget: bytes that the ablated variants of one chunk may take (`evalkit.ablation`); changes no number.
 
     Raises:
-        UserError: the images are not a batch of RGB images, or a target is no class of the model.
+        UserError: the images are not a batch of RGB images, or a target is not a class of the model.
     """
 
     def __init__(
@@ -80,17 +80,19 @@ class Probe:
         return probe
 
     def written(self, *, by_value: bool = False) -> list[str]:
-        """What somebody has written into or replaced; a method must not, since all methods share it.
+        """Return the names of what was written into or replaced; a method must do neither, since all methods share it.
 
-        `by_value` compares sums too, which also tells of writes through numpy or `.data`, unknown to autograd's counters.
+        `by_value` compares sums too: this also detects writes through numpy or `.data`, which autograd does not count. The
+        host then waits once for the device.
         """
-        found = [
-            "activations" if name == "_trunk" else name
-            for name, (value, tensors) in self._watched.items()
-            if vars(self).get(name) is not value
-            or any(tensor._version != version or (by_value and not torch.equal(_sum(tensor), was)) for tensor, version, was in tensors)
-        ]
-        return found if self._network == self._state_of_network() else [*found, "network"]
+        tensors = [(name, *entry) for name, (_, entries) in self._watched.items() for entry in entries]
+        changed = {name for name, (value, _) in self._watched.items() if vars(self).get(name) is not value}
+        changed |= {name for name, tensor, version, _ in tensors if tensor._version != version}
+        if by_value:
+            differs = torch.stack([(_sum(tensor) != before).to(self.net.device) for _, tensor, _, before in tensors]).tolist()
+            changed |= {name for (name, *_), written in zip(tensors, differs, strict=True) if written}
+        names = ["activations" if name == "_trunk" else name for name in self._watched if name in changed]
+        return names if self._network == self._state_of_network() else [*names, "network"]
 
     def _watch(self, name: str, value: Tensor | tuple[Tensor, Context]) -> None:
         tensors = [value] if isinstance(value, Tensor) else [value[0], *value[1]]
@@ -111,7 +113,7 @@ class Probe:
 
     @property
     def context(self) -> Context:
-        """What the head reads besides A; empty where the layer separates the network."""
+        """The head's inputs besides A; empty where the layer separates the network."""
         return self._trunk[1]
 
     @shared
@@ -132,7 +134,7 @@ class Probe:
             raise UserError(f"targets must be class indices ({len(self.images)},), whole numbers")
         if len(targets) != len(self.images) or bool(((targets < 0) | (targets >= classes)).any()):
             raise UserError(f"targets must be class indices from 0 to {classes - 1}, one for each of {len(self.images)} images")
-        return targets.to(self.logits.device, torch.int64)
+        return targets.to(self.logits.device, torch.int64, non_blocking=True)
 
     @shared
     def scores(self) -> Tensor:
@@ -145,10 +147,10 @@ class Probe:
         return self._gradients("score")
 
     def scored_gradients(self, score: str) -> Tensor:
-        """dy/dA (N,K,h,w) with y as in `score_and_drops`, by autograd in the network's own precision.
+        """Return dy/dA (N,K,h,w) with y as in `score_and_drops`, by autograd in the network's own precision.
 
-        The sigmoid's is the logit's times y (1 - y), one number an image; it is exactly 0 where y rounds to 1, in float32
-        for logits above 24 ln 2 = 16.6, in float64 above 36.7.
+        The sigmoid's gradient is the logit's times y (1 - y), one number per image; it is exactly 0 where y rounds to 1, in
+        float32 for logits above 24 ln 2 = 16.6, in float64 above 36.7.
         """
         return self.gradients if score == "score" else self._gradients(score)
 
@@ -162,7 +164,7 @@ class Probe:
 
     @property
     def tier(self) -> Tier:
-        """How the drops are computed (see `evalkit.ablation`)."""
+        """The way in which the drops are computed (see `evalkit.ablation`)."""
         return tier_of(self.net, self.activations, self.context)
 
     @shared
@@ -173,34 +175,34 @@ class Probe:
 
     @shared
     def softmax_drops(self) -> Tensor:
-        """By how much the target's softmax confidence falls for each ablated channel (N,K), in float64."""
+        """The drop of the target's softmax confidence for each ablated channel (N,K), in float64."""
         drops = []
         with torch.no_grad():
             for i in range(len(self.images)):  # one image at a time, since all classes are needed
-                here, c = slice(i, i + 1), self.targets[i]
-                context = tuple(tensor[here] for tensor in self.context)
-                by_class = self.tier.drops(self.activations[here], context, self.logits[here], None, self.byte_budget)[0].double()
-                logits = self.logits[i].double()
-                drops.append(_fall(_log_odds(logits[None], c), _log_odds(logits - by_class, c)))
+                row = slice(i, i + 1)
+                context = tuple(tensor[row] for tensor in self.context)
+                by_class = self.tier.drops(self.activations[row], context, self.logits[row], None, self.byte_budget)[0].double()
+                logits, target = self.logits[row].double(), self.targets[row]
+                drops.append(_confidence_drop(_log_odds(logits, target), _log_odds(logits - by_class, target)))
         return torch.stack(drops)
 
     def score_and_drops(self, score: str) -> tuple[Tensor, Tensor]:
-        """y (N,) and y - y^k (N,K) with y the target's logit ("score"), or in float64 its "softmax" or "sigmoid"."""
+        """Return y (N,) and y - y^k (N,K), y being the target's logit ("score"), or in float64 its "softmax" or "sigmoid"."""
         if score == "score":
             return self.scores, self.drops
         if score == "softmax":
             return self.logits.double().softmax(1).gather(1, self.targets[:, None])[:, 0], self.softmax_drops
         y, drops = self.scores.double(), self.drops.double()
-        return y.sigmoid(), _fall(y[:, None], y[:, None] - drops)
+        return y.sigmoid(), _confidence_drop(y[:, None], y[:, None] - drops)
 
     def region_drops(self, regions: Tensor) -> Tensor:
-        """y - y^v where all channels are zero inside region v: masks (V,h,w) of the activations' cells -> (N,V)."""
+        """Return y - y^v (N,V), y^v with all channels zero inside region v; `regions` are masks (V,h,w) of the activations' cells."""
         with torch.no_grad():
             return self.tier.region_drops(self.activations, self.context, self.logits, self.targets, regions, self.byte_budget)
 
     @shared
     def class_weights(self) -> Tensor:
-        """Weights from each channel to the target class (N,K). Raises UserError unless the head is GAP + linear."""
+        """The weights from each channel to the target class (N,K). Raises UserError unless the head is GAP + linear."""
         weights = class_weights(self.net, self.activations, self.context)
         if weights is None:
             raise UserError(
@@ -214,8 +216,8 @@ def _checked(images: object) -> Tensor:
     """Return the images themselves. Raises UserError unless they are a batch of RGB images in [0,1] or uint8."""
     fits = isinstance(images, Tensor) and images.dim() == 4 and images.shape[1] == 3
     if not isinstance(images, Tensor) or not fits or not (images.is_floating_point() or images.dtype == torch.uint8):
-        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise UserError(f"images must be a float tensor (N,3,H,W) in [0,1], or uint8, not {found}")
+        kind = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise UserError(f"images must be a float tensor (N,3,H,W) in [0,1], or uint8, not {kind}")
     if not len(images):
         raise UserError("images must hold at least one image")
     if images.is_floating_point() and bool((images.amin() < -1e-3) | (images.amax() > 1 + 1e-3)):
@@ -224,18 +226,18 @@ def _checked(images: object) -> Tensor:
 
 
 def _sum(tensor: Tensor) -> Tensor:
-    """Of the bits read as whole numbers: exact in any order, and nan equals itself."""
+    """Sum the bits, read as whole numbers: exact in any order, and nan equals itself."""
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     return tensor.detach().contiguous().view(bits).sum(dtype=torch.int64)
 
 
 def _log_odds(logits: Tensor, target: Tensor) -> Tensor:
-    """Logits (K,C) -> the log-odds of one class against all others (K,), whose sigmoid is its softmax."""
+    """Return the log-odds (K,) of one class (1,) against all others for logits (K,C); their sigmoid is the class's softmax."""
     others = logits.clone()
     others[:, target] = -torch.inf
-    return logits[:, target] - others.logsumexp(1)
+    return logits[:, target][:, 0] - others.logsumexp(1)
 
 
-def _fall(before: Tensor, after: Tensor) -> Tensor:
-    """sigmoid(before) - sigmoid(after), by the complements where a confidence so near 1 would swallow the difference."""
+def _confidence_drop(before: Tensor, after: Tensor) -> Tensor:
+    """Return sigmoid(before) - sigmoid(after), from the complements where confidences are near 1 and would lose digits."""
     return torch.where(before > 0, (-after).sigmoid() - (-before).sigmoid(), before.sigmoid() - after.sigmoid())

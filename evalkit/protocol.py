@@ -1,7 +1,7 @@
 """From a map to a perturbed image: ranking, mask, fill.
 
-Published "average drop" code differs silently in what is kept, how much of it, and what replaces the rest. Here each
-of these is a named coordinate of a protocol point.
+Published "average drop" code differs in what is kept, how much of it, and what replaces the rest, often without saying
+so. Here each of these is a named coordinate of a protocol point.
 """
 
 from collections.abc import Iterable
@@ -20,32 +20,32 @@ BLUR_KERNEL, BLUR_SIGMA = 11, 5.0
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (N,h,w) -> (N,H,W), bilinear, align_corners False. No pixel leaves its map's range: a constant map stays one, bit for bit."""
+    """Upsample maps (N,h,w) to (N,H,W), bilinear, align_corners False; clamped to each map's range, so constant maps stay constant."""
     large = F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     return large.clamp(maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True))
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Pixels of raw maps (N,H,W) by falling value, ties by pixel index: one stable sort, when first asked for, serves all thresholds."""
+    """Pixels of raw maps (N,H,W) by falling value, ties by pixel index. One stable sort, at the first use, serves all thresholds."""
 
     maps: Tensor
 
     @cached_property
     def sorted(self) -> tuple[Tensor, Tensor]:
-        """Values, falling, and the pixel indices that hold them, both (N,H*W)."""
+        """The values in falling order and their pixel indices, both (N,H*W)."""
         values, order = self.maps.flatten(1).sort(dim=1, descending=True, stable=True)
         return values, order
 
     def top(self, percent: float) -> Tensor:
-        """Boolean mask (N,H,W) of exactly k = round(percent / 100 * H * W) pixels."""
+        """Return the mask (N,H,W) of the top k = round(percent / 100 * H * W) pixels, exactly."""
         order = self.sorted[1]
         mask = torch.zeros_like(order, dtype=torch.bool)
         mask.scatter_(1, order[:, : self.count(percent)], True)
         return mask.view(self.maps.shape)
 
     def gap(self, percent: float) -> Tensor:
-        """k-th minus next value over the largest absolute value (N,); infinite where nothing is left to swap with.
+        """Return the k-th minus the next value over the largest absolute value (N,); infinite where k is 0 or all pixels.
 
         Where it is below 1e-5, float rounding (another batch size, another machine) may swap two pixels.
         """
@@ -56,18 +56,18 @@ class Ranking:
         return (values[:, k - 1] - values[:, k]) / torch.where(largest > 0, largest, 1)
 
     def count(self, percent: float) -> int:
-        """k, the number of pixels in the top `percent`."""
+        """Return k, the number of pixels in the top `percent`."""
         return round(percent / 100 * self.maps[0].numel())
 
 
 def soft_mask(maps: Tensor) -> Tensor:
-    """Min-max normalised maps (N,H,W) in [0,1]; a constant map, which has no such form, keeps nothing (0)."""
+    """Return min-max normalised maps (N,H,W) in [0,1]; a constant map, which has no normalised form, becomes 0."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / torch.where(high > low, high - low, 1)
 
 
 def kept(point: Point, ranking: Ranking) -> tuple[Tensor, Tensor]:
-    """What a point keeps (N,H,W) of images with these maps, and the gap of its threshold (N,), nan where it has none."""
+    """Return the mask (N,H,W) of what a point keeps of images with these maps, and its threshold's gap (N,), nan under "soft"."""
     if point.top_percent is None:
         return soft_mask(ranking.maps), torch.full_like(ranking.maps[:, 0, 0], torch.nan)
     top = ranking.top(point.top_percent)
@@ -75,18 +75,18 @@ def kept(point: Point, ranking: Ranking) -> tuple[Tensor, Tensor]:
 
 
 def filling(images: Tensor, fill: str, mean: Tensor) -> Tensor:
-    """What replaces removed pixels: broadcastable to images (N,3,H,W) in [0,1]."""
+    """Return the replacement of removed pixels, broadcastable to images (N,3,H,W) in [0,1]."""
     if fill == "blur":
         return gaussian_blur(images, [BLUR_KERNEL, BLUR_KERNEL], [BLUR_SIGMA, BLUR_SIGMA])
     return mean.to(images) if fill == "mean" else torch.zeros_like(images[:1, :, :1, :1])
 
 
 def fillings(images: Tensor, points: Iterable[Point], mean: Tensor) -> dict[str, Tensor]:
-    """`filling` by name, each that occurs in `points` once."""
+    """Return `filling` by name, once for each fill that occurs in `points`."""
     return {fill: filling(images, fill, mean) for fill in {point.fill for point in points}}
 
 
 def perturb(images: Tensor, kept: Tensor, filler: Tensor) -> Tensor:
-    """Images (N,3,H,W) in [0,1] where `kept` (N,H,W) is 1 or True, `filler` where it is 0, a blend between."""
+    """Return images (N,3,H,W) in [0,1] where `kept` (N,H,W) is 1 or True, `filler` where it is 0, and a blend between."""
     kept = kept[:, None]
     return torch.where(kept, images, filler) if kept.dtype == torch.bool else images * kept + filler * (1 - kept)

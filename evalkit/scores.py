@@ -1,10 +1,10 @@
-"""What a network says of the explained class: its confidence and its logit."""
+"""Scores of the explained class: its confidence and its logit."""
 
 from torch import Tensor
 
 
 def confidence_and_logit(logits: Tensor, targets: Tensor, output: str = "softmax") -> tuple[Tensor, Tensor]:
-    """Logits (n,C), targets (n,) -> the target's confidence, by softmax or sigmoid, and its logit, both float64 (n,).
+    """Return the targets' confidences, by softmax or sigmoid, and logits, both float64 (n,), from logits (n,C) and targets (n,).
 
     The softmax is computed in float64: in float32 it is exactly 1 on most easy images, which alone moves increase
     and win by several points.

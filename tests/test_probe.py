@@ -65,3 +65,18 @@ def test_mistakes(tiny_fc):
         Probe(tiny_fc, torch.rand(1, 3, 16, 16), torch.tensor([5])).targets  # noqa: B018
     with pytest.raises(UserError, match="one for each of 2 images"):
         Probe(tiny_fc, torch.rand(2, 3, 16, 16), torch.tensor([1])).targets  # noqa: B018
+
+
+def test_uint8_images_are_divided_by_255(tiny_fc):
+    pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    probe, divided = Probe(tiny_fc, pixels), Probe(tiny_fc, pixels.float() / 255)
+    assert torch.equal(probe.images, divided.images) and torch.equal(probe.drops, divided.drops)
+
+
+def test_a_probe_of_other_images_keeps_targets_indices_and_budget(tiny_fc):
+    probe = Probe(tiny_fc, torch.rand(3, 3, 16, 16), [4, 1, 0], torch.tensor([7, 8, 9]), byte_budget=2**20)
+    images = torch.rand(2, 3, 16, 16)
+    again = probe.again(images, slice(1, 3))
+    assert torch.equal(again.images, images) and again.byte_budget == 2**20
+    assert again.targets.tolist() == [1, 0] and again.indices.tolist() == [8, 9]
+    assert torch.equal(again.scores, Probe(tiny_fc, images, [1, 0]).scores)

@@ -14,8 +14,8 @@ so that all K ablated inputs of r cost one application of L. No tier approximate
    channel by itself; then only the target's channel of L is computed.
 3. Anything else: g once, and whatever follows it repeated for every channel.
 
-The same holds where a region of all channels is set to zero instead (`evalkit.methods.spatial_ablation`): g on every
-variant, which is cheap, and of L only the positions that the region touches.
+The same holds where a region of all channels is set to zero instead (`evalkit.methods.spatial_ablation`): g runs on every
+variant, which is cheap, and on the CPU L reads only the positions that the region touches.
 """
 
 from evalkit.ablation.choice import class_weights, tier_of

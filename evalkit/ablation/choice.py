@@ -1,4 +1,4 @@
-"""Which tier serves a head: read off its graph, then checked against the plain head."""
+"""The choice of a tier for a head: read off its graph, then checked against the plain head."""
 
 import logging
 import weakref
@@ -17,21 +17,21 @@ _tiers: weakref.WeakKeyDictionary[SplitModel, tuple[torch.Size, Tier]] = weakref
 
 
 def tier_of(net: SplitModel, activations: Tensor, context: Context) -> Tier:
-    """The model's tier, chosen when activations of this shape are first seen."""
+    """Return the model's tier, which is chosen at the first activations of a shape."""
     shape = activations.shape[1:]
-    known = _tiers.get(net)
-    if known is None or known[0] != shape:
-        known = _tiers[net] = (shape, _choose(net, activations, context))
-    return known[1]
+    cached = _tiers.get(net)
+    if cached is None or cached[0] != shape:
+        cached = _tiers[net] = (shape, _choose(net, activations, context))
+    return cached[1]
 
 
 def _choose(net: SplitModel, activations: Tensor, context: Context) -> Tier:
-    """The cheapest exact tier for this head, read off its graph and then checked on the given activations."""
+    """Return the cheapest exact tier for this head, read off its graph and then checked on the given activations."""
     head = net.head_graph
     if head is None:
-        held = weakref.proxy(net)  # the cache must not keep its own key alive
+        weak = weakref.proxy(net)  # the cache must not keep its own key alive
         reason = "the model is not traced: the whole network is repeated"
-        return Repeat(lambda a, c: held.head(a, c), None, reason, variant_bytes=16 * 2**20)  # noqa: PLW0108 - a bound method would hold it
+        return Repeat(lambda a, c: weak.head(a, c), None, reason, variant_bytes=16 * 2**20)  # noqa: PLW0108 - a bound method would keep it
     channelwise.propagate(head, activations, context)
     tier = _read(head)
     if tier.number < 3 and not _agrees(net, tier, activations, context):
@@ -42,7 +42,7 @@ def _choose(net: SplitModel, activations: Tensor, context: Context) -> Tier:
 
 
 def class_weights(net: SplitModel, activations: Tensor, context: Context) -> Tensor | None:
-    """W (C,K) where the head is global average pooling directly on A, then one linear layer; else None."""
+    """Return W (C,K) where the head is global average pooling directly on A, then one linear layer; else None."""
     head = net.head_graph
     if head is None:
         return None
@@ -62,8 +62,8 @@ def _read(head: fx.GraphModule) -> Tier:
     layer = head.get_submodule(str(walked.mixing.target))
     behind = descendants(walked.mixing)
     rest = [n for n in head.graph.nodes if n in behind and n.op != "output"]
-    known = {walked.mixing, *rest}
-    if any(n not in known and n.op != "get_attr" and not is_batch_size(n) for node in rest for n in node.all_input_nodes):
+    accounted = {walked.mixing, *rest}
+    if any(n not in accounted and n.op != "get_attr" and not is_batch_size(n) for node in rest for n in node.all_input_nodes):
         return _repeat(head, walked, "something bypasses the first mixing layer")
     g = _part(head, walked.steps, walked.state)
     output = _output(head)
@@ -79,7 +79,7 @@ def _read(head: fx.GraphModule) -> Tier:
 
 
 def _mix_once(head: fx.GraphModule, g: fx.GraphModule, mixing: fx.Node, rest: list[fx.Node]) -> MixOnce:
-    """Tier 2 behind a linear layer, or a convolution whose kernel covers all of its input, which is one."""
+    """Return tier 2 for a linear layer, or for a convolution whose kernel covers its whole input and therefore is one."""
     layer, output = head.get_submodule(str(mixing.target)), _output(head)
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     last = head.get_submodule(str(output.target)) if output.op == "call_module" else None
@@ -95,7 +95,7 @@ def _repeat(head: fx.GraphModule, walked: channelwise.Walk, reason: str) -> Repe
     nodes = [n for n in head.graph.nodes if n not in done and n.op not in ("placeholder", "output")]
     rest = extract(head, nodes, [walked.state, *context], _output(head))
     g = _part(head, walked.steps, walked.state) if walked.steps else None
-    # The largest values alive at once are an operation's input and output; half of the batch-of-two that was traced.
+    # An operation's input and output are in memory at once; these sizes belong to the batch of two that was traced.
     sizes = [channelwise.shape(n).numel() + sum(channelwise.shape(i).numel() for i in n.all_input_nodes) for n in nodes]
     return Repeat(lambda a, c: rest(a, *c), g, reason, variant_bytes=4 * max(sizes, default=1))
 
@@ -105,27 +105,26 @@ def _part(head: fx.GraphModule, steps: list[fx.Node], output: fx.Node) -> fx.Gra
 
 
 def _agrees(net: SplitModel, tier: Tier, activations: Tensor, context: Context) -> bool:
-    """Compare a few random channels and cells of one image, one with finite scores where there is one, with the plain head."""
+    """Compare the drops of a few random channels and cells with the plain head, on an image with finite scores if there is one."""
     with torch.no_grad():
         logits = net.head(activations, context)
         at = int(logits.isfinite().all(1).int().argmax())
         one, ctx, logits = activations[at : at + 1], tuple(c[at : at + 1] for c in context), logits[at : at + 1]
         target = logits.argmax(1)
-        dice = torch.Generator().manual_seed(0)
-        channels = torch.randperm(one.shape[1], generator=dice)[:4].to(one.device)
+        generator = torch.Generator().manual_seed(0)
+        channels = torch.randperm(one.shape[1], generator=generator)[:4].to(one.device)
         regions = torch.zeros(2, *one.shape[2:], dtype=torch.bool, device=one.device)
-        regions.flatten(1)[[0, 1], torch.randint(regions[0].numel(), (2,), generator=dice).to(one.device)] = True
+        regions.flatten(1)[[0, 1], torch.randint(regions[0].numel(), (2,), generator=generator).to(one.device)] = True
         by_channel = tier.drops(one, ctx, logits, target)[0, channels, 0]
         by_region = tier.region_drops(one, ctx, logits, target, regions)[0]
         ablated = one.repeat(len(channels) + len(regions), 1, 1, 1)
         ablated[torch.arange(len(channels)), channels] = 0
         ablated[len(channels) :].masked_fill_(regions[:, None], 0)
-        scores = torch.cat([net.head(variant[None], ctx)[:, target[0]] for variant in ablated])
+        scores = torch.cat([net.head(variant[None], ctx)[0, target] for variant in ablated])
         plain = logits[0, target] - scores
-        found = torch.cat([by_channel, by_region])
-        # Scores round in their own last digits, whatever the size of the drop.
+        # The scores' rounding errors do not depend on the size of the drop.
         slack = 1e-3 * float(plain.nan_to_num().abs().max()) + 1e-5 * float(logits[0, target].nan_to_num().abs())
-        return torch.allclose(found, plain, rtol=0, atol=slack, equal_nan=True)
+        return torch.allclose(torch.cat([by_channel, by_region]), plain, rtol=0, atol=slack, equal_nan=True)
 
 
 def _inputs(head: fx.GraphModule) -> list[fx.Node]:

@@ -1,4 +1,4 @@
-"""The four ways to compute drops; `evalkit.ablation` says which serves which head."""
+"""The four ways to compute drops; `evalkit.ablation` says which head each of them fits."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -10,14 +10,14 @@ from torch import Tensor, fx, nn
 from evalkit.models.split import Context
 
 BYTE_BUDGET = 256 * 2**20
-"""Default bytes that the variants of one chunk may take."""
+"""Bytes that the variants of one chunk may take by default."""
 
 
 class Tier(Protocol):
-    """Computes drops of logits for one head.
+    """A way to compute drops of logits for one head.
 
     Activations A (N,K,h,w), context and logits (N,C) belong to the same images; `targets` are class indices (N,).
-    `byte_budget` is what the variants of one chunk may take, intermediate values of the head included; it changes no number.
+    `byte_budget` bounds the memory of one chunk of variants, with the intermediate values of the head; it changes no number.
     """
 
     number: int
@@ -26,13 +26,13 @@ class Tier(Protocol):
     def drops(
         self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor | None, byte_budget: int = BYTE_BUDGET
     ) -> Tensor:
-        """By ablated channel: (N,K,1) in the targets' logits, or with None (N,K,C) in all of them."""
+        """Return the drops by ablated channel: (N,K,1) of the targets' logits, or (N,K,C) of all logits where `targets` is None."""
         ...
 
     def region_drops(
         self, activations: Tensor, context: Context, logits: Tensor, targets: Tensor, regions: Tensor, byte_budget: int = BYTE_BUDGET
     ) -> Tensor:
-        """By ablated region: all channels set to zero where `regions` (V,h,w) is True -> drops (N,V) in the targets' logits."""
+        """Return the drops (N,V) of the targets' logits where all channels are zero inside each of the masks `regions` (V,h,w)."""
         ...
 
 
@@ -60,14 +60,15 @@ class ClosedForm:
     ) -> Tensor:
         """See `Tier.region_drops`."""
         drops = torch.empty(len(activations), len(regions), dtype=activations.dtype, device=activations.device)
-        for i, vs, variants, here in _region_variants(activations, context, regions, byte_budget):
-            delta = _run(self.g, activations[i : i + 1], tuple(c[:1] for c in here)) - self.g(variants, *here)
-            drops[i, vs] = delta.flatten(1) @ self.linear.weight[targets[i]]
+        weight = self.linear.weight[targets]
+        for i, vs, variants, repeated in _region_variants(activations, context, regions, byte_budget):
+            delta = _run(self.g, activations[i : i + 1], tuple(c[:1] for c in repeated)) - self.g(variants, *repeated)
+            drops[i, vs] = delta.flatten(1) @ weight[i]
         return drops
 
 
 class OneOutputChannel:
-    """Tier 2, L a convolution after which each output channel goes its own way: only the target's channel is needed."""
+    """Tier 2, L a convolution behind which output channels do not mix: only the target's channel is needed."""
 
     number = 2
     reason = "the target's output channel of the mixing convolution, once per ablated channel"
@@ -96,15 +97,15 @@ class OneOutputChannel:
     ) -> Tensor:
         """See `Tier.region_drops`."""
         drops = torch.empty(len(activations), len(regions), dtype=activations.dtype, device=activations.device)
-        for i, vs, variants, here in _region_variants(activations, context, regions, byte_budget):
+        for i, vs, variants, repeated in _region_variants(activations, context, regions, byte_budget):
             c = targets[i : i + 1]
             bias = None if self.conv.bias is None else self.conv.bias[c]
-            ablated = self.row(self._convolve(self.g(variants, *here), self.conv.weight[c], bias, 1))
-            drops[i, vs] = logits[i, targets[i]] - ablated.flatten()
+            ablated = self.row(self._convolve(self.g(variants, *repeated), self.conv.weight[c], bias, 1))
+            drops[i, vs] = logits[i, c] - ablated.flatten()
         return drops
 
     def _all_classes(self, delta: Tensor, whole: Tensor, logits: Tensor, byte_budget: int) -> Tensor:
-        """One image's delta and g(A) (K,h,w), logits (C,) -> drops (K,C)."""
+        """Return one image's drops (K,C) from its delta and g(A), both (K,h,w), and its logits (C,)."""
         full = self._convolve(whole[None], self.conv.weight, self.conv.bias, 1)
         drops = torch.empty(len(delta), len(logits), dtype=delta.dtype, device=delta.device)
         for ks in chunks(len(delta), byte_budget // (4 * full.numel() * full.element_size())):
@@ -119,7 +120,7 @@ class OneOutputChannel:
 
 
 class MixOnce:
-    """Tier 2, L a linear layer, or a convolution with one position: its ablated outputs by subtraction, then r on them, in chunks."""
+    """Tier 2, L a linear layer, or a convolution with one output position: its ablated outputs by subtraction, then r on chunks of them."""
 
     number = 2
     reason = "the first linear layer once for all ablated channels, then only what follows it"
@@ -151,27 +152,31 @@ class MixOnce:
         mixed = self._mix(_run(self.g, activations, context))
         drops = torch.empty(len(activations), len(regions), dtype=mixed.dtype, device=mixed.device)
         rest = _SkipZeroColumns(self.rest)
-        columns = self._columns(activations.shape[1])
-        for i, vs, variants, here in _region_variants(activations, context, regions, byte_budget):
-            full = _run(self.g, activations[i : i + 1], tuple(c[:1] for c in here))
-            part = _by_position((full - self.g(variants, *here)).view(len(variants), activations.shape[1], -1), columns)
+        # Elsewhere the host would wait for the device at each position; there the whole product is faster.
+        columns = self._columns(activations.shape[1]) if activations.device.type == "cpu" else None
+        for i, vs, variants, repeated in _region_variants(activations, context, regions, byte_budget):
+            delta = _run(self.g, activations[i : i + 1], tuple(c[:1] for c in repeated)) - self.g(variants, *repeated)
+            if columns is None:
+                part = F.linear(delta.flatten(1), self.linear.weight.flatten(1))
+            else:
+                part = _by_position(delta.view(len(variants), activations.shape[1], -1), columns)
             drops[i, vs] = self._lost(rest, mixed[i : i + 1], part, targets[i : i + 1])[:, 0]
         return drops
 
     def _columns(self, k: int) -> Tensor:
-        """The linear layer by position: (P,out,K). As one transposition of a matrix: a third of the time of a general permutation."""
+        """Return the linear layer by position (P,out,K), by one matrix transposition: a third of the time of a general permutation."""
         out = len(self.linear.weight)
         return self.linear.weight.reshape(out * k, -1).t().contiguous().view(-1, out, k)
 
     def _mix(self, x: Tensor) -> Tensor:
-        """L on what g puts out: (N,out)."""
+        """Return L's output (N,out) for the output of g."""
         return F.linear(x.flatten(1), self.linear.weight.flatten(1), self.linear.bias)
 
     def _lost(self, rest: "_SkipZeroColumns", mixed: Tensor, part: Tensor, row: Tensor | slice) -> Tensor:
-        """L's output (1,out) and what each variant lacks of it (V,out) -> drops (V,R) of the classes in `row`.
+        """Return the drops (V,R) of the classes in `row` from L's output (1,out) and what each variant lacks of it (V,out).
 
-        The last layer sees the difference of its inputs, not its outputs: a drop is far smaller than the score, and
-        subtracting two scores would leave it only their last digits.
+        The last layer is applied to the difference of its inputs: a drop is far smaller than the score, and the difference
+        of two scores would keep only their last digits.
         """
         ones = [1] * (self.linear.weight.dim() - 2)  # the one position that a convolution leaves
         out = rest.run(torch.cat([mixed, mixed - part]).view(-1, mixed.shape[1], *ones))
@@ -179,13 +184,13 @@ class MixOnce:
         return lost[:, row] if self.last is None else lost @ self.last.weight[row].t()
 
     def _variant_bytes(self, delta: Tensor) -> int:
-        """Weight, difference and variant of each unit, twice for r's own values."""
+        """Return the bytes of a variant: weight, difference and variant of each unit, twice for the values inside r."""
         widest = max((m.out_features for m in self.rest.modules() if isinstance(m, nn.Linear)), default=1)
         return 4 * delta.element_size() * max(len(self.linear.weight), widest)
 
 
 class Repeat:
-    """Tier 3: g once; whatever follows it runs on all variants, in chunks."""
+    """Tier 3: g runs once, and all that follows it runs on all variants, in chunks."""
 
     number = 3
 
@@ -216,17 +221,18 @@ class Repeat:
     ) -> Tensor:
         """See `Tier.region_drops`."""
         drops = torch.empty(len(activations), len(regions), dtype=activations.dtype, device=activations.device)
-        for i, vs, variants, here in _region_variants(activations, context, regions, byte_budget, self.variant_bytes):
-            out = self.rest(variants if self.g is None else _run(self.g, variants, here), here)
-            drops[i, vs] = logits[i, targets[i]] - out[:, targets[i]]
+        for i, vs, variants, repeated in _region_variants(activations, context, regions, byte_budget, self.variant_bytes):
+            c = targets[i : i + 1]
+            out = self.rest(variants if self.g is None else _run(self.g, variants, repeated), repeated)
+            drops[i, vs] = logits[i, c] - out[:, c][:, 0]
         return drops
 
 
 class _SkipZeroColumns(fx.Interpreter):
-    """Runs a part of a head; a linear layer reads only the inputs that are not zero in every row.
+    """Run a part of a head; a linear layer reads only the inputs that are not zero in every row.
 
-    Exact: after a ReLU, a unit that stays dead in all variants contributes nothing. Off the CPU the check would
-    force a synchronisation, and the plain product is faster.
+    Exact: after a ReLU, a unit that is zero in all variants contributes nothing. On other devices than the CPU the check
+    would make the host wait, and the plain product is faster.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
@@ -244,27 +250,27 @@ class _SkipZeroColumns(fx.Interpreter):
         return out if layer.bias is None else out.add_(layer.bias)
 
     def _rows(self, target: str, weight: Tensor) -> Tensor:
-        """The weight transposed, so that picking inputs copies whole rows; once a batch, for weights may change between two."""
+        """Return the transposed weight, of which selected inputs are whole rows; made for each batch, since weights may change."""
         if target not in self._transposed:
             self._transposed[target] = weight.detach().t().contiguous()
         return self._transposed[target]
 
 
 def _run(part: fx.GraphModule, activations: Tensor, context: Context) -> Tensor:
-    """A part of the head on clones, since an in-place operation in it would overwrite what the probe keeps."""
+    """Run a part of the head on clones, since an in-place operation in it would overwrite what the probe keeps."""
     out: Tensor = part(activations.clone(), *(c.clone() for c in context))
     return out
 
 
 def _delta(g: fx.GraphModule, activations: Tensor, context: Context) -> Tensor:
-    """g(A) - g(0) by channel: (N,K,P) where g flattens, else (N,K,h,w)."""
+    """Return g(A) - g(0) by channel: (N,K,P) where g flattens, else (N,K,h,w)."""
     n, k = activations.shape[:2]
     delta = _run(g, activations, context) - _run(g, torch.zeros_like(activations), context)
     return delta if delta.dim() == 4 else delta.reshape(n, k, -1)
 
 
 def _by_position(delta: Tensor, columns: Tensor) -> Tensor:
-    """A linear layer (P,out,K) on differences (V,K,P) of which each touches few positions: (V,out)."""
+    """Apply a linear layer (P,out,K) to differences (V,K,P) that are zero at most positions; returns (V,out)."""
     part = torch.zeros(len(delta), columns.shape[1], dtype=delta.dtype, device=delta.device)
     touched = (delta != 0).any(1)
     for position, weight in enumerate(columns):
@@ -277,9 +283,9 @@ def _by_position(delta: Tensor, columns: Tensor) -> Tensor:
 def _region_variants(
     activations: Tensor, context: Context, regions: Tensor, byte_budget: int, variant_bytes: int = 0
 ) -> Iterator[tuple[int, slice, Tensor, Context]]:
-    """Image by image and in chunks: the activations without each region (V,K,h,w), and as many copies of the context.
+    """Yield, by image and chunk, the activations without each region (V,K,h,w) and as many copies of the context.
 
-    Both are the caller's to overwrite.
+    The caller may overwrite both.
     """
     zero = activations.new_zeros(())  # a tensor of the same type: with the number 0, torch.where takes five times as long
     own = 4 * activations[0].numel() * activations.element_size()
@@ -294,7 +300,7 @@ def _expanded(context: Context, i: int, size: int) -> Context:
 
 
 def chunks(total: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size`, of at least one."""
+    """Yield consecutive slices of at most `size` elements, and of at least one."""
     size = max(1, min(size, total))
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))

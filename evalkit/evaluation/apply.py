@@ -1,4 +1,4 @@
-"""Methods by their configuration, and their maps, checked."""
+"""Load methods from their configuration, and apply them with checks."""
 
 import inspect
 import traceback
@@ -18,7 +18,7 @@ Method = Callable[[Probe], Tensor]
 
 
 def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
-    """Each method's function with its parameters. Raises UserError where a `_target_` cannot be found."""
+    """Return each method's function with its parameters. Raises UserError where a `_target_` cannot be found or called."""
     loaded: dict[str, Method] = {}
     for name, settings in chosen.items():
         function = find(str(settings["_target_"]), f"method.{name}._target_")
@@ -32,25 +32,25 @@ def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
 
 
 def apply_method(name: str, method: Method, probe: Probe) -> Tensor:
-    """A method's raw maps (N,h,w), checked. Raises UserError for another shape, or for writing into the probe."""
+    """Return a method's raw maps (N,h,w). Raises UserError for any error, for another shape, and for writing into the probe."""
     function = method.func if isinstance(method, partial) else method
-    ours = str(getattr(function, "__module__", "")).startswith("evalkit.")
+    built_in = str(getattr(function, "__module__", "")).startswith("evalkit.")
     try:
         low = method(probe)
     except (UserError, torch.OutOfMemoryError):
         raise
-    except (Exception, SystemExit) as reason:  # whatever somebody's method raises, with the place where its author will look
+    except (Exception, SystemExit) as reason:  # a user's method may raise anything; the message names the place
         place = traceback.extract_tb(reason.__traceback__)[-1]
         raise UserError(
             f"method {name} failed with {type(reason).__name__}: {first_line(reason)} ({Path(place.filename).name}, line {place.lineno})"
         ) from reason
-    written = probe.written(by_value=not ours)
+    written = probe.written(by_value=not built_in)
     if written:
         raise UserError(f"method {name} writes into the probe's {written[0]}, which all methods share; let it work on a clone")
     fits = isinstance(low, Tensor) and low.dim() == 3 and len(low) == len(probe.images) and low.numel()
     if not fits or low.is_complex() or low.layout != torch.strided:
-        found = f"{low.dtype} {tuple(low.shape)}" if isinstance(low, Tensor) else type(low).__name__
-        found += f", {low.layout}" if isinstance(low, Tensor) and low.layout != torch.strided else ""
-        found += ": wrap it in torch.from_numpy" if type(low).__module__ == "numpy" else ""
-        raise UserError(f"method {name} must return maps ({len(probe.images)}, h, w), one per image; it returned {found}")
+        kind = f"{low.dtype} {tuple(low.shape)}" if isinstance(low, Tensor) else type(low).__name__
+        kind += f", {low.layout}" if isinstance(low, Tensor) and low.layout != torch.strided else ""
+        kind += ": wrap it in torch.from_numpy" if type(low).__module__ == "numpy" else ""
+        raise UserError(f"method {name} must return maps ({len(probe.images)}, h, w), one per image; it returned {kind}")
     return low.detach().to(probe.images.device, torch.float32)  # as they are stored and ranked

@@ -1,4 +1,4 @@
-"""How much a device's memory holds at once: of a batch, then of one image's ablated variants."""
+"""Split batches, then the ablated variants of one image, until they fit the device's memory."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -18,17 +18,17 @@ SMALLEST_BUDGET = 2**20
 
 @dataclass
 class BatchSplitter:
-    """Splits batches that do not fit. It learns by running out of memory: no number depends on the batch size, so that costs a retry."""
+    """Split batches that do not fit the memory. It retries after running out of memory, since no number depends on the batch size."""
 
     images: int | None = None
-    """The largest part that is still tried; None for whole batches."""
+    """Number of images tried at once; None for whole batches."""
     byte_budget: int = BYTE_BUDGET
     """Bytes that the ablated variants of one chunk may take (`Probe`)."""
 
     def parts(self, total: int, work: Callable[[slice], T]) -> Iterator[T]:
         """Apply `work` to consecutive slices of `total` images; a slice that does not fit is halved, a single image gets smaller chunks.
 
-        Raises UserError where not even a single image in the smallest chunks fits.
+        Raises UserError where a single image in the smallest chunks does not fit.
         """
         start = 0
         while start < total:
@@ -39,7 +39,7 @@ class BatchSplitter:
                 size = images.stop - images.start
                 if size > 1:
                     self.images = size // 2
-                    log.warning("out of memory with %d images at once: going on with %d (see batch_size)", size, self.images)
+                    log.warning("out of memory with %d images at once: continuing with %d (see batch_size)", size, self.images)
                 elif self.byte_budget > SMALLEST_BUDGET:
                     self.byte_budget //= 2
                     log.warning("out of memory with one image: its ablated variants now take %d MiB at once", self.byte_budget >> 20)

@@ -25,11 +25,12 @@ ROWS = pa.schema(
         ("error", pa.string()),
     ]
 )
-"""Raw scores only; every metric is derived afterwards. Null where an image could not be read. `status` is ok,
-degenerate (constant map, included in every metric), nonfinite or error (both excluded, for all methods alike)."""
+"""One row per image, target, method and point, with raw scores; metrics are derived from them afterwards. Scores are null
+where an image could not be read. `status` is ok, degenerate (constant map, included in every metric), nonfinite or error
+(both excluded, for all methods alike)."""
 
 MEASURES = ("complexity", "coherency", "region_fraction", "others_fraction", "pointing", "energy_inside", "energy_others", "best_iou")
-"""What is measured of a map itself: see `evalkit.evaluation.measures`."""
+"""The measures of a map itself: see `evalkit.evaluation.measures`."""
 
 MAPS = pa.schema(
     [
@@ -49,5 +50,5 @@ MAPS = pa.schema(
         ("map", pa.list_(pa.float32())),
     ]
 )
-"""One row per image x target x method. Measures are null where they are not defined, not asked for, or no boxes are known.
+"""One row per image, target and method. Measures are null where they are undefined, not selected, or there are no boxes.
 `map` is the raw map at the activations' resolution, row by row; null unless `maps=store`. float16 would change masks."""

@@ -24,7 +24,7 @@ Progress = Callable[[int], None]
 
 
 class ShardStore(Protocol):
-    """Where finished shards go; `evalkit.runs.folder.RunFolder` is one."""
+    """A place for finished shards, such as `evalkit.runs.folder.RunFolder`."""
 
     @property
     def shard_size(self) -> int:
@@ -50,8 +50,8 @@ def compute(
 ) -> Stopwatch:
     """Compute and publish shards in this order; a shard that another worker finishes meanwhile is dropped.
 
-    `metadata` is added to what every shard's file says of itself. `published` is called with each shard that is finished,
-    by whichever worker. Returns the time spent by stage.
+    `metadata` is added to the metadata of each shard's file. `published` is called with each finished shard, also with
+    those that another worker finished. Returns the time spent by stage.
     """
     config, size, stopwatch, splitter = session.config, store.shard_size, Stopwatch(session.device), BatchSplitter()
     stored = config.maps == "store"
@@ -85,7 +85,7 @@ def compute(
 def seconds_by_stage(seconds: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Sort the stopwatch's seconds for a shard's file: per method, of its maps only, and per stage.
 
-    What several methods share (gradients) counts for the first of them that asks for it.
+    What several methods share (gradients) counts for the first of them that uses it.
     """
     methods = {name.partition(".")[2]: spent for name, spent in seconds.items() if name.startswith("maps.")}
     others = {name: spent for name, spent in seconds.items() if "." not in name}
@@ -137,10 +137,10 @@ def _explain_and_score(session: Session, probe: Probe | None, targets: Sequence[
 
 
 def _low_maps(session: Session, name: str, method: Method, probe: Probe, targets: Sequence[Target], stopwatch: Stopwatch) -> Tensor:
-    """Return a method's raw maps (n,h,w): those that are stored, else computed."""
+    """Return a method's raw maps (n,h,w): the stored ones if there are any, else newly computed ones."""
     if session.stored is not None and name in session.stored:
         with stopwatch("stored maps"):
             stored = session.stored.of(name, [target.position for target in targets], [target.output for target in targets])
-            return stored.to(session.device, torch.float32)
+            return stored.to(session.device, torch.float32, non_blocking=True)
     with stopwatch(f"maps.{name}"):
         return apply_method(name, method, probe)

@@ -1,4 +1,4 @@
-"""What is measured of a map itself, whatever the protocol: complexity, coherency and, where boxes are known, localisation."""
+"""Measures of the maps themselves, independent of the protocol: complexity, coherency and, where there are boxes, localisation."""
 
 from collections.abc import Sequence
 
@@ -21,11 +21,12 @@ class Measures:
     def __init__(self, session: Session, probe: Probe, targets: Sequence[Target]) -> None:
         self.session, self.probe = session, probe
         own, others = (torch.stack(regions) for regions in zip(*(_regions(session, target) for target in targets), strict=True))
-        self.boxed = bool(own.any())  # asked on the host, where the regions were made
-        self.own, self.others = own.to(probe.images.device), others.to(probe.images.device)
+        self.boxed = bool(own.any())  # before the transfer: on the device it would make the host wait
+        if self.boxed:
+            self.own, self.others = (regions.to(probe.images.device, non_blocking=True) for regions in (own, others))
 
     def of(self, name: str, method: Method, ranking: protocol.Ranking) -> dict[str, Tensor]:
-        """Each measure (n,) of one method's upsampled maps; those that need boxes only where the batch has some."""
+        """Return each measure (n,) of one method's upsampled maps; those that need boxes only where the batch has some."""
         maps = ranking.maps
         measured = {"complexity": complexity(maps)}
         if self.boxed:
@@ -38,27 +39,26 @@ class Measures:
                 "best_iou": localisation.best_iou(ranking, self.own),
             }
         if "coherency" in self.session.config.measures:
-            seen = protocol.perturb(self.probe.images, protocol.soft_mask(maps), torch.zeros_like(self.probe.images[:1]))
-            again = self.probe.again(seen)
-            second = protocol.upsample(apply_method(name, method, again), (maps.shape[1], maps.shape[2]))
-            measured["coherency"] = coherency(maps, second)
+            masked = protocol.perturb(self.probe.images, protocol.soft_mask(maps), torch.zeros_like(self.probe.images[:1]))
+            second = apply_method(name, method, self.probe.again(masked))
+            measured["coherency"] = coherency(maps, protocol.upsample(second, (maps.shape[1], maps.shape[2])))
         return measured
 
 
 def _share(regions: Tensor) -> Tensor:
-    """Of the image (n,); nan where there is no region."""
+    """Return the regions' shares of their images (n,); nan where a region is empty."""
     share = regions.double().mean((1, 2))
     return torch.where(share > 0, share, torch.nan)
 
 
 def _regions(session: Session, target: Target) -> tuple[Tensor, Tensor]:
-    """Masks (H,W) of the explained class's boxes, and of the other classes' where these are not."""
+    """Return the masks (H,W) of the explained class's boxes, and of the other classes' boxes outside of these."""
     own: list[Box] = []
     others: list[Box] = []
     for box in session.source.boxes(target.position):
-        shown = to_input(box, session.model.preprocess)
+        cropped = to_input(box, session.model.preprocess)
         outputs = session.model.classes.outputs_of(box.key) if box.key is not None else (target.label,)
-        if shown is not None and outputs:  # what the model has no output for is no other class either
-            (own if target.output in outputs else others).append(shown)
-    mine = localisation.region(own, *session.size)
-    return mine, localisation.region(others, *session.size) & ~mine
+        if cropped is not None and outputs:  # classes without an output of the model are left out
+            (own if target.output in outputs else others).append(cropped)
+    own_region = localisation.region(own, *session.size)
+    return own_region, localisation.region(others, *session.size) & ~own_region

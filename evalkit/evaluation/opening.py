@@ -1,4 +1,4 @@
-"""Device and model of a configuration, opened alike for runs, photographs and benchmarks."""
+"""Open the device and model of a configuration, in the same way for runs, photographs and benchmarks."""
 
 import torch
 
@@ -9,12 +9,12 @@ from evalkit.models import zoo
 
 
 def open_device(config: RunConfig, local_rank: int = 0) -> torch.device:
-    """Choose the device and set what holds for the whole process: the precision of products, and on the CPU the allocator.
+    """Choose the device and set options of the whole process: the precision of products, and on the CPU the allocator.
 
-    `local_rank` is this worker's number on its machine. Raises UserError where the configured device is not there.
+    `local_rank` is this worker's number on its machine. Raises UserError where the configured device is missing.
     """
     device = pick_device(config.device, local_rank)
-    torch.backends.cuda.matmul.allow_tf32 = config.precision == "tf32"  # float32 means float32 unless TF32 is asked for
+    torch.backends.cuda.matmul.allow_tf32 = config.precision == "tf32"  # full float32 unless TF32 is configured
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     if device.type == "cpu":
         keep_freed_memory()
@@ -30,17 +30,17 @@ def open_model(config: RunConfig, device: torch.device, size: tuple[int, int] | 
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """Return the device of a name; `auto` and `cuda` are this worker's own GPU, `auto` the CPU where there is none.
+    """Return the device of a name; `auto` and `cuda` mean this worker's own GPU, `auto` the CPU where there is none.
 
-    Raises UserError for cuda without a GPU, and for a GPU that is not there.
+    Raises UserError for cuda without a GPU, and for a GPU that does not exist.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError(f"device={name}, but torch sees no GPU here; use device=auto or device=cpu")
-    chosen = name.partition(":")[2]
-    if chosen:
-        if int(chosen) >= torch.cuda.device_count():
+    number = name.partition(":")[2]
+    if number:
+        if int(number) >= torch.cuda.device_count():
             raise UserError(f"device={name}, but the GPUs here are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
         return torch.device(name)
     return torch.device("cuda", local_rank % torch.cuda.device_count())

@@ -1,6 +1,6 @@
-"""Rows of the two tables (`evalkit.evaluation.columns`): what a batch has in common, then one function a table.
+"""Rows of the two tables (`evalkit.evaluation.columns`): the values common to a batch, and one function per table.
 
-Columns stay on the device until the shard's end: moving one to the host makes the host wait.
+Columns stay on the device until the end of the shard: each transfer to the host makes the host wait.
 """
 
 from collections import defaultdict
@@ -23,24 +23,24 @@ Columns = dict[str, Any]
 """Columns of equal length n by name: tensors (n,) or (n,P) on any device, lists, or None for a column without values."""
 
 FINITE, DEGENERATE = "finite", "degenerate"
-"""Columns of which a row's status is made."""
+"""The columns from which a row's status is derived."""
 
 
 @dataclass(frozen=True)
 class BatchFacts:
-    """What the rows of all methods have in common: one entry for each explained target."""
+    """The values common to the rows of all methods, one entry for each explained target."""
 
     columns: Columns
     targets: Tensor
     finite: Tensor
     """Whether the logits of the unperturbed image are finite (n,)."""
     output: str
-    """What makes confidences of logits: softmax or sigmoid."""
+    """The function from logits to confidences: "softmax" or "sigmoid"."""
 
 
 @dataclass(frozen=True)
 class MapFacts:
-    """What the rows of one method's maps have in common, each (n,)."""
+    """The values common to the rows of one method's maps, each (n,)."""
 
     method: str
     positive: Tensor
@@ -51,7 +51,7 @@ class MapFacts:
 
 
 def batch_facts(targets: Sequence[Target], image_ids: Sequence[str], probe: Probe, output: str) -> BatchFacts:
-    """Describe the explained targets, one a row of the probe, with their scores on the unperturbed images."""
+    """Describe the explained targets, one per row of the probe, with their scores on the unperturbed images."""
     confidence, logit = confidence_and_logit(probe.logits, probe.targets, output)
     columns = {
         "index": [target.position for target in targets],
@@ -74,7 +74,7 @@ def map_facts(batch: BatchFacts, method: str, upsampled: Tensor) -> MapFacts:
 
 
 def map_rows(batch: BatchFacts, maps: MapFacts, low: Tensor, measured: Mapping[str, Tensor], *, store: bool) -> Columns:
-    """Return the rows of `MAPS` for one method: its raw maps (n,h,w), and what was measured of them, each (n,)."""
+    """Return the rows of `MAPS` for one method, from its raw maps (n,h,w) and their measures, each (n,)."""
     values, n = low.flatten(1), len(low)
     return {
         **{key: batch.columns[key] for key in ("index", "image_id", "label", "target", "target_name")},
@@ -92,7 +92,7 @@ def map_rows(batch: BatchFacts, maps: MapFacts, low: Tensor, measured: Mapping[s
 
 
 def score_rows(batch: BatchFacts, maps: MapFacts, point: Point, mask: Tensor, gap: Tensor, logits: Tensor) -> Columns:
-    """Return the rows of `ROWS` for one method and point: mask (n,H,W), gap (n,), logits on the perturbed images (n,C)."""
+    """Return the rows of `ROWS` for one method and point, from the mask (n,H,W), gap (n,), and logits on the perturbed images (n,C)."""
     confidence, logit = confidence_and_logit(logits, batch.targets, batch.output)
     n = len(mask)
     return {
@@ -113,17 +113,17 @@ def score_rows(batch: BatchFacts, maps: MapFacts, point: Point, mask: Tensor, ga
 
 @dataclass
 class ShardRows:
-    """The rows of one shard, gathered batch by batch."""
+    """The rows of one shard, collected batch by batch."""
 
     scores: list[Columns] = field(default_factory=list)
     maps: list[Columns] = field(default_factory=list)
     left_out: int = 0
-    """Images left out by images=correct, or because the class map knows none of their labels."""
+    """Number of images left out by images=correct, or because none of their labels is in the class map."""
 
     def add_unreadable(
         self, position: int, image_id: str, label: int | None, methods: Sequence[str], points: Sequence[Point], reason: str
     ) -> None:
-        """Add the rows of an image that could not be read; they hold no scores."""
+        """Add the rows of an image that could not be read, without scores."""
         common = {"index": [position], "image_id": [image_id], "label": [label], "status": ["error"]}
         for method in methods:
             self.maps.append({**common, "method": [method]})
@@ -138,7 +138,7 @@ class ShardRows:
         self.left_out += later.left_out
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
-        """Return both tables (`ROWS`, `MAPS`), ordered by index, and of one index as they were added."""
+        """Return both tables (`ROWS`, `MAPS`), ordered by index; rows of one index keep the order in which they were added."""
         return _table(self.scores, ROWS), _table(self.maps, MAPS)
 
 
@@ -159,7 +159,7 @@ def _table(parts: Sequence[Columns], schema: pa.Schema) -> pa.Table:
 
 
 def _on_host(parts: Sequence[Columns]) -> list[Columns]:
-    """Return the parts with numpy arrays for tensors; all tensors of one kind are moved at once, since every move waits for the device."""
+    """Return the parts with numpy arrays for tensors. Tensors of one dtype and shape are moved at once: each move waits for the device."""
     alike: dict[tuple[object, ...], list[tuple[int, str, Tensor]]] = defaultdict(list)
     moved = [dict(columns) for columns in parts]
     for number, columns in enumerate(parts):

@@ -1,7 +1,7 @@
-"""Does a map depend on what the network learned? Its weights are randomised layer by layer, from the output to the input.
+"""Sanity check of maps: the network's weights are randomised layer by layer, from the output to the input.
 
-Cascading randomisation (Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018, section 3). A map that stays
-the same while the network forgets everything does not explain the network.
+Cascading randomisation (Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018, section 3). A map that does not
+change when the learned weights are replaced does not explain the network.
 """
 
 import copy
@@ -22,20 +22,20 @@ TOP_PERCENT = 20.0
 
 
 def cascade(module: nn.Module, example: Tensor, *, every: int = 1, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
-    """(layer reached so far, copy of the module in which that layer and all behind it are random), output first.
+    """Yield (name of a layer, copy of the module in which that layer and all behind it are random), the output layer first.
 
     Args:
-        module: a classifier; left as it is. Each copy is one's own to keep, in the module's mode and on its device.
-        example: normalised images that it processes; the layers' order is that in which they run on them.
+        module: a classifier, which stays unchanged. The copies are new, in the module's mode and on its device.
+        example: normalised images as input; layers are ordered by when they run on them.
         every: layers per stage. The first stage is the output layer alone, the last one always the whole network.
-        seed: with a layer's place it decides its new weights, whatever `every` and the device are.
+        seed: determines a layer's new weights together with its place, independent of `every` and of the device.
 
-    A layer is a submodule with parameters of its own, re-initialised by its own `reset_parameters`: BatchNorm's running
-    statistics are forgotten with its weights. What has none, or does not run by itself, stays trained, and a warning
-    names it.
+    A layer is a submodule with parameters of its own, re-initialised by its own `reset_parameters`, which also resets
+    BatchNorm's running statistics. Submodules without it, or that do not run by themselves, stay trained; a warning names
+    them.
 
     Raises:
-        UserError: nothing can be randomised, or `every` is not positive.
+        UserError: there is no layer to randomise, or `every` is not positive.
     """
     if every < 1:
         raise UserError(f"every={every}: a stage randomises one layer or more")
@@ -52,7 +52,7 @@ def cascade(module: nn.Module, example: Tensor, *, every: int = 1, seed: int = 0
 
 
 def layers_from_output(module: nn.Module, example: Tensor) -> list[str]:
-    """Names of the layers that can be randomised, the last that runs on the example first."""
+    """Return the names of the layers that can be randomised; the last one to run on the example comes first."""
     probe = copy.deepcopy(module).eval()
     own = {name: part for name, part in probe.named_modules() if next(part.parameters(recurse=False), None) is not None}
     calls: list[str] = []
@@ -63,7 +63,7 @@ def layers_from_output(module: nn.Module, example: Tensor) -> list[str]:
     order = [name for name in dict.fromkeys(reversed(calls)) if hasattr(own[name], "reset_parameters")]
     left = [name or type(module).__name__ for name in own if name not in order]
     if left:
-        log.warning("stays as trained, for want of reset_parameters or because it does not run by itself: %s", ", ".join(left))
+        log.warning("stays trained, because it has no reset_parameters or does not run by itself: %s", ", ".join(left))
     return order
 
 
@@ -74,34 +74,34 @@ def _reset(layer: nn.Module, entropy: list[int]) -> None:
 
 
 def similarity(maps: Tensor, others: Tensor) -> dict[str, np.ndarray]:
-    """How alike are maps (N,h,w) of the same images? By name, each (N,).
+    """Return three similarities (N,) of maps (N,h,w) of the same images, by name.
 
     `spearman` and `pearson` correlate the pixels' ranks and values; `overlap` is the share of the top 20 % of the pixels
-    that both maps choose (0.2 by chance; ties by pixel index, as `protocol` breaks them). A map and itself have 1,
-    constant or not; a constant map has no correlation with another one (nan), and where a map is not finite all are nan.
+    that both maps have in common (0.2 by chance; ties by pixel index, as in `protocol`). Equal maps have 1, also constant
+    ones; a constant map has no correlation with another one (nan), and where a map is not finite all three are nan.
     """
     first, second = (m.detach().double().cpu().flatten(1).numpy() for m in (maps, others))
     finite = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
     first, second = (np.where(finite[:, None], m, 0) for m in (first, second))
     same = (first == second).all(axis=1)
     tops = [Ranking(m.detach().cpu()).top(TOP_PERCENT).flatten(1).numpy() for m in (maps, others)]
-    found = {
+    similarities = {
         "spearman": np.where(same, 1, _correlation(rankdata(first, axis=1), rankdata(second, axis=1))),
         "pearson": np.where(same, 1, _correlation(first, second)),
         "overlap": (tops[0] & tops[1]).sum(axis=1) / tops[0].sum(axis=1),
     }
-    return {name: np.where(finite, values, np.nan) for name, values in found.items()}
+    return {name: np.where(finite, values, np.nan) for name, values in similarities.items()}
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Pearson's, row by row; nan where a row is constant."""
+    """Return Pearson's correlation of each row; nan where a row is constant."""
     first, second = (_centred(rows) for rows in (first, second))
     with np.errstate(invalid="ignore"):
         return (first * second).sum(axis=1) / np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
 
 
 def _centred(rows: np.ndarray) -> np.ndarray:
-    """Rows of range 1, less their means: exactly zero where constant, and large enough to be squared."""
+    """Scale rows to range 1 and subtract their means: exactly zero where constant, and large enough to be squared."""
     low, span = rows.min(axis=1, keepdims=True), np.ptp(rows, axis=1, keepdims=True)
     scaled = (rows - low) / np.where(span > 0, span, 1)
     return scaled - scaled.mean(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Everything one worker needs, loaded and checked before the first image is explained."""
+"""The parts of a run that each worker loads and checks before it explains the first image."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class MapSource(Protocol):
-    """Maps that need not be computed; `evalkit.runs.stored_maps.StoredMaps` is one."""
+    """A source of stored maps, such as `evalkit.runs.stored_maps.StoredMaps`."""
 
     code: set[str]
     """Versions of this package that computed the maps."""
@@ -33,7 +33,7 @@ class MapSource(Protocol):
     def __contains__(self, method: str) -> bool: ...
 
     def of(self, method: str, positions: Sequence[int], targets: Sequence[int]) -> Tensor:
-        """Return raw maps (N,h,w), float32, of images by their position in the data set and the explained class."""
+        """Return the raw maps (N,h,w), float32, of images given by position in the data set and explained class."""
         ...
 
 
@@ -49,16 +49,16 @@ class Session:
     points: list[Point]
     device: torch.device
     targets: str | list[int]
-    """"predicted", "label", or the classes that are explained of every image."""
+    """"predicted", "label", or the classes that are explained for every image."""
     read: Preprocess | DeviceDecoder
-    """How images are decoded."""
+    """The decoder of the images."""
     size: tuple[int, int]
-    """Height and width of every image after preprocessing; one that differs becomes an error row, whatever its batch."""
+    """Height and width of every image after preprocessing; an image of another size becomes an error row."""
     stored: MapSource | None = None
 
 
 def open_session(config: RunConfig, local_rank: int = 0) -> Session:
-    """Load model, data and methods; `local_rank` is this worker's number on its machine. Raises UserError for whatever does not fit."""
+    """Load model, data and methods; `local_rank` is this worker's number on its machine. Raises UserError where they do not fit."""
     device = open_device(config, local_rank)
     if config.decode == "gpu" and device.type != "cuda":
         raise UserError("decode=gpu needs a GPU, and this run computes on the CPU; use decode=pil")
@@ -74,13 +74,13 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
     targets = resolve(config.target, model.classes)
     _check_labels(config, source, positions, model.classes)
     if config.data.get("boxes") and not any(source.boxes(position) for position in positions):
-        log.warning("data.boxes=%s holds no box of any of the %d images: is it their names?", config.data["boxes"], len(positions))
+        log.warning("data.boxes=%s has no box for any of the %d images: check the image names in it", config.data["boxes"], len(positions))
     read = model.preprocess if config.decode == "pil" else tried_decoder(model.preprocess, device)
     return Session(config, model, source, positions, methods, config.protocol.all_points(), device, targets, read, size)
 
 
 def load_source(settings: Mapping[str, Any]) -> Source:
-    """The data set of a conf/data entry."""
+    """Open the data set of a conf/data entry. Raises UserError where its settings do not fit."""
     factory = find(str(settings["_target_"]), "data._target_")
     try:
         source: Source = factory(**{key: value for key, value in settings.items() if key not in ("name", "_target_")})
@@ -90,15 +90,15 @@ def load_source(settings: Mapping[str, Any]) -> Source:
 
 
 def resolve(target: str | int | Sequence[str | int], classes: Classes) -> str | list[int]:
-    """`predicted`, `label`, or class indices and names -> indices. Raises UserError for a class that the model lacks."""
+    """Return "predicted", "label", or the indices of classes given by index or name. Raises UserError for an unknown class."""
     if target in ("predicted", "label"):
         return str(target)
-    given = [target] if isinstance(target, str | int) else target
-    return list(dict.fromkeys(classes.output(one) for one in given))
+    chosen = [target] if isinstance(target, str | int) else target
+    return list(dict.fromkeys(classes.output(one) for one in chosen))
 
 
 def input_size(model: ModelConfig, source: Source, positions: list[int]) -> tuple[int, int]:
-    """Height and width after preprocessing: the config's, or where that follows the image, the first readable one's."""
+    """Return height and width after preprocessing: the configured ones, or where they follow the image, those of the first readable one."""
     fixed = zoo.fixed_size(model)
     if fixed is not None:
         return fixed
@@ -113,28 +113,28 @@ def input_size(model: ModelConfig, source: Source, positions: list[int]) -> tupl
 
 
 def _check_labels(config: RunConfig, source: Source, positions: list[int], classes: Classes) -> None:
-    """Refuse labels that fit no output while every image can still be saved."""
+    """Check the labels before the first image is explained. Raises UserError where target or images needs labels that are missing."""
     if getattr(source, "streamed", False):
         return
     keys = [source.class_keys(position) for position in positions]
-    outputs = [[classes.outputs_of(key) for key in of_image] for of_image in keys]  # all of them: a label that is no output is refused
+    outputs = [[classes.outputs_of(key) for key in of_image] for of_image in keys]  # of all images, since a wrong label raises
     if not any(map(any, outputs)):
-        called = f"the first is called '{keys[0][0]}'" if keys[0] else "the first has none"
-        note = f"none of the {len(positions)} images has a label among the classes of {config.model.name} ({called})"
+        first = f"the first is called '{keys[0][0]}'" if keys[0] else "the first has none"
+        note = f"none of the {len(positions)} images has a label among the classes of {config.model.name} ({first})"
         if config.target == "label" or config.images == "correct":
             raise UserError(f"{note}; name them alike (model.classes=FILE, one wnid or name a line), or use target=predicted")
-        log.warning("%s: top-1 cannot be told", note)
+        log.warning("%s: top-1 cannot be computed", note)
     if config.target == "label":
-        bare = [position for position, known in zip(positions, outputs, strict=True) if not any(known)]
-        if bare and not classes.map:
+        unlabelled = [position for position, choices in zip(positions, outputs, strict=True) if not any(choices)]
+        if unlabelled and not classes.map:
             raise UserError(
-                f"target=label, but {len(bare)} of {len(positions)} images have no label among the model's classes (the first is "
-                f"{source.image_id(bare[0])}); name them alike, give model.class_map, or leave them out of data.labels"
+                f"target=label, but {len(unlabelled)} of {len(positions)} images have no label among the model's classes (the first is "
+                f"{source.image_id(unlabelled[0])}); name them alike, give model.class_map, or leave them out of data.labels"
             )
-        _name_unknown({str(key) for pair in zip(keys, outputs, strict=True) for key, known in zip(*pair, strict=True) if not known})
+        _name_unknown({str(key) for pair in zip(keys, outputs, strict=True) for key, choices in zip(*pair, strict=True) if not choices})
 
 
 def _name_unknown(labels: set[str]) -> None:
-    """Labels without an output are not explained."""
+    """Log the labels that have no output and are therefore not explained."""
     if labels:
-        log.warning("no output of the model stands for %d labels, which are not explained: %s", len(labels), ", ".join(sorted(labels)[:5]))
+        log.warning("%d labels have no output in the model and are not explained: %s", len(labels), ", ".join(sorted(labels)[:5]))

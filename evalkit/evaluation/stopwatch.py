@@ -1,4 +1,4 @@
-"""Where a run's time goes, measured without making the device wait."""
+"""Measure the time of a run by stage, without making the host wait for the device."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -14,18 +14,18 @@ STAGES = ("decode", "network", "maps", "measures", "masks", "scoring", "writing"
 
 
 class Stopwatch:
-    """Seconds by stage, such as `masks` or `maps.grad_cam`. On a GPU they are those of its stream, read from events."""
+    """Seconds by stage, such as `masks` or `maps.grad_cam`. On a GPU they are times of its stream, read from events."""
 
     def __init__(self, device: torch.device | None = None) -> None:
         self._on_gpu = device is not None and device.type == "cuda"
         self._seconds: dict[str, float] = {}
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self.total: dict[str, float] = {}
-        """Of everything so far, by the part of a name before its dot."""
+        """All seconds so far, by the part of a name before its dot."""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Counts what happens in the block; a block that raises counts too."""
+        """Measure the block, also where it raises."""
         if self._on_gpu:
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
@@ -41,19 +41,19 @@ class Stopwatch:
         finally:
             self._add(name, time.perf_counter() - started)
 
-    def waiting(self, name: str, things: Iterable[T]) -> Iterator[T]:
-        """The things, counting the time until each is there."""
-        iterator = iter(things)
+    def waiting(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items and measure the time until each is available."""
+        iterator = iter(items)
         while True:
             started = time.perf_counter()
-            thing = next(iterator, None)
+            item = next(iterator, None)
             self._add(name, time.perf_counter() - started)
-            if thing is None:
+            if item is None:
                 return
-            yield thing
+            yield item
 
     def take(self) -> dict[str, float]:
-        """Seconds since the last call."""
+        """Return the seconds since the last call."""
         for name, begin, end in self._events:
             end.synchronize()
             self._add(name, begin.elapsed_time(end) / 1000)

@@ -1,4 +1,4 @@
-"""Which classes are explained of which images."""
+"""The choice of the classes that are explained for each image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,25 +17,25 @@ from evalkit.probe import Probe
 
 @dataclass(frozen=True)
 class Target:
-    """A class that is explained of an image."""
+    """One class that is explained for one image."""
 
     position: int
     """The image's place in the data set."""
     label: int | None
-    """The output that the data set gives the image; of several the explained one where it is among them, else the first."""
+    """The output that stands for the image's label; of several labels the explained one if it is among them, else the first."""
     output: int
     """The explained class."""
     name: str
-    """Its name: the data set's under target=label, else the model's."""
+    """The class's name: the data set's under target=label, else the model's."""
 
 
 def explained(
     session: Session, images: Tensor, positions: Sequence[int], keys: Mapping[int, Sequence[ClassKey]], byte_budget: int = BYTE_BUDGET
 ) -> tuple[Probe | None, list[Target]]:
-    """Choose the targets of images (n,3,H,W), uint8 or in [0,1], and return a probe with one row a target; None without targets.
+    """Choose the targets of images (n,3,H,W), uint8 or in [0,1], and return a probe with one row per target; None without targets.
 
-    An image has one target for each class that is explained of it. Left out are images that the model gets wrong under
-    images=correct, and under target=label those without a label that the model's class map knows.
+    An image has one target for each class that is explained for it. Left out are, under images=correct, images that the
+    model gets wrong, and under target=label those without a label in the model's class map.
     """
     net = session.model.net
     probe = Probe(net, images, indices=torch.tensor(positions), byte_budget=byte_budget)
@@ -46,21 +46,23 @@ def explained(
     if not rows:
         return None, []
     at, targets = [i for i, _ in rows], [target for _, target in rows]
-    if session.targets == "predicted" and len(rows) == len(positions):
+    if at != list(range(len(positions))):
+        images = images[torch.tensor(at).to(images.device, non_blocking=True)]
+    elif session.targets == "predicted":
         return probe, targets
     indices = torch.tensor([target.position for target in targets])
-    return Probe(net, images[at], [target.output for target in targets], indices, byte_budget=byte_budget), targets
+    return Probe(net, images, [target.output for target in targets], indices, byte_budget=byte_budget), targets
 
 
 class _Scores:
-    """Logits on the host, moved there when first asked for: most runs never ask."""
+    """Logits on the host, moved there at the first use; most runs do not need them."""
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
 
     @cached_property
     def logits(self) -> Tensor:
-        """(n,C)."""
+        """The probe's logits (n,C)."""
         return self._probe.logits.cpu()
 
     def best(self, i: int, outputs: Sequence[int]) -> int:
@@ -81,7 +83,7 @@ def _targets(session: Session, scores: _Scores, i: int, predicted: int, position
                 f"target=label, but {session.source.image_id(position)} has no label among the model's classes ({called}); "
                 "name them alike, or give model.class_map"
             )
-        best = {scores.best(i, known): str(key) for key, known in zip(reversed(keys), reversed(outputs), strict=True) if known}
+        best = {scores.best(i, choices): str(key) for key, choices in zip(reversed(keys), reversed(outputs), strict=True) if choices}
         return [Target(position, output, output, name) for output, name in reversed(best.items())]
     label = next(iter(labels), None)
     chosen = session.targets if isinstance(session.targets, list) else [predicted]

@@ -1,6 +1,6 @@
 """CAM methods: functions from a Probe to maps, (N,h,w) at the resolution of the activations or (N,H,W) at the image's.
 
-A method of your own needs one such function anywhere on the Python path and one yaml (or one override) naming it.
+A user's own method needs one such function anywhere on the Python path, and one yaml (or one override) that names it.
 """
 
 from evalkit.methods.controls import centre, constant, edges, fake_cam, random

@@ -1,4 +1,4 @@
-"""Controls: maps that know nothing of the network. A method that does not beat them explains nothing."""
+"""Controls: maps that do not depend on the network. A method that is not better than these explains nothing."""
 
 import numpy as np
 import torch
@@ -10,22 +10,22 @@ from evalkit.probe import Probe
 
 
 def random(probe: Probe, seed: int = 0) -> Tensor:
-    """Uniform noise at the activations' resolution (N,h,w), seeded by each image's index: the same in any batch."""
+    """Return uniform noise at the activations' resolution (N,h,w), seeded by each image's index: the same in any batch."""
     height, width = probe.activations.shape[2:]
     draws = [np.random.default_rng([whole(seed, "seed", least=0), int(index)]) for index in probe.indices]
     maps = [draw.random((height, width), dtype=np.float32) for draw in draws]
-    return torch.from_numpy(np.stack(maps)).to(probe.activations)
+    return torch.from_numpy(np.stack(maps)).to(probe.activations, non_blocking=True)
 
 
 def constant(probe: Probe) -> Tensor:
-    """The same value everywhere (N,h,w): under `keep_top` the first pixels in index order, the top of the image."""
+    """Return the same value everywhere (N,h,w): under `keep_top` the first pixels in index order, the top of the image."""
     return torch.ones_like(probe.activations[:, 0])
 
 
 def centre(probe: Probe) -> Tensor:
-    """One minus the distance to the image's centre over the largest such distance (N,h,w).
+    """Return one minus the distance to the image's centre over the largest such distance (N,h,w).
 
-    Photographs show their object in the middle: a real competitor, though it looks at no pixel.
+    A strong baseline although it reads no pixel, since photographs often show their object in the middle.
     """
     n, _, height, width = probe.activations.shape
     y = torch.linspace(-1, 1, height, dtype=probe.activations.dtype, device=probe.activations.device)
@@ -35,9 +35,9 @@ def centre(probe: Probe) -> Tensor:
 
 
 def edges(probe: Probe) -> Tensor:
-    """Sobel's gradient magnitude of the grey image (N,H,W): what an eye follows, whatever the network saw (Adebayo et al. 2018)."""
+    """Return Sobel's gradient magnitude of the grey image (N,H,W): an edge detector, independent of the network (Adebayo et al. 2018)."""
     grey = probe.images.mean(1, keepdim=True)
-    sobel = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]).to(grey)
+    sobel = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]).to(grey, non_blocking=True)
     along_x_and_y = torch.stack([sobel, sobel.T])[:, None]
     return conv2d(pad(grey, (1, 1, 1, 1), mode="replicate"), along_x_and_y).norm(dim=1)
 
@@ -46,7 +46,7 @@ def fake_cam(probe: Probe) -> Tensor:
     """Fake-CAM (Poppi et al., CVPR Workshops 2021, section 3): 1 everywhere but 0 in the top left pixel (N,H,W).
 
     Multiplied with the image it removes one pixel, so its average drop under `soft` is nearly perfect. Where exactly the
-    top x % are kept it is a constant map and explains nothing.
+    top x % are kept, it is worth no more than a constant map.
     """
     maps = torch.ones_like(probe.images[:, 0])
     maps[:, 0, 0] = 0

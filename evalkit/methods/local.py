@@ -1,4 +1,4 @@
-"""Maps with a value of its own for every position: no weight is shared by a whole channel."""
+"""Maps computed position by position: no weight is shared by a whole channel."""
 
 import torch
 from torch import Tensor
@@ -19,23 +19,24 @@ def hires_cam(probe: Probe) -> Tensor:
 
 
 def spatial_ablation(probe: Probe, window: int = 1, stride: int = 1) -> Tensor:
-    """FastAblationCAM  (its README, "Improving Ablation-CAM"): how far the class score drops when all channels are zero at a position.
+    """FastAblationCAM (its README, "Improving Ablation-CAM"): the drop of the class score when all channels are zero at a position.
 
-    No weights, no ReLU: against Ablation-CAM's eq. 3 and 4, positions are ablated instead of channels.
+    No weights, no ReLU: unlike in Ablation-CAM's eq. 3 and 4, positions are ablated instead of channels.
 
-    The window (cells of the activation map) moves by `stride`, the last one flush with the border; a cell's value is the
-    mean drop over the windows that cover it, so that the map keeps its place whatever the window. Returns (N,h,w).
+    The window (cells of the activation map) moves by `stride`, the last one ending at the border; a cell's value is the
+    mean drop over the windows that cover it, so that no window size shifts the map. Returns (N,h,w).
 
     Raises UserError: the window does not fit, or the stride would leave cells uncovered.
     """
-    regions = windows(probe.activations.shape[2], probe.activations.shape[3], window, stride).to(probe.activations.device)
+    height, width = probe.activations.shape[2:]
+    regions = windows(height, width, window, stride).to(probe.activations.device, non_blocking=True)
     drops = probe.region_drops(regions)
     covering = regions.to(drops.dtype)
     return torch.einsum("nv,vhw->nhw", drops, covering) / covering.sum(0)
 
 
 def windows(height: int, width: int, window: int, stride: int) -> Tensor:
-    """Masks (V,h,w) of all places of a square window that moves by `stride`, the last one flush with the border.
+    """Return the masks (V,h,w) of all positions of a square window that moves by `stride`, the last one ending at the border.
 
     Raises UserError: the window does not fit, or the stride would leave cells uncovered.
     """

@@ -1,8 +1,8 @@
-"""Other people's implementations, unmodified, as methods: any class of pytorch-grad-cam, torch-cam and captum, by name.
+"""Unmodified implementations of other libraries as methods: any class of pytorch-grad-cam, torch-cam and captum, by name.
 
-Each sees the same network, layer, normalised images and target classes as our own methods do, on a copy of the network
-that is thrown away afterwards. A method that draws random numbers runs image by image, seeded by each image's index,
-so that its maps depend neither on the batch nor on what ran before.
+Each gets the same network, layer, normalised images and target classes as the methods of this package, with a temporary
+copy of the network. A method that draws random numbers runs image by image, seeded by each image's index, so that its
+maps depend neither on the batch nor on earlier calls.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ from evalkit.probe import Probe
 log = logging.getLogger(__name__)
 
 Explain = Callable[[Probe, nn.Module, nn.Module], Tensor]
-"""A batch, a copy of its model and the copy's target layer -> maps (N,h,w)."""
+"""A function from a batch, a copy of its model and the copy's target layer to maps (N,h,w)."""
 
 _OURS = {
     "model", "forward_func", "layer", "target_layer", "target_layers", "input_tensor", "inputs", "targets", "target", "target_idx",
     "baselines", "class_idx", "scores", "normalized", "self", "args", "kwargs",
 }  # fmt: skip
-"""Arguments that the adapters fill in themselves."""
+"""Arguments that the adapters pass themselves."""
 
 _HAVE_RULES_AS_MODULES = ("DeepLift", "LRP")
 _FUNCTIONS = (
@@ -52,19 +52,19 @@ _FUNCTIONS = (
     "gelu",
     "silu",
 )
-"""Activations for which those classes know a rule, or say that they know none, where the network calls them as modules."""
+"""Activations that those classes handle, or refuse, only where the network calls them as modules."""
 
 _HOOK_RECTIFIERS = (*_HAVE_RULES_AS_MODULES, "GuidedBackprop", "Deconvolution", "GuidedGradCam")
-"""captum's classes, and their Layer and Neuron forms, that see only activations which are modules and called once."""
+"""captum's classes, with their Layer and Neuron forms, that handle only activations which are modules and called once."""
 
 
 def pytorch_grad_cam(probe: Probe, name: str = "GradCAM", seed: int = 0, **options: Any) -> Tensor:
-    """A map of pytorch-grad-cam's class `name` (N,H,W), at the size of the image.
+    """Return the maps of pytorch-grad-cam's class `name` (N,H,W), at the size of the image.
 
     That library clips a map at zero, scales it to [0,1], resizes it with OpenCV (bilinear), scales it again and rounds
-    to float32; none of it can be switched off. `options` go to the constructor or, where that does not know them, to
-    the call (`eigen_smooth`, `aug_smooth`); FinerCAM compares the target with its nearest classes. Raises UserError
-    for an unknown class, an option without a taker, or where the package is missing.
+    to float32; none of this can be switched off. `options` go to the constructor or, if it does not accept them, to the
+    call (`eigen_smooth`, `aug_smooth`); FinerCAM compares the target with its nearest classes. Raises UserError for an
+    unknown class or option, or where the package is missing.
     """
     library = _library("pytorch_grad_cam")
     cls = _find(library, name, "pytorch-grad-cam", lambda c: hasattr(c, "forward") and "target_layers" in _takes(c))
@@ -73,7 +73,7 @@ def pytorch_grad_cam(probe: Probe, name: str = "GradCAM", seed: int = 0, **optio
 
     def explain(part: Probe, module: nn.Module, layer: nn.Module) -> Tensor:
         cam, classes = cls(model=module, target_layers=[layer], **init), part.targets.tolist()
-        if name == "FinerCAM":  # given targets, it would be its base method
+        if name == "FinerCAM":  # with targets, it would compute its base method
             return torch.from_numpy(cam(input_tensor=normalised(part), targets=None, target_idx=classes[0], **call))
         return torch.from_numpy(cam(input_tensor=normalised(part), targets=[target(c) for c in classes], **call))
 
@@ -81,9 +81,9 @@ def pytorch_grad_cam(probe: Probe, name: str = "GradCAM", seed: int = 0, **optio
 
 
 def torch_cam(probe: Probe, name: str = "GradCAM", seed: int = 0, **options: Any) -> Tensor:
-    """A map of torch-cam's class `name` (N,h,w), as it is before that library's min-max normalisation.
+    """Return the maps of torch-cam's class `name` (N,h,w), before that library's min-max normalisation.
 
-    All but its CAM clip at zero, which cannot be switched off, and NaN counts as zero in the sum over channels.
+    All classes but CAM clip at zero, which cannot be switched off, and NaN counts as zero in the sum over channels.
     `options` and errors as in `pytorch_grad_cam`.
     """
     library = _library("torchcam.methods")
@@ -102,15 +102,15 @@ def torch_cam(probe: Probe, name: str = "GradCAM", seed: int = 0, **options: Any
 def captum_attr(
     probe: Probe, name: str = "LayerGradCam", baseline: str = "mean", channels: str = "sum", seed: int = 0, **options: Any
 ) -> Tensor:
-    """captum's attribution `name`: of the target layer (N,h,w) or, where the class takes no layer, of the image (N,H,W).
+    """Return captum's attribution `name`: for the target layer (N,h,w) or, if the class takes no layer, for the image (N,H,W).
 
     captum normalises nothing. Channels or colours are summed (`channels="sum"`) or replaced by their largest absolute
-    value ("max", usual for gradients). Methods with a baseline start from the image that `baseline`, a fill of the
-    protocol, makes: "mean" is 0 after normalisation, captum's own default; "black" or "blur". `options` go to the
-    constructor or to `attribute`; NoiseTunnel takes the name of another class as `attribution_method`. DeepLift, LRP
-    and the guided methods get a network whose every ReLU is a module of its own, as captum asks; the ceiling of a ReLU6
-    stays outside DeepLift's and LRP's rules, and of a network that calls another activation as a function they would
-    give wrong maps: refused. Errors as in `pytorch_grad_cam`.
+    value ("max", usual for gradients). Methods with a baseline start from the image of `baseline`, a fill of the protocol:
+    "mean" is 0 after normalisation, captum's own default; "black" or "blur". `options` go to the constructor or to
+    `attribute`; NoiseTunnel takes the name of another class as `attribution_method`. DeepLift, LRP and the guided methods
+    get a network in which every ReLU is a module of its own, as captum requires; DeepLift's and LRP's rules do not include
+    the ceiling of a ReLU6. Networks that call another activation as a function would get wrong maps from these two, and
+    raise UserError. Other errors as in `pytorch_grad_cam`.
     """
     one_of(channels, ("sum", "max"), "channels")
     chosen = _Attribution.named(name, options)
@@ -119,9 +119,9 @@ def captum_attr(
         if chosen.reads_modules:
             _refuse_functions(name, module)
         start = fill_image(part, baseline, "baseline")
-        # What asks for a distribution of baselines refuses one of a single image, and gets the same image twice.
-        given = {"target": part.targets, "baselines": torch.cat([start, start]) if chosen.distribution else start}
-        out = chosen.run(module, layer, normalised(part), given)
+        # Classes that require a distribution of baselines refuse a single image, and get the same one twice.
+        arguments = {"target": part.targets, "baselines": torch.cat([start, start]) if chosen.distribution else start}
+        out = chosen.run(module, layer, normalised(part), arguments)
         if not isinstance(out, Tensor) or out.dim() != 4:
             raise UserError(f"captum's {name} returns {tuple(getattr(out, 'shape', ()))}, not one value per channel and position")
         return out.sum(1) if channels == "sum" else out.abs().amax(1)
@@ -131,7 +131,7 @@ def captum_attr(
 
 @dataclass(frozen=True)
 class _Attribution:
-    """A class of captum with its options; `inner` is what it wraps (NoiseTunnel), or None."""
+    """A class of captum with its options; `inner` is the class that it wraps (NoiseTunnel), or None."""
 
     cls: Any
     inner: Any
@@ -140,7 +140,7 @@ class _Attribution:
 
     @staticmethod
     def named(name: str, options: dict[str, Any]) -> "_Attribution":
-        """Raises UserError for a class that is unknown or lacks an option that it requires."""
+        """Find the class by name. Raises UserError for an unknown class or option, or a missing option that it requires."""
         cls, inner = _captum_class(name), None
         if "attribution_method" in _takes(cls) and "attribution_method" in options:
             inner = _captum_class(str(options["attribution_method"]))
@@ -154,7 +154,7 @@ class _Attribution:
 
     @property
     def distribution(self) -> bool:
-        """Whether it demands a distribution of baselines."""
+        """Whether the class requires a distribution of baselines."""
         return "baselines" in _required((self.inner or self.cls).attribute)
 
     @property
@@ -168,26 +168,26 @@ class _Attribution:
     def _is_one_of(self, names: tuple[str, ...]) -> bool:
         return any(part in c.__name__ for part in names for c in (self.cls, self.inner) if c)
 
-    def run(self, module: nn.Module, layer: nn.Module, images: Tensor, given: Mapping[str, Any]) -> Any:
-        """attribute(images), with those of the `given` arguments that it takes."""
+    def run(self, module: nn.Module, layer: nn.Module, images: Tensor, arguments: Mapping[str, Any]) -> Any:
+        """Return attribute(images), called with those of the `arguments` that it takes."""
         inner = self.inner or self.cls
         takes, at = _takes(inner.attribute), [layer] if "layer" in _takes(inner) else []
         method = inner(module, *at, **({} if self.inner else self.init))
         if self.inner:
             method = self.cls(method, **self.init)
-        return method.attribute(images, **{key: value for key, value in given.items() if key in takes}, **self.call)
+        return method.attribute(images, **{key: value for key, value in arguments.items() if key in takes}, **self.call)
 
 
 def _captum_class(name: str) -> Any:
     if name.endswith("FeaturePermutation"):
-        raise UserError(f"captum's {name} explains an image by the other images of its batch, which are here by chance")
+        raise UserError(f"captum's {name} explains an image by the other images of its batch, which are arbitrary here")
     fits = {*_OURS, "attribution_method"}
     base = captum.attr.Attribution
     return _find(captum.attr, name, "captum", lambda c: issubclass(c, base) and hasattr(c, "attribute") and _required(c) <= fits)
 
 
 def _refuse_functions(name: str, module: nn.Module) -> None:
-    """Of a traced network: torch.fx has a node of the function's name where a module would have a node of its own."""
+    """Raise UserError for a traced network that calls an activation as a function: torch.fx has a node with its name."""
     for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
         called = getattr(node.target, "__name__", node.target) if node.op in ("call_function", "call_method") else None
         if called in _FUNCTIONS:
@@ -204,10 +204,10 @@ def _library(path: str) -> ModuleType:
 def _find(library: ModuleType, name: str, called: str, fits: Callable[[Any], bool]) -> Any:
     if not isinstance(name, str):
         raise UserError(f"name={name} must be the name of one class of {called}")
-    known = {key: value for key, value in vars(library).items() if inspect.isclass(value) and fits(value)}
-    if name not in known:
-        raise UserError(f"{called} has no class '{name}' that makes maps{did_you_mean(name, known)}")
-    return known[name]
+    classes = {key: value for key, value in vars(library).items() if inspect.isclass(value) and fits(value)}
+    if name not in classes:
+        raise UserError(f"{called} has no class '{name}' that makes maps{did_you_mean(name, classes)}")
+    return classes[name]
 
 
 def _takes(function: Any) -> Mapping[str, inspect.Parameter]:
@@ -220,7 +220,7 @@ def _required(function: Any) -> set[str]:
 
 
 def _resolved(options: Mapping[str, Any], library: ModuleType) -> dict[str, Any]:
-    """Options as a yaml can write them: lists stand for tuples, `base_method` for one of the library's classes."""
+    """Convert options from YAML: lists become tuples, and the name in `base_method` becomes that class of the library."""
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     base = values.get("base_method")
     if isinstance(base, str):
@@ -229,7 +229,7 @@ def _resolved(options: Mapping[str, Any], library: ModuleType) -> dict[str, Any]
 
 
 def _sorted(options: Mapping[str, Any], name: str, first: list[Any], then: list[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options for the constructor and for the call. Raises UserError for one that neither knows."""
+    """Return the options for the constructor and for the call. Raises UserError for one that neither accepts."""
     init, call = ({key for function in functions for key in _takes(function)} - _OURS for functions in (first, then))
     for key in options:
         if key not in init | call:
@@ -238,7 +238,7 @@ def _sorted(options: Mapping[str, Any], name: str, first: list[Any], then: list[
 
 
 def _run(probe: Probe, explain: Explain, seed: int, *, rectifiers: bool = False, one_by_one: bool = False) -> Tensor:
-    """Explain the batch, or image by image where that is asked for or where random numbers were drawn."""
+    """Explain the batch, or image by image where `one_by_one` is set or random numbers were drawn."""
     alone = len(probe.images) == 1
     if alone or not one_by_one:
         with torch.enable_grad(), _quiet(), _random_state_restored(probe), stand_in(probe.net, rectifiers=rectifiers) as (module, layer):
@@ -252,12 +252,12 @@ def _run(probe: Probe, explain: Explain, seed: int, *, rectifiers: bool = False,
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Progress bars and prints of libraries go to the debug log."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    """Send progress bars and prints of libraries to the debug log."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         yield
-    if said.getvalue():
-        log.debug("%s", said.getvalue().strip())
+    if output.getvalue():
+        log.debug("%s", output.getvalue().strip())
 
 
 @contextlib.contextmanager
@@ -278,7 +278,7 @@ def _seeded(seed: int, index: int) -> object:
 
 
 def _random_state() -> object:
-    """Comparable; changed by whoever draws from torch's or numpy's global generators."""
+    """Return the state of torch's and numpy's global generators, to be compared; each random number changes it."""
     legacy = np.random.get_state(legacy=False)["state"]
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return [bytes(state.numpy()) for state in (torch.get_rng_state(), *cuda)], bytes(legacy["key"]), legacy["pos"]

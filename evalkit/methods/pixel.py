@@ -1,7 +1,7 @@
-"""Maps at the image's own resolution (N,H,W), computed by captum.
+"""Maps at the resolution of the image (N,H,W), computed by captum.
 
-All explain the logit of the target class, with gradients taken at the normalised image. The whole network runs, in the
-model's own dtype also where the trunk is asked to run in bfloat16.
+All explain the logit of the target class, with gradients at the normalised image. The whole network runs in the model's
+dtype, also where the trunk is set to bfloat16.
 """
 
 import warnings
@@ -26,19 +26,19 @@ def gradient(probe: Probe) -> Tensor:
 def guided_backprop(probe: Probe) -> Tensor:
     """Guided backpropagation (Springenberg et al., 2015, section 3.4), max over colours of its absolute value (N,H,W).
 
-    At each ReLU only positive gradients pass, beside the rule that the input was positive; a ReLU6 counts as a ReLU,
-    every other activation (hard-swish, GELU) passes its ordinary gradient. Raises UserError for a network that has
-    no ReLU or that torch.fx cannot trace.
+    A ReLU passes back only positive gradients, and only where its input was positive; a ReLU6 counts as a ReLU, every
+    other activation (hard-swish, GELU) passes its ordinary gradient. Raises UserError for a network that has no ReLU or
+    that torch.fx cannot trace.
     """
     images = normalised(probe)
     method = GuidedBackprop(rectified(probe.net, images[:1]))
-    with warnings.catch_warnings():  # it announces its hooks on every call
+    with warnings.catch_warnings():  # captum warns about its hooks on every call
         warnings.filterwarnings("ignore", message="Setting backward hooks")
         return method.attribute(images.requires_grad_(), target=probe.targets).abs().amax(1)
 
 
 def guided(probe: Probe, method: str = "evalkit.methods.grad_cam", **parameters: Any) -> Tensor:
-    """Any map method made fine-grained: its map, upsampled, times guided backpropagation, pointwise (N,H,W).
+    """Multiply the upsampled map of any method with guided backpropagation, pointwise (N,H,W).
 
     `method` is the dotted path of a function from a probe to maps (N,h,w), `parameters` are its own.
     """
@@ -59,9 +59,9 @@ def guided_ablation_cam(probe: Probe) -> Tensor:
 def integrated_gradients(probe: Probe, steps: int = 50, baseline: str = "black", batch_size: int = 32) -> Tensor:
     """Integrated gradients (Sundararajan et al., ICML 2017, eq. 1), summed over colours (N,H,W); signed.
 
-    The straight path from the baseline image is sampled at `steps` Gauss-Legendre points, `batch_size` images (or the
-    probe's N, if that is more) in memory at once. `baseline` is a fill of the protocol: "black" (0 before
-    normalisation, the paper's), "mean" or "blur". A map sums to y(image) - y(baseline), up to the integration's error.
+    The straight path from the baseline image is sampled at `steps` Gauss-Legendre points, with `batch_size` images (or N,
+    if that is more) in memory at once. `baseline` is a fill of the protocol: "black" (0 before normalisation, as in the
+    paper), "mean" or "blur". A map sums to y(image) - y(baseline), up to the integration error.
     """
     images = normalised(probe)
     attributed = IntegratedGradients(_network(probe)).attribute(
@@ -75,11 +75,11 @@ def integrated_gradients(probe: Probe, steps: int = 50, baseline: str = "black",
 
 
 def occlusion(probe: Probe, window: int = 32, stride: int = 16, fill: str = "black", batch_size: int = 64) -> Tensor:
-    """Muted pixels (Zeiler and Fergus, ECCV 2014, section 4.2): how far the class score falls under an occluder (N,H,W).
+    """Occlusion (Zeiler and Fergus, ECCV 2014, section 4.2): the drop of the class score under an occluding square (N,H,W).
 
     A square of `window` pixels moves in steps of `stride`; a pixel's value is the mean of y - y' over the squares that
-    cover it. `fill` is what they hold: "black", "mean" (Zeiler and Fergus' grey) or "blur". About `batch_size` images
-    (or N) are in memory at once. Raises UserError for a window larger than the image or a stride that leaves gaps.
+    cover it. `fill` is their content: "black", "mean" (Zeiler and Fergus' grey) or "blur". About `batch_size` images (or
+    N) are in memory at once. Raises UserError for a window larger than the image or a stride that leaves gaps.
     """
     images = normalised(probe)
     n, _, height, width = images.shape
@@ -100,16 +100,16 @@ def occlusion(probe: Probe, window: int = 32, stride: int = 16, fill: str = "bla
 
 
 def normalised(probe: Probe, images: Tensor | None = None) -> Tensor:
-    """What the network sees: the probe's images (N,3,H,W), or others in [0,1], after normalisation; a new tensor."""
+    """Return the probe's images (N,3,H,W), or others in [0,1], after normalisation, in a new tensor."""
     return (((probe.images if images is None else images) - probe.net.mean) / probe.net.std).detach()
 
 
 def _network(probe: Probe) -> Callable[[Tensor], Tensor]:
-    """The network on a clone, because a first operation in place would overwrite captum's input."""
+    """Return the network applied to clones, because an in-place first operation would overwrite captum's input."""
     return lambda images: probe.net.module(images.clone())
 
 
 def fill_image(probe: Probe, fill: str, option: str = "fill") -> Tensor:
-    """The baseline image (N,3,H,W) of one of the protocol's fills, normalised; `option` is what the caller calls it."""
-    known = one_of(fill, ("black", "mean", "blur"), option)
-    return normalised(probe, filling(probe.images, known, probe.net.mean)).expand_as(probe.images)
+    """Return the normalised image (N,3,H,W) of one of the protocol's fills; `option` is the fill's name in error messages."""
+    filler = filling(probe.images, one_of(fill, ("black", "mean", "blur"), option), probe.net.mean)
+    return normalised(probe, filler).expand_as(probe.images)

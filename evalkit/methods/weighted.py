@@ -1,4 +1,4 @@
-"""Maps that are weighted sums of the activation maps: sum_k w_k A_k. They differ in the weights."""
+"""Maps that are weighted sums of the activations: sum_k w_k A_k. They differ in the weights."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from evalkit.errors import one_of, whole
 from evalkit.probe import Probe
 
 SCORES = ("score", "softmax", "sigmoid")
-"""What y may be: the logit of the explained class, or what a normalisation makes of it."""
+"""The choices of y: the logit of the explained class, or its softmax or sigmoid."""
 
 
 def cam(probe: Probe) -> Tensor:
@@ -25,9 +25,9 @@ def grad_cam(probe: Probe, gradient: str = "score") -> Tensor:
 
     w_k = mean over positions of dy/dA_k; map = ReLU(sum_k w_k A_k) (N,h,w).
 
-    `gradient`: what y is, the class "score" (both papers' rule), or its "softmax" or "sigmoid" (Ablation-CAM paper,
-    section 5). A sigmoid's map is the score's times y (1 - y): smaller, but of the same shape, until float rounds it to 0
-    everywhere (see `Probe.scored_gradients`). A softmax mixes in the gradients of the other classes.
+    `gradient` chooses y: the class "score" (as in both papers), or its "softmax" or "sigmoid" (Ablation-CAM paper,
+    section 5). A sigmoid's map is the score's times y (1 - y): smaller, but proportional, unless rounding makes it 0
+    everywhere (see `Probe.scored_gradients`). A softmax adds the gradients of the other classes.
     """
     weights = probe.scored_gradients(one_of(gradient, SCORES, "gradient")).mean((2, 3))
     return relu(_weighted_sum(weights, probe.activations))
@@ -37,8 +37,8 @@ def grad_cam_pp(probe: Probe) -> Tensor:
     """Grad-CAM++ (Chattopadhay et al., WACV 2018, eq. 10 and 19) for the exponential of the class score.
 
     With Y = exp(S) and a piecewise linear head the derivatives are powers of g = dS/dA times Y, so that
-    alpha = g^2 / (2 g^2 + g^3 sum(A)) = 1 / (2 + g sum(A)), used where g > 0. The common factor Y of the weights
-    changes neither ranking nor normalised map and would overflow: it is left out. Returns (N,h,w), not negative.
+    alpha = g^2 / (2 g^2 + g^3 sum(A)) = 1 / (2 + g sum(A)), used where g > 0. The common factor Y of the weights is left
+    out: it changes neither ranking nor normalised map, and would overflow. Returns (N,h,w), not negative.
     """
     g = probe.gradients
     alpha = 1 / (2 + g * probe.activations.sum((2, 3), keepdim=True))
@@ -59,11 +59,11 @@ def xgrad_cam(probe: Probe) -> Tensor:
 def ablation_cam(probe: Probe, normalise: str = "score", drop: str = "score") -> Tensor:
     """Ablation-CAM (Desai and Ramaswamy, WACV 2020, eq. 3 and 4): w_k = (y - y^k) / y, map = ReLU(sum_k w_k A_k).
 
-    `drop`: what y is, the class "score" (section 4), or the "softmax" confidence that the authors tried and found less
-    trustworthy, or its "sigmoid" (section 5). `normalise`: by y ("score", eq. 3) or by the L2 norm of A_k ("norm", eq. 2).
+    `drop` chooses y: the class "score" (section 4), the "softmax" confidence, which the authors tried and found less
+    trustworthy, or the "sigmoid" (section 5). `normalise`: by y ("score", eq. 3) or by the L2 norm of A_k ("norm", eq. 2).
 
-    Divided by |y|, because a negative y would turn every sign; where the divisor is 0 the drops themselves are the
-    weights. Neither changes the ranking for y > 0. Returns (N,h,w), not negative.
+    The divisor is |y|, because a negative y would reverse every sign; where it is 0, the drops themselves are the weights.
+    Neither changes the ranking for y > 0. Returns (N,h,w), not negative.
     """
     y, drops = probe.score_and_drops(one_of(drop, SCORES, "drop"))
     by_norm = one_of(normalise, ("score", "norm"), "normalise") == "norm"
@@ -73,19 +73,19 @@ def ablation_cam(probe: Probe, normalise: str = "score", drop: str = "score") ->
 
 
 def ablated_input_cam(probe: Probe, fill: str = "black") -> Tensor:
-    """Weights from what a channel does without an image (Pandit 2020, "A Different Approach", section 6).
+    """Weights from the activations without an image (Pandit 2020, "A Different Approach", section 6).
 
-    That text gives the idea only: a channel that still fires on an all-zero image fires without having met a shape, and
-    gets its weight from that. Written as eq. 3 of Ablation-CAM, with the channel's mean |A_k| in place of the class score:
-    w_k = max(0, m_k - m_k(nothing)) / m_k, the share of its activation that the image is answerable for, in [0, 1]: a channel
-    that fires more without the image gets no weight, or one that hardly fires at all would divide by almost nothing and
-    outweigh all others. Map = sum_k w_k A_k behind a ReLU (N,h,w). It knows no class: all classes of an image have one map.
-    `fill` says what "all-zero" is: "black" (before normalisation) or "mean" (zero after it).
+    That text gives the idea only: a channel that is active on an all-zero image is active without having seen a shape.
+    Written here as eq. 3 of Ablation-CAM, with the channel's mean |A_k| as m_k in place of the class score:
+    w_k = max(0, m_k - m_k(blank image)) / m_k, the share of the activation that is due to the image, in [0, 1]. A channel
+    that is more active without the image gets the weight 0; otherwise a channel with m_k near 0 would get a very large
+    negative weight. Map = ReLU(sum_k w_k A_k) (N,h,w). It does not depend on the class. `fill` defines "all-zero": "black"
+    (before normalisation) or "mean" (zero after it).
     """
-    nothing = protocol.filling(probe.images[:1], one_of(fill, ("black", "mean"), "fill"), probe.net.mean)
-    without = probe.net.trunk(nothing.expand_as(probe.images[:1]))[0].abs().mean((2, 3))
-    fires = probe.activations.abs().mean((2, 3))
-    weights = relu(fires - without) / torch.where(fires > 0, fires, 1)
+    blank = protocol.filling(probe.images[:1], one_of(fill, ("black", "mean"), "fill"), probe.net.mean)
+    without = probe.net.trunk(blank.expand_as(probe.images[:1]))[0].abs().mean((2, 3))
+    means = probe.activations.abs().mean((2, 3))
+    weights = relu(means - without) / torch.where(means > 0, means, 1)
     return relu(_weighted_sum(weights, probe.activations))
 
 
@@ -94,18 +94,21 @@ def score_cam(probe: Probe, batch_size: int = 32) -> Tensor:
 
     H_k = A_k upsampled and min-max normalised; the image times H_k gives S_k, the class score; w = softmax of S over the
     channels; map = ReLU(sum_k w_k A_k) (N,h,w). The product is taken after normalisation, as in the authors' code: what
-    H_k removes turns into the mean colour. Channels that are constant have H_k = 0 and share one pass.
+    H_k removes becomes the mean colour. Constant channels have H_k = 0 and share one pass.
     """
     maps, batch_size = [], whole(batch_size, "batch_size")
-    size = (probe.images.shape[2], probe.images.shape[3])
+    size, device = (probe.images.shape[2], probe.images.shape[3]), probe.images.device
     mean = probe.net.mean.to(probe.images)
-    for image, target, channels in zip(probe.images, probe.targets, probe.activations, strict=True):
+    extent = probe.activations.amax((2, 3)) - probe.activations.amin((2, 3))
+    varies = ((extent > 0) & extent.isfinite()).cpu()  # the only time that the host waits for the device
+    for i, (image, channels) in enumerate(zip(probe.images, probe.activations, strict=True)):
         masks = protocol.soft_mask(protocol.upsample(channels, size))
-        varies = masks.amax((1, 2)) > 0
-        shown = torch.cat([torch.zeros_like(masks[:1]), masks[varies]])
-        scores = torch.cat([probe.net(protocol.perturb(image[None], part, mean))[:, target] for part in shown.split(batch_size)])
-        by_channel = scores[:1].repeat(len(masks))
-        by_channel[varies] = scores[1:]
+        varying = varies[i].nonzero()[:, 0].to(device, non_blocking=True)
+        masks = torch.cat([torch.zeros_like(masks[:1]), masks[varying]])
+        target = probe.targets[i : i + 1]
+        scores = torch.cat([probe.net(protocol.perturb(image[None], part, mean))[:, target] for part in masks.split(batch_size)])[:, 0]
+        by_channel = scores[:1].repeat(len(channels))
+        by_channel[varying] = scores[1:]
         maps.append(relu(_weighted_sum(by_channel.softmax(0)[None], channels[None])))
     return torch.cat(maps)
 
@@ -113,8 +116,8 @@ def score_cam(probe: Probe, batch_size: int = 32) -> Tensor:
 def eigen_cam(probe: Probe) -> Tensor:
     """Eigen-CAM (Muhammad and Yeasin, IJCNN 2020, section III): A as (hw,K) on its first right singular vector.
 
-    No centring, as in the paper. A singular vector has no sign of its own: it is chosen so that the map's sum is not
-    negative. Knows no class. Returns (N,h,w), nan for an image whose activations are not finite.
+    No centring, as in the paper. The sign of a singular vector is arbitrary: it is chosen so that the map's sum is not
+    negative. It does not depend on the class. Returns (N,h,w), nan for an image whose activations are not finite.
     """
     finite = probe.activations.isfinite().all((1, 2, 3))[:, None, None]
     _, _, v = torch.linalg.svd(torch.where(finite, probe.activations.flatten(2).mT, 0), full_matrices=False)
@@ -123,5 +126,5 @@ def eigen_cam(probe: Probe) -> Tensor:
 
 
 def _weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
-    """(N,K) and (N,K,h,w) -> (N,h,w)."""
+    """Return the sums (N,h,w) of activations (N,K,h,w) with weights (N,K)."""
     return torch.einsum("nk,nkhw->nhw", weights, activations)
