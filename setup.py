@@ -1,4 +1,4 @@
-"""Packages of the distribution: those below evalkit/, and conf/ as evalkit.conf. Everything else is in pyproject.toml."""
+"""Packages of the distribution: evalkit and its subpackages, and conf/ as evalkit.conf. All other settings are in pyproject.toml."""
 
 from setuptools import find_packages, setup
 

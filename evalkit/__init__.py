@@ -1,4 +1,4 @@
-"""evalkit: how faithful are CAM explanations? One protocol, any CNN, any method, every image's scores kept."""
+"""evalkit measures how faithful CAM explanations of CNNs are: one protocol, any CNN, any method, with the scores of every image kept."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Probe", "SplitModel", "compare", "load_runs", "methods", "summarise"]
 
-_WHERE = {
+_MODULES = {
     "Probe": "evalkit.probe",
     "SplitModel": "evalkit.models.split",
     "compare": "evalkit.analysis.summary",
@@ -22,9 +22,8 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use: whoever only reads tables does not wait for torch.
-    if name == "methods":
+    if name == "methods":  # imported on first use, so that reading tables does not import torch
         return import_module("evalkit.methods")
-    if name in _WHERE:
-        return getattr(import_module(_WHERE[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'evalkit' has no attribute '{name}'")

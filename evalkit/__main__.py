@@ -1,4 +1,4 @@
-"""python -m evalkit, as torchrun and srun need it."""
+"""Entry point of `python -m evalkit`, which torchrun and srun need."""
 
 from evalkit.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Mistakes of the caller, told in one sentence, and other people's text, shown harmlessly."""
+"""Errors of the user as one-sentence messages, and safe display of text from outside."""
 
 import difflib
 import logging
@@ -11,23 +11,24 @@ class UserError(Exception):
 
 
 def first_line(reason: BaseException) -> str:
-    """What an exception says, in one line."""
+    """Return the first line of an exception's message that is not blank."""
     return next((line for line in str(reason).splitlines() if line.strip()), "no message")
 
 
 def printable(text: str) -> str:
-    """Text from data sets and run folders for a terminal or a page: no escape sequences, line breaks or hidden marks."""
+    """Return text from data sets and run folders, safe for a terminal or a page: no escape sequences, line breaks or hidden characters."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
 
 
 def log_to_stderr(level: int) -> None:
-    """Warnings, which may hold names from a data set, to stderr; but neither that there are fewer cores than decoding processes,
-    nor Pillow's doubts about large images, which are decoded like any other.
+    """Log warnings, with names from data sets made printable, to stderr, except two kinds that need no action.
+
+    torch warns of fewer cores than decoding processes; Pillow warns of large images, which are decoded like any other.
     """
-    for doubt in ("This DataLoader will create", "Image size .* could be decompression bomb"):
-        warnings.filterwarnings("ignore", doubt)
+    for message in ("This DataLoader will create", "Image size .* could be decompression bomb"):
+        warnings.filterwarnings("ignore", message)
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
@@ -40,26 +41,28 @@ class _Printable(logging.Formatter):
 
 
 def remote_failure(reason: BaseException) -> str | None:
-    """What a library for remote storage says of a store that cannot be reached or entered; None for any other exception."""
-    theirs = type(reason).__module__.partition(".")[0] in ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google")
-    return f"the remote store failed ({first_line(reason)})" if theirs else None
+    """Return a message for an exception of a remote storage library, as for no connection or no access; None for any other exception."""
+    is_remote = type(reason).__module__.partition(".")[0] in ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google")
+    return f"the remote store failed ({first_line(reason)})" if is_remote else None
 
 
 def shards_in_words(number: int) -> str:
-    """`1 shard`, `2 shards`."""
+    """Return a number of shards as text: `1 shard`, `2 shards`."""
     return f"{number} shard{'s' * (number != 1)}"
 
 
 def counted(numbers: Mapping[str, int]) -> str:
-    """`grad_cam 3, cam 1`: the most frequent first, without zeros."""
+    """Return counts as text, the most frequent first, without zeros: `grad_cam 3, cam 1`."""
     return ", ".join(f"{name} {number}" for name, number in sorted(numbers.items(), key=lambda item: -item[1]) if number)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest known name, else the known names themselves (at most twelve)."""
+    """Return `; did you mean 'x'?` for the most similar known name, else `; known: ` and up to twelve known names."""
     names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=5, cutoff=0.6)
-    near = [other for other in near if sorted(other) == sorted(name)] or near  # characters swapped: 'vgg61' is no 'vgg19'
+    near = [
+        other for other in near if sorted(other) == sorted(name)
+    ] or near  # prefer swapped characters: 'vgg61' means 'vgg16', not 'vgg19'
     if near:
         return f"; did you mean '{near[0]}'?"
     listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
@@ -67,14 +70,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def whole(value: int, name: str, least: int = 1) -> int:
-    """The value itself. Raises UserError where it is no whole number, or less than `least`."""
+    """Return the value. Raises UserError where it is not a whole number or less than `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(f"{name}={value} must be a whole number, {least} or more")
     return value
 
 
 def one_of(value: str, known: Iterable[str], name: str) -> str:
-    """The value itself. Raises UserError where it is no known one."""
+    """Return the value. Raises UserError where it is not among the known ones."""
     if value not in known:
-        raise UserError(f"{name}={value} is no choice{did_you_mean(str(value), known)}")
+        raise UserError(f"{name}={value} is not a valid choice{did_you_mean(str(value), known)}")
     return value

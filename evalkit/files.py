@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: on a local disk, a shared mount, or wherever fsspec reaches (s3://, gs://)."""
+"""Files that appear complete or not at all, on a local disk, a shared mount, or any file system of fsspec (s3://, gs://)."""
 
 import os
 import tempfile
@@ -13,42 +13,44 @@ from evalkit.errors import UserError, first_line, remote_failure
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2")
 
 Place = Path | UPath
-"""A local path, or one of a remote file system; both have pathlib's methods."""
+"""A local path or one of a remote file system; both have the methods of pathlib."""
 
 
 def place(text: str | Place) -> Place:
-    """`results/mine`, `s3://bucket/mine`. Raises UserError for a file system that is not known or not installed."""
+    """Return the path for a text such as `results/mine` or `s3://bucket/mine`.
+
+    Raises UserError for a file system that is unknown or whose library is not installed.
+    """
     if isinstance(text, UPath) or "://" not in str(text):
         return text if isinstance(text, UPath) else Path(text).expanduser()
     try:
-        there = UPath(str(text), use_listings_cache=False)  # other machines write there too
-        _ = there.fs  # where a missing library shows
+        remote = UPath(str(text), use_listings_cache=False)  # other machines write there too
+        _ = remote.fs  # raises ImportError where the library is missing
     except (ImportError, ValueError) as reason:
         protocol = str(text).partition("://")[0]
         extra = "in evalkit's folder, pip install '.[s3]'" if protocol in ("s3", "s3a") else "see fsspec's list of file systems"
         raise UserError(f"{text} cannot be opened ({first_line(reason)}): {extra}") from reason
-    return there
+    return remote
 
 
 def make_folder(path: Place) -> None:
-    """With its parents, where the file system knows folders; a bucket is nobody's to make by a slip of the pen."""
+    """Make a folder and its parents, except in object stores, where a mistyped path would create a bucket."""
     if isinstance(path, Path) or path.protocol not in OBJECT_STORES:
         path.mkdir(parents=True, exist_ok=True)
 
 
 def listed(folder: Place, pattern: str) -> list[Place]:
-    """The files of a folder whose names match, in order; none where there is no such folder."""
+    """Return the files of a folder whose names match a pattern, sorted; an empty list where the folder does not exist."""
     try:
-        found: list[Place] = list(folder.glob(pattern))
-    except FileNotFoundError:  # how object stores call a bucket that is not there
+        return sorted(folder.glob(pattern), key=str)
+    except FileNotFoundError:  # raised by object stores where the bucket does not exist
         return []
-    return sorted(found, key=str)
 
 
 def read_remote(path: UPath) -> bytes:
-    """A remote file's bytes, also in a process that was forked. Raises UserError: it is gone, or the file system fails."""
+    """Read the bytes of a remote file, also in a forked process. Raises UserError: it is missing, or the file system fails."""
     try:
-        return bytes(place(str(path)).read_bytes())  # a connection does not survive a fork, so none is kept
+        return bytes(place(str(path)).read_bytes())  # opened anew, since connections do not survive a fork
     except OSError as reason:
         raise UserError(f"cannot read {path} ({reason.strerror or first_line(reason)})") from reason
     except Exception as reason:
@@ -58,21 +60,20 @@ def read_remote(path: UPath) -> bytes:
 
 
 @contextmanager
-def _told(path: Place) -> Iterator[None]:
-    """Makes a sentence of what the disk or the store refuses."""
+def _write_errors_as_user_errors(path: Place) -> Iterator[None]:
     try:
         yield
     except OSError as reason:
         why = reason.strerror or first_line(reason)
-        raise UserError(f"cannot write {path} ({why}); mend that and run the same command again: what is finished is kept") from reason
+        raise UserError(f"cannot write {path} ({why}); fix that and run the same command again: what is finished is kept") from reason
 
 
 def publish(path: Place, content: bytes) -> None:
-    """Write a file that nobody ever sees in part; its folder is made where it is missing.
+    """Write a file so that no reader sees it incomplete; make its folder where it is missing.
 
-    Raises UserError: the disk is full, the place cannot be written.
+    Raises UserError: the disk is full, or the path cannot be written.
     """
-    with _told(path):
+    with _write_errors_as_user_errors(path):
         make_folder(path.parent)
         if isinstance(path, Path):
             _replace(path, content)
@@ -81,8 +82,8 @@ def publish(path: Place, content: bytes) -> None:
 
 
 def create(path: Place, content: bytes) -> bool:
-    """Make a file unless there is one of that name; says whether it was made. Raises UserError as `publish` does."""
-    with _told(path):
+    """Create a file unless it exists; return whether it was created. Raises UserError as `publish` does."""
+    with _write_errors_as_user_errors(path):
         make_folder(path.parent)
         try:
             with path.open("xb") as file:
@@ -107,7 +108,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def writable_folder(path: Place, option: str) -> Place:
-    """The folder, made where it is missing. Raises UserError, naming the option that chose it, where it cannot be written."""
+    """Make a folder where it is missing, and return it. Raises UserError, which names `option`, where it cannot be written."""
     try:
         make_folder(path)
         trial = path / f".writable-{os.getpid()}"
@@ -120,7 +121,7 @@ def writable_folder(path: Place, option: str) -> Place:
 
 
 def writable_file(path: Path | None, option: str) -> None:
-    """Makes sure, before hours of work, that a result can be written there. Raises UserError that names the option."""
+    """Check before a long computation that its result can be written. Raises UserError, which names `option`."""
     if path is not None:
         writable_folder(path.parent, option)
         if path.is_dir():

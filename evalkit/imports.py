@@ -1,4 +1,4 @@
-"""Objects by their dotted path, and packages that need not be installed."""
+"""Import of objects by their dotted path, and of optional packages."""
 
 import importlib
 from collections.abc import Callable
@@ -8,29 +8,29 @@ from evalkit.errors import UserError, did_you_mean
 
 
 def find(dotted: str, key: str) -> Callable[..., Any]:
-    """The callable at a dotted path. Raises UserError that names the config key."""
+    """Import the callable at a dotted path. Raises UserError, which names the configuration key `key`."""
     path, _, name = dotted.rpartition(".")
     if path.partition(".")[0] == "timm":
         import_timm(f"{key}={dotted}")
     if not all(part.isidentifier() for part in (*path.split("."), name)):
-        raise UserError(f"{key}={dotted} is no dotted path such as package.module.function")
+        raise UserError(f"{key}={dotted} is not a dotted path such as package.module.function")
     try:
         module = importlib.import_module(path)
     except ImportError as reason:
         raise UserError(f"{key}={dotted}: cannot import '{path}' ({reason}); put its folder on PYTHONPATH") from reason
-    except Exception as reason:  # whatever somebody's file does when it is imported
+    except Exception as reason:  # importing a user's file can raise any exception
         raise UserError(f"{key}={dotted}: importing '{path}' failed with {type(reason).__name__}: {reason}") from reason
-    found = getattr(module, name, None)
-    if found is None:
+    function = getattr(module, name, None)
+    if function is None:
         public = [other for other, value in vars(module).items() if callable(value) and not other.startswith("_")]
         raise UserError(f"{key}={dotted}: '{path}' has no '{name}'{did_you_mean(name, public)}")
-    if not callable(found):
+    if not callable(function):
         raise UserError(f"{key}={dotted} is not callable")
-    return found
+    return function
 
 
 def import_timm(for_what: str) -> Any:
-    """The optional package timm. Raises UserError that says how to get it."""
+    """Import the optional package timm. Raises UserError, which says how to install it."""
     try:
         return importlib.import_module("timm")
     except ImportError as reason:

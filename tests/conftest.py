@@ -1,5 +1,6 @@
 """Shared by all tests: small networks, small images, and the optional folder of real ones."""
 
+import gc
 import os
 import zlib
 from collections.abc import Iterator
@@ -8,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import HALF, ROOT, TinyFC, TinyGAP
+from browsing import CHROMIUM
+from builders import HALF, ROOT, TinyFC, TinyGAP, from_pool
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 from evalkit import SplitModel
 
@@ -24,6 +27,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_configure_node(node) -> None:
     node.workerinput["seed"] = node.config.stash_seed
+
+
+def pytest_collection_finish() -> None:
+    """Take what is imported out of garbage collection: a collection lasts a quarter of a second with it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
@@ -47,6 +60,22 @@ def reachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One Chromium for the tests of a file; pages of `browser.new_page()` share nothing."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def quick_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build large networks in a fraction of the time: see `builders.from_pool`."""
+    monkeypatch.setattr(torch.Tensor, "normal_", from_pool(torch.Tensor.normal_, torch.randn, lambda mean, std: std))
+    monkeypatch.setattr(torch.Tensor, "uniform_", from_pool(torch.Tensor.uniform_, torch.rand, lambda low, high: high - low))
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from evalkit.launch.run import run_job
 
 FEW = ["limit=4", "workers=0"]
 PROGRAMS = ("evalkit", "make", "python", "pip", "torchrun")
-SCRIPTS_THAT_RUN = ("experiments/average_drops.py",)
+SCRIPTS_THAT_RUN = ("experiments/findings/average_drops.py",)
 
 
 @dataclass(frozen=True)

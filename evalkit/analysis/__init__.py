@@ -1,1 +1,1 @@
-"""From rows to numbers: metrics, intervals, tests. Nothing here imports torch."""
+"""Metrics, intervals and tests computed from rows. Nothing here imports torch."""

@@ -1,4 +1,4 @@
-"""A run with everything that is derived of its rows, so that tables, figures and pages derive nothing again."""
+"""A run with all numbers derived from its rows, computed once for tables, figures and pages."""
 
 from dataclasses import dataclass
 
@@ -15,13 +15,13 @@ class Evaluated:
 
     run: Run
     summary: pd.DataFrame
-    """`summarise`: every metric with its interval."""
+    """Every metric with its interval, from `summarise`."""
     comparisons: pd.DataFrame
-    """`compare`: every paired test."""
+    """Every paired test, from `compare`."""
     measures: pd.DataFrame
-    """`summarise_maps`: what was measured of the maps."""
+    """Measures of the maps, from `summarise_maps`."""
 
 
 def evaluate_run(run: Run) -> Evaluated:
-    """Derive all numbers of a run. Raises UserError where no image could be scored."""
+    """Derive all numbers of a run. Raises UserError if no image could be scored."""
     return Evaluated(run, summarise(run), compare(run), summarise_maps(run))

@@ -1,4 +1,4 @@
-"""Finished runs as people name them: loaded, merged where they differ in nothing but their methods, and cut into points."""
+"""Loading of finished runs, merging of those that differ only in their methods, and selection of protocol points."""
 
 import math
 from collections import Counter
@@ -23,18 +23,18 @@ POINT = ["select", "top_percent", "fill"]
 
 @dataclass(frozen=True)
 class Run:
-    """The rows of one run folder with what is known of them."""
+    """The rows of one run folder with their provenance."""
 
     path: Place
     provenance: dict[str, Any]
     rows: pd.DataFrame
     maps: pd.DataFrame
-    """What was measured of each map (`store.MAPS`)."""
+    """Measures of each map (`evaluation.columns.MAPS`)."""
     shards: list[dict[str, Any]]
     folders: tuple[RunFolder, ...]
-    """Where its rows lie: several where runs were merged."""
+    """The folders of the rows: several if runs were merged."""
     tag: str = ""
-    """The folder's name, where several runs shown together would bear the same title."""
+    """The folder's name if several of the loaded runs would have the same title, else empty."""
 
     @property
     def name(self) -> str:
@@ -43,25 +43,25 @@ class Run:
 
     @property
     def methods(self) -> list[str]:
-        """In the order of the configuration, controls last."""
+        """The methods in the order of the configuration, controls last."""
         chosen = list(self.provenance["identity"]["method"])
         return sorted(chosen, key=lambda method: (method in CONTROLS, chosen.index(method)))
 
     @cached_property
     def scored(self) -> pd.DataFrame:
-        """Rows of the items (image and explained class) that every method could be scored on, at every protocol point."""
+        """The rows of the items (image and explained class) that every method could be scored on, at every protocol point."""
         good = self.rows[~self.rows["index"].isin(self.rows.loc[self.rows.status.isin(["error", "nonfinite"]), "index"])]
-        whole = good.groupby(ITEM)["method"].transform("size") == len(self.methods) * len(self.points)  # an unfinished run may lack one
+        whole = good.groupby(ITEM)["method"].transform("size") == len(self.methods) * len(self.points)  # an unfinished run may lack rows
         return good[whole]
 
     @property
     def points(self) -> list[Point]:
         """The protocol points in the order of the rows."""
-        found = self.rows[POINT].drop_duplicates().itertuples(index=False)
-        return [Point(select, None if pd.isna(top) else float(top), fill) for select, top, fill in found]
+        rows = self.rows[POINT].drop_duplicates().itertuples(index=False)
+        return [Point(select, None if pd.isna(top) else float(top), fill) for select, top, fill in rows]
 
     def counts(self) -> dict[str, Any]:
-        """Images by fate, accuracy, and what else the caption states."""
+        """Return the numbers of scored and excluded images, the accuracy, and the other numbers of the caption."""
         read = self.rows[self.rows.status != "error"]
         unread = set(self.rows["index"]) - set(read["index"])
         highest = read.groupby("index").prob_full.max()
@@ -69,18 +69,17 @@ class Run:
         correct = read[read.label == read.predicted]["index"].nunique()
         maps = self.rows.drop_duplicates([*ITEM, "method"])
         items = self.scored.drop_duplicates(ITEM)
-        bad = self.rows[self.rows.status == "nonfinite"]
+        nonfinite = self.rows[self.rows.status == "nonfinite"]
         seconds = sum(float(shard["seconds"]) for shard in self.shards)
         return {
             "images": self.rows["index"].nunique(),
-            "read": len(highest),
             "labelled": labelled,
             "scored": int(self.scored["index"].nunique()),
             "items": len(items),
             "maps": len(maps[maps.status != "error"]) // max(len(self.methods), 1),
             "unreadable": len(unread),
-            "nonfinite": int(bad["index"].nunique()),
-            "nonfinite_of": {str(method): int(number) for method, number in bad.groupby("method")["index"].nunique().items()},
+            "nonfinite": int(nonfinite["index"].nunique()),
+            "nonfinite_of": {str(method): int(number) for method, number in nonfinite.groupby("method")["index"].nunique().items()},
             "left_out": sum(int(shard["left_out"]) for shard in self.shards),
             "degenerate": {m: int(((maps.method == m) & (maps.status == "degenerate")).sum()) for m in self.methods},
             "logit_not_positive": int((items.logit_full <= 0).sum()),
@@ -91,23 +90,23 @@ class Run:
         }
 
     def seconds_per_map(self) -> dict[str, float]:
-        """Seconds that each method took for one map, on the machines that computed them; nan where unknown."""
+        """Return the seconds per map of each method, on the machines that computed them; nan where unknown."""
         maps = self.rows[self.rows.status != "error"].drop_duplicates([*ITEM, "method"]).groupby("method").size()
         took = {m: sum(float(shard["seconds_per_method"].get(m, 0)) for shard in self.shards) for m in self.methods}
         return {m: took[m] / maps[m] if took[m] and m in maps else float("nan") for m in self.methods}
 
 
 def load_runs(paths: Iterable[str | Place], *, allow_incomplete: bool = False) -> list[Run]:
-    """Run folders, or folders of run folders (multirun); those of one protocol with different methods are merged.
+    """Load run folders, or folders of run folders (multirun), and merge runs that differ only in their methods.
 
-    Raises UserError for what is no run folder, or not finished.
+    Raises UserError if a path is no run folder, or a run is not finished.
     """
-    found: list[Place] = []
+    folders: list[Place] = []
     for path in map(place, paths):
         below = [record.parent for record in listed(path, "*/provenance.json")]
-        found += [path] if RunFolder(path).exists or not below else below
+        folders += [path] if RunFolder(path).exists or not below else below
     runs = []
-    for path in {str(path.resolve()): path for path in found}.values():
+    for path in {str(path.resolve()): path for path in folders}.values():
         folder = RunFolder(path)
         provenance, stored = _printable(folder.provenance), folder.load()
         if stored.missing and not allow_incomplete:
@@ -126,7 +125,7 @@ def load_runs(paths: Iterable[str | Place], *, allow_incomplete: bool = False) -
 
 
 def _printable(value: Any) -> Any:
-    """A record that somebody else may have written: its text is only ever shown."""
+    """Make all text of a record printable: a run folder may be untrusted, and the text is only displayed."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, Mapping):
@@ -144,7 +143,7 @@ def _tagged(runs: Sequence[Run]) -> list[Run]:
 
 
 def _merged(runs: Iterable[Run]) -> list[Run]:
-    """Runs that differ in nothing but their methods become one, so that its comparisons are paired image by image."""
+    """Merge runs that differ only in their methods, so that their methods are compared image by image."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         facts = {key: fact for key, fact in run.provenance["identity"].items() if key != "method"}
@@ -154,18 +153,18 @@ def _merged(runs: Iterable[Run]) -> list[Run]:
 
 
 def _join(group: list[Run]) -> list[Run]:
-    """One run with the methods of all; the group as it is where a method occurs twice."""
+    """Return one run with the methods of all, or the group unchanged if a method occurs twice."""
     methods = [method for run in group for method in run.provenance["identity"]["method"]]
     if len(group) == 1 or len(set(methods)) < len(methods):
         return group
     first = group[0]
-    chosen = {name: settings for run in group for name, settings in run.provenance["identity"]["method"].items()}
+    merged = {name: settings for run in group for name, settings in run.provenance["identity"]["method"].items()}
     provenance = {
         **first.provenance,
-        "identity": {**first.provenance["identity"], "method": chosen},
+        "identity": {**first.provenance["identity"], "method": merged},
         "missing_shards": sum(run.provenance["missing_shards"] for run in group),
     }
-    others = [{**shard, "left_out": 0} for run in group[1:] for shard in run.shards]  # the same images again
+    others = [{**shard, "left_out": 0} for run in group[1:] for shard in run.shards]  # the images are the same: counted once
     rows, maps = (pd.concat([getattr(run, table) for run in group]) for table in ("rows", "maps"))
     return [Run(first.path, provenance, rows, maps, [*first.shards, *others], sum((run.folders for run in group), ()))]
 

@@ -1,4 +1,4 @@
-"""From maps, and from rows over many thresholds, to numbers: complexity, coherency, ADCC, localisation, areas under curves."""
+"""Summaries of the maps (complexity, coherency, ADCC, localisation) and areas under the curves over thresholds."""
 
 from collections.abc import Iterator
 
@@ -12,13 +12,13 @@ from evalkit.evaluation.columns import MEASURES
 from evalkit.point import Point
 
 PERCENT = [name for name in MEASURES if name not in ("complexity", "coherency")]
-"""Measures that are shares, shown in percent."""
+"""Measures that are fractions, reported in percent."""
 
 
 def summarise_maps(run: Run) -> pd.DataFrame:
-    """Each measure of the maps and each area with its 95 % interval, one row for each method and metric.
+    """Return each measure of the maps and each area with its 95 % interval, one row for each method and metric.
 
-    `n` counts the items (image and explained class) where it is defined; empty where nothing is.
+    `n` counts the items (image and explained class) where the metric is defined. The table is empty if none is.
     """
     rows = [
         {
@@ -31,23 +31,23 @@ def summarise_maps(run: Run) -> pd.DataFrame:
             "metric": metric,
             "lower_is_better": metrics.lower_is_better(metric, select),
             "n": int(np.isfinite(values[i]).sum()),
-            "value": found.value[i],
-            "low": found.low[i],
-            "high": found.high[i],
+            "value": estimates.value[i],
+            "low": estimates.low[i],
+            "high": estimates.high[i],
         }
         for metric, select, fill, score, values, images in (*_measures(run), *_areas(run))
-        for found in [stats.bootstrap({metric: values}, images)[metric]]
+        for estimates in [stats.bootstrap({metric: values}, images)[metric]]
         for i, method in enumerate(run.methods)
     ]
     return pd.DataFrame(rows)
 
 
 _Columns = tuple[str, str | None, str | None, str | None, np.ndarray, np.ndarray]
-"""metric, select, fill, score, values (M,n), their images (n,)"""
+"""The metric, select, fill, score, values (M,n) and images (n,) of the values."""
 
 
 def _measures(run: Run) -> Iterator[_Columns]:
-    scored = pd.MultiIndex.from_frame(run.scored[ITEM].drop_duplicates().sort_values(ITEM))  # as scores_of orders them
+    scored = pd.MultiIndex.from_frame(run.scored[ITEM].drop_duplicates().sort_values(ITEM))  # in the order of scores_of
     tables = {name: _by_method(run, name).reindex(columns=scored) for name in MEASURES}
     for name, table in tables.items():
         values = table.to_numpy(np.float64)
@@ -62,13 +62,13 @@ def _measures(run: Run) -> Iterator[_Columns]:
 
 
 def _by_method(run: Run, name: str) -> pd.DataFrame:
-    """A measure as (method, item)."""
+    """Return a measure as a table of methods (rows) and items (columns)."""
     maps = run.maps[run.maps.target.notna()]
     return maps.pivot(index="method", columns=ITEM, values=name).reindex(run.methods)
 
 
 def _areas(run: Run) -> Iterator[_Columns]:
-    """Insertion is keep_top, deletion remove_top: wherever the thresholds reach from 0 to 100."""
+    """Yield insertion (keep_top) and deletion (remove_top) for each fill whose thresholds reach from 0 to 100."""
     for select, fill in dict.fromkeys((p.select, p.fill) for p in run.points if p.top_percent is not None):
         points = [p for p in run.points if (p.select, p.fill) == (select, fill)]
         percents = [p.top_percent for p in points if p.top_percent is not None]

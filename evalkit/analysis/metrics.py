@@ -1,7 +1,7 @@
-"""Faithfulness metrics on arrays of scores: Y on the image, O on the perturbed image, one entry an image.
+"""Faithfulness metrics on arrays of scores: Y on the image, O on the perturbed image, one entry per image.
 
 Ablation-CAM paper, section 6.1 (i) to (v). A score is a confidence (softmax) or an activation (logit).
-Everything returned per image is averaged, and given its interval, by `evalkit.analysis.stats`.
+Values per image are averaged, with intervals, by `evalkit.analysis.stats`.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,16 @@ Scores = NDArray[np.float64]
 DROPS = ("average_drop", "median_drop", "drop_of_sums")
 GAINS = ("increase", "average_gain", "score_change")
 _LOWER = (*DROPS, "complexity", "energy_others")
-_TURNED = (*DROPS, *GAINS, "area")
+_REVERSED = (*DROPS, *GAINS, "area")
 
 
 def lower_is_better(metric: str, select: str | None) -> bool:
-    """Return whether lower values of a metric are better under a selection (None for what is measured of the map itself).
+    """Return whether lower values of a metric are better under a selection (None for measures of the map itself).
 
-    Keeping what matters should cost little; removing it (`remove_top`) should cost much: then directions turn.
+    Keeping the important pixels should cost little score, removing them (`remove_top`) much: this reverses the direction
+    of drops, gains and areas.
     """
-    return (metric in _LOWER) != (select == "remove_top" and metric in _TURNED)
+    return (metric in _LOWER) != (select == "remove_top" and metric in _REVERSED)
 
 
 def direction(metric: str, select: str | None) -> str:
@@ -34,61 +35,62 @@ def direction(metric: str, select: str | None) -> str:
 
 
 def clipped_drop(full: Scores, masked: Scores) -> Scores:
-    """max(0, Y - O), undivided: what win compares, defined for every Y."""
+    """Return max(0, Y - O), not divided by Y: what win compares, defined for every Y."""
     return np.maximum(0, full - masked)
 
 
 def relative_drop(full: Scores, masked: Scores) -> Scores:
-    """max(0, Y - O) / Y * 100 (eq. 5 before averaging); nan where Y <= 0, which the average leaves out and counts."""
+    """Return max(0, Y - O) / Y * 100 (eq. 5 before averaging); nan where Y <= 0. The average excludes and counts nan."""
     positive = full > 0
     return np.where(positive, clipped_drop(full, masked) / np.where(positive, full, 1) * 100, np.nan)
 
 
 def increased(full: Scores, masked: Scores) -> Scores:
-    """100 where Y < O, strictly, else 0 (eq. 6 before averaging)."""
+    """Return 100 where Y < O, strictly, else 0 (eq. 6 before averaging)."""
     return np.where(full < masked, 100.0, 0.0)
 
 
 def wins(drop: Scores, other: Scores) -> Scores:
-    """100 where this clipped drop is strictly smaller than the other's, else 0; ties go to neither.
+    """Return 100 where this clipped drop is strictly smaller than the other's, else 0; ties count for neither.
 
-    Table 1's 47.97 + 34.68 stays below 100 for that reason.
+    This is why the sum 47.97 + 34.68 in Table 1 is below 100.
     """
     return np.where(drop < other, 100.0, 0.0)
 
 
 def best_of_all(drops: Scores) -> Scores:
-    """Clipped drops (M,n) of M methods -> (M,n), 100 where one method is strictly below all others."""
+    """Return 100 where a method is strictly below all others, else 0, for clipped drops (M,n) of M methods: (M,n)."""
     others = np.stack([np.delete(drops, i, axis=0).min(axis=0) for i in range(len(drops))])
     return wins(drops, others)
 
 
 def relative_gain(full: Scores, masked: Scores) -> Scores:
-    """max(0, O - Y) / (1 - Y) * 100, the average gain before averaging (Zhang et al., "Opti-CAM", CVIU 2024).
+    """Return max(0, O - Y) / (1 - Y) * 100, the average gain before averaging (Zhang et al., "Opti-CAM", CVIU 2024).
 
-    For confidences only: 1 - Y is what there is to gain. nan where Y is 1, which the average leaves out and counts.
+    For confidences only: 1 - Y is the largest possible gain. nan where Y is 1; the average excludes and counts nan.
     """
     room = 1 - full
     return np.where(room > 0, np.maximum(0, masked - full) / np.where(room > 0, room, 1) * 100, np.nan)
 
 
 def adcc(coherency: Scores, complexity: Scores, drop: Scores) -> Scores:
-    """Harmonic mean of coherency, 1 - complexity and 1 - average drop, each in [0,1] (Poppi et al., CVPR workshops 2021).
+    """Return the harmonic mean of coherency, 1 - complexity and 1 - average drop, each in [0,1].
 
-    Broadcasts. 0 where a part is 0, as the limit is; nan where a part is. The authors' code takes it image by image;
-    taken once, of the parts' means over a set, it is never lower than the mean of those (the harmonic mean is concave).
+    Poppi et al., CVPR workshops 2021. Inputs are broadcast. 0 where a part is 0 (the limit); nan where a part is nan. The
+    authors' code computes it for each image; computed once from the means of the parts over a set, it is never lower than
+    the mean over the images (the harmonic mean is concave).
     """
     parts = np.stack(np.broadcast_arrays(coherency, 1 - np.asarray(complexity), 1 - np.asarray(drop)))
-    none = (parts <= 0).any(axis=0)
-    mean = 3 / (1 / np.where(none, 1, parts)).sum(axis=0)
-    return np.where(np.isnan(parts).any(axis=0), np.nan, np.where(none, 0, mean))
+    zero = (parts <= 0).any(axis=0)
+    mean = 3 / (1 / np.where(zero, 1, parts)).sum(axis=0)
+    return np.where(np.isnan(parts).any(axis=0), np.nan, np.where(zero, 0, mean))
 
 
 def area_under(percents: Sequence[float], values: Scores) -> Scores:
-    """Area under scores (..., P) at P percentages of pixels, by trapezoids, over an axis from 0 to 1: (...).
+    """Return the area under scores (..., P) at P percentages of pixels, by trapezoids, over an axis from 0 to 1: (...).
 
-    Insertion where the scores are of the top x % kept, deletion where of the top x % removed (Petsiuk et al., "RISE",
-    BMVC 2018). Percentages in any order. Raises UserError unless they reach from 0 to 100, each once.
+    It is insertion for scores of the top x % kept, and deletion for the top x % removed (Petsiuk et al., "RISE", BMVC
+    2018). Percentages may be in any order. Raises UserError unless they reach from 0 to 100, each once.
     """
     grid = np.asarray(percents, dtype=float)
     if len(np.unique(grid)) != len(grid) or len(grid) < 2 or grid.min() != 0 or grid.max() != 100:

@@ -1,4 +1,4 @@
-"""Intervals and paired tests. Images are the unit: resampled together for all methods, so differences are paired."""
+"""Intervals and paired tests. The same images are resampled for all methods, so differences are paired."""
 
 import warnings
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ BATCH_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Intervals:
-    """Estimates of m quantities with their intervals, each (m,); nan where too few images define one."""
+    """Estimates of m quantities with their intervals, each (m,); nan where there are too few images."""
 
     value: Array
     low: Array
@@ -27,38 +27,38 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Bootstrapped(Intervals):
-    """With the estimates on all resamples (m, RESAMPLES); (m, 0) where there are fewer than two images."""
+    """Intervals with the estimates on all resamples (m, RESAMPLES), or (m, 0) for fewer than two images."""
 
     resampled: Array
 
 
 def bootstrap(columns: Mapping[str, Array | tuple[Array, Array]], images: NDArray[Any] | None = None) -> dict[str, Bootstrapped]:
-    """Percentile bootstrap over images of several quantities at once, by name, each for m methods or pairs of them.
+    """Return percentile bootstrap intervals over images of several named quantities, each for m methods or pairs of methods.
 
     An array (m,n) stands for the mean over its defined entries (nan marks undefined ones), a pair of arrays for the
-    ratio of their sums. The same resamples serve everything, and the seed is fixed: the same rows print the same
-    table. A resample enters through how often it drew each image, which makes all of it two matrix products.
+    ratio of their sums. All quantities use the same resamples, and the seed is fixed: the same rows give the same
+    table. A resample is represented by how often it contains each image, so all estimates take two matrix products.
 
-    `images` (n,) says which image an entry belongs to, where an image has several: they are drawn together.
+    `images` (n,) gives the image of each entry, if an image has several: they are resampled together.
     """
-    pairs = {name: found if isinstance(found, tuple) else _as_ratio(found) for name, found in columns.items()}
+    pairs = {name: column if isinstance(column, tuple) else _as_ratio(column) for name, column in columns.items()}
     above, below = (np.concatenate([pair[side] for pair in pairs.values()]) for side in (0, 1))
     if images is not None:
         above, below = (_by_image(side, images) for side in (above, below))
     n = above.shape[1]
 
     def ratios(counts: Array) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):  # nothing defined: nan
+        with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is nan: no entry is defined
             return np.asarray((above @ counts.T) / (below @ counts.T))
 
     def of_resamples(drawn: NDArray[np.int64], **_: object) -> Array:
-        return ratios(np.stack([np.bincount(images, minlength=n) for images in np.atleast_2d(drawn)]).astype(float))
+        return ratios(np.stack([np.bincount(resample, minlength=n) for resample in np.atleast_2d(drawn)]).astype(float))
 
     value = ratios(np.ones((1, n)))[:, 0]
     low = high = np.full(len(value), np.nan)
     resampled = np.empty((len(value), 0))
     if n > 1:
-        with warnings.catch_warnings():  # a row without any defined entry has no interval, and says so as nan
+        with warnings.catch_warnings():  # a row without defined entries gets nan as its interval
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             result = stats.bootstrap(
                 (np.arange(n),),
@@ -77,36 +77,36 @@ def bootstrap(columns: Mapping[str, Array | tuple[Array, Array]], images: NDArra
 
 
 def _as_ratio(values: Array) -> tuple[Array, Array]:
-    """A mean over defined entries, as a sum over a count."""
+    """Return the sum and the count of the defined entries, whose ratio is their mean."""
     defined = ~np.isnan(values)
     return np.where(defined, values, 0), defined.astype(float)
 
 
 def _by_image(values: Array, images: NDArray[Any]) -> Array:
-    """Columns of (m,n) that belong to one image, summed."""
-    kinds, of = np.unique(images, return_inverse=True)
-    if len(kinds) == len(images):
+    """Sum the columns of (m,n) that belong to the same image."""
+    unique, positions = np.unique(images, return_inverse=True)
+    if len(unique) == len(images):
         return values
-    return np.stack([np.bincount(of, row, minlength=len(kinds)) for row in values])
+    return np.stack([np.bincount(positions, row, minlength=len(unique)) for row in values])
 
 
 def medians(columns: Array, images: NDArray[Any] | None = None) -> Intervals:
-    """Medians of m quantities (m,n) with exact intervals: order statistics whose ranks follow the binomial.
+    """Return medians of m quantities (m,n) with exact intervals: order statistics with binomial ranks.
 
-    These need independent entries: where `images` (n,) repeats, there is no interval.
+    These need independent entries: if `images` (n,) repeats, the intervals are nan.
     """
     if images is not None and len(np.unique(images)) < len(images):
-        none = np.full(len(columns), np.nan)
-        return Intervals(np.median(columns, axis=1), none, none)
+        undefined = np.full(len(columns), np.nan)
+        return Intervals(np.median(columns, axis=1), undefined, undefined)
     intervals = [stats.quantile_test(column, p=0.5).confidence_interval(LEVEL) for column in columns]
     low, high = np.array(intervals, dtype=float).T
     return Intervals(np.median(columns, axis=1), low, high)
 
 
 def p_of_difference(resampled: Array) -> Array:
-    """Two-sided p of a paired difference from its bootstrap resamples (m,B): twice the smaller tail around zero.
+    """Return the two-sided p of a paired difference from its bootstrap resamples (m,B): twice the smaller tail around zero.
 
-    Never below 1/B, since B resamples cannot tell more.
+    It is at least 1/B, the resolution of B resamples.
     """
     if resampled.shape[1] == 0:
         return np.full(len(resampled), np.nan)
@@ -115,10 +115,10 @@ def p_of_difference(resampled: Array) -> Array:
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """Exact McNemar test of two paired yes/no outcomes (n,): binomial on the images where they differ."""
+    """Return p of the exact McNemar test of two paired yes/no outcomes (n,): binomial on the images where they differ."""
     return sign_test(int((first & ~second).sum()), int((second & ~first).sum()))
 
 
 def sign_test(first: int, second: int) -> float:
-    """Exact two-sided sign test of wins against losses, ties dropped; 1 where there are none."""
+    """Return p of the exact two-sided sign test of wins against losses, without ties; 1 if there are no wins or losses."""
     return float(stats.binomtest(first, first + second).pvalue) if first + second else 1.0

@@ -1,4 +1,4 @@
-"""From rows to numbers: every metric of a run with its interval, and every paired comparison."""
+"""All metrics of a run with their intervals, and all paired comparisons."""
 
 import itertools
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from evalkit.point import Point
 
 SCORES = {"confidence": "prob", "activation": "logit"}
 PAPER_METRICS = ("average_drop", "increase", "win")
-"""Each for confidence and activation: the six of the paper's tables."""
+"""The metrics of the paper's tables: six, since each is taken for confidence and activation."""
 
 
 class Scores(NamedTuple):
-    """Y and O of all methods at one protocol point, (M,n) each, over the same items, sorted; their images (n,)."""
+    """Y and O (M,n) of all methods at one protocol point, over the same sorted items, and the images (n,) of the items."""
 
     full: np.ndarray
     masked: np.ndarray
@@ -27,11 +27,11 @@ class Scores(NamedTuple):
 
 
 def scores_of(run: Run, point: Point, score: str) -> Scores:
-    """The scores at one protocol point, by confidence or activation."""
-    here = at_point(run.scored, point)
+    """Return the scores at one protocol point; `score` is "confidence" or "activation"."""
+    rows = at_point(run.scored, point)
     column = SCORES[score]
     full, masked = (
-        here.pivot(index="method", columns=ITEM, values=f"{column}_{of}").reindex(run.methods).sort_index(axis=1)
+        rows.pivot(index="method", columns=ITEM, values=f"{column}_{of}").reindex(run.methods).sort_index(axis=1)
         for of in ("full", "masked")
     )
     images = full.columns.get_level_values("index").to_numpy()
@@ -39,21 +39,23 @@ def scores_of(run: Run, point: Point, score: str) -> Scores:
 
 
 def _losses(point: Point, full: np.ndarray, masked: np.ndarray) -> np.ndarray:
-    """What a good method makes small and `win` compares: the clipped drop, negated where the best method costs most."""
+    """Return what `win` compares, smaller being better: the clipped drop, negated under `remove_top`."""
     drops = metrics.clipped_drop(full, masked)
     return drops if metrics.lower_is_better("average_drop", point.select) else -drops
 
 
 def rival(methods: Sequence[str], method: str) -> str | None:
-    """Whom `win` is counted against: the first two methods against each other, everyone else against the first."""
-    first = methods[0]
+    """Return the method that `win` compares with: the second for the first, the first for all others; None for one method."""
     if len(methods) < 2:
         return None
-    return methods[1] if method == first else first
+    return methods[1] if method == methods[0] else methods[0]
 
 
 def summarise(run: Run) -> pd.DataFrame:
-    """Every metric with its 95 % interval, one row for each method, protocol point, score and metric."""
+    """Return every metric with its 95 % interval, one row for each method, protocol point, score and metric.
+
+    Raises UserError if no image could be scored.
+    """
     tables = [_summarise_point(run, point, score) for point, score in itertools.product(run.points, SCORES)]
     summary = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if summary.empty:
@@ -89,9 +91,9 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
     positive = full[0] > 0
     if positive.any():
         columns["drop_of_sums"] = (100 * np.where(positive, drops, 0), np.where(positive, full, 0))
-    found: dict[str, stats.Intervals] = dict(stats.bootstrap(columns, images))
+    estimates: dict[str, stats.Intervals] = dict(stats.bootstrap(columns, images))
     if positive.any():
-        found["median_drop"] = stats.medians(relative[:, positive], images[positive])
+        estimates["median_drop"] = stats.medians(relative[:, positive], images[positive])
     return pd.DataFrame(
         {
             "run": str(run.path),
@@ -106,15 +108,15 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
             "low": estimate.low[i],
             "high": estimate.high[i],
         }
-        for metric, estimate in found.items()
+        for metric, estimate in estimates.items()
         for i, method in enumerate(methods)
     )
 
 
 def compare(run: Run) -> pd.DataFrame:
-    """Every pair of methods: difference of means (paired bootstrap), McNemar for increase, sign test for win.
+    """Compare every pair of methods: difference of means (paired bootstrap), McNemar for increase, sign test for win.
 
-    Where several classes of an image are explained, all by the bootstrap, which draws whole images.
+    If several classes of an image are explained, all use the bootstrap, which keeps the classes of an image together.
     """
     if len(run.methods) < 2 or not run.points:
         return pd.DataFrame()
@@ -129,14 +131,15 @@ def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
     up = metrics.increased(full, masked)
     losses = _losses(point, full, masked)
     won, lost = metrics.wins(losses[first], losses[second]), metrics.wins(losses[second], losses[first])
-    found = stats.bootstrap({"average_drop": drops[first] - drops[second], "increase": up[first] - up[second], "win": won - lost}, images)
+    columns = {"average_drop": drops[first] - drops[second], "increase": up[first] - up[second], "win": won - lost}
+    differences = stats.bootstrap(columns, images)
     tests: dict[str, tuple[str, Any]] = {
-        "average_drop": ("paired bootstrap", stats.p_of_difference(found["average_drop"].resampled)),
+        "average_drop": ("paired bootstrap", stats.p_of_difference(differences["average_drop"].resampled)),
         "increase": ("McNemar", [stats.mcnemar(up[i] > 0, up[j] > 0) for i, j in pairs]),
         "win": ("sign", [stats.sign_test(int((a > 0).sum()), int((b > 0).sum())) for a, b in zip(won, lost, strict=True)]),
     }
-    if len(np.unique(images)) < len(images):  # classes of one image are not independent, as the exact tests take them to be
-        tests = {metric: ("paired bootstrap", stats.p_of_difference(found[metric].resampled)) for metric in tests}
+    if len(np.unique(images)) < len(images):  # the exact tests need independent items
+        tests = {metric: ("paired bootstrap", stats.p_of_difference(differences[metric].resampled)) for metric in tests}
     return pd.DataFrame(
         {
             "run": str(run.path),
@@ -148,9 +151,9 @@ def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
             "metric": metric,
             "test": test,
             "p": p[pair],
-            "difference": found[metric].value[pair],
-            "low": found[metric].low[pair],
-            "high": found[metric].high[pair],
+            "difference": differences[metric].value[pair],
+            "low": differences[metric].low[pair],
+            "high": differences[metric].high[pair],
         }
         for pair, (i, j) in enumerate(pairs)
         for metric, (test, p) in tests.items()
@@ -158,9 +161,9 @@ def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
 
 
 def win_matrix(run: Run, point: Point, score: str) -> pd.DataFrame:
-    """Share of images, in percent, where the row's method beats the column's: a strictly smaller clipped drop.
+    """Return the share of images, in percent, where the row's method beats the column's: a strictly smaller clipped drop.
 
-    Under `remove_top` a strictly larger one.
+    Under `remove_top`, a strictly larger one.
     """
     full, masked, _ = scores_of(run, point, score)
     losses = _losses(point, full, masked)
@@ -170,31 +173,30 @@ def win_matrix(run: Run, point: Point, score: str) -> pd.DataFrame:
 
 
 def published(name: str) -> pd.DataFrame:
-    """Figures that others published: `paper` (the paper's Tables 1 and 2) or `soft_mask`."""
+    """Read published values: `paper` (the paper's Tables 1 and 2) or `soft_mask`."""
     with (resources.files("evalkit.analysis") / "published" / f"{name}.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file)
 
 
 def _reference(run: Run, record: dict[str, Any]) -> float:
-    """The published value that this number stands beside; nan where there is none."""
+    """Return the published value of the same quantity; nan if there is none."""
     keep = (record["select"], record["top_percent"], record["fill"]) == ("keep_top", 20, "black")
     identity = run.provenance["identity"]
-    pair = {"ablation_cam", "grad_cam"}
-    comparable = record["metric"] != "win" or {record["method"], record["against"]} == pair
+    comparable = record["metric"] != "win" or {record["method"], record["against"]} == {"ablation_cam", "grad_cam"}
     if keep and comparable and run.provenance["paper_table"] and (identity["target"], identity["images"]) == ("predicted", "all"):
         paper = published("paper")
-        found = paper[
+        matches = paper[
             (paper.table == run.provenance["paper_table"])
             & (paper.metric == record["metric"])
             & (paper.score == record["score"])
             & (paper.method == record["method"])
         ]
-        return float(found.percent.iloc[0]) if len(found) else float("nan")
+        return float(matches.percent.iloc[0]) if len(matches) else float("nan")
     column = {"average_drop": "average_drop_percent", "increase": "increase_percent"}.get(record["metric"])
     if (record["select"], record["fill"], record["score"]) == ("soft", "mean", "confidence") and column:
         others = published("soft_mask")
         layer = identity["model"]["layer"]
-        found = others[(others.model == run.name) & (others.layer == layer) & (others.method == record["method"])]
-        found = found.sort_values("variant", key=lambda v: v != "logit target")  # this package explains logits
-        return float(found[column].iloc[0]) if len(found) else float("nan")
+        matches = others[(others.model == run.name) & (others.layer == layer) & (others.method == record["method"])]
+        matches = matches.sort_values("variant", key=lambda v: v != "logit target")  # this package explains logits
+        return float(matches[column].iloc[0]) if len(matches) else float("nan")
     return float("nan")

@@ -1,1 +1,1 @@
-"""Benchmarks: ratios of contestants that take turns in one process."""
+"""Benchmarks that time several functions in turns in one process."""

@@ -1,4 +1,4 @@
-"""`evalkit bench floor`: a whole evaluation against the forward passes that it cannot do without."""
+"""`evalkit bench floor`: the time of a whole evaluation relative to the forward passes that it needs."""
 
 import itertools
 import statistics
@@ -38,12 +38,13 @@ def bench_floor(
     workers: int,
     json_file: Path | None,
 ) -> dict[str, Any]:
-    """Decode, preprocess, explain, mask, score and write, against 1 + M*P plain passes over the same images, in turns.
+    """Time an evaluation, from decoding to writing, against the floor: 1 + M*P plain passes over the same images.
 
-    M methods and P protocol points, by default Grad-CAM and Ablation-CAM at the top 20 %. The floor's images lie decoded
-    in memory. `ratio_to_floor` is evaluation / floor (medians); `ratio_to_floor_same_layout` takes the floor with the
-    images in the layout that evalkit chooses for the network, which is often faster than the usual one. `share_*` says
-    where the evaluation's time went. Weights are random unless `model.weights=FILE` is given. Loading the model is not timed.
+    M methods and P protocol points, by default Grad-CAM and Ablation-CAM at the top 20 %. The floor's images are already
+    decoded in memory. `ratio_to_floor` is evaluation / floor (medians); `ratio_to_floor_same_layout` takes the floor with
+    the images in the memory layout that evalkit chooses for the network, which is often faster than the usual one.
+    `share_*` is the share of each stage in the evaluation's time. Weights are random unless `model.weights=FILE` is given.
+    Loading the model is not timed.
     """
     writable_file(json_file, "--json")
     if threads is not None:
@@ -61,8 +62,8 @@ def bench_floor(
         spent: list[dict[str, float]] = []
         decoded, decode_seconds = _decoded(session)
         passes = 1 + len(session.methods) * len(session.points)
-        plain, turned = (_floor(session, decoded, passes, layout) for layout in (torch.contiguous_format, torch.channels_last))
-        times = timing.take_turns({"evaluation": evaluate, "floor": plain, "floor_same_layout": turned}, repeats, warm_up=1)
+        usual, channels_last = (_floor(session, decoded, passes, layout) for layout in (torch.contiguous_format, torch.channels_last))
+        times = timing.take_turns({"evaluation": evaluate, "floor": usual, "floor_same_layout": channels_last}, repeats, warm_up=1)
     median = {name: statistics.median(seconds) for name, seconds in times.items()}
     count = len(session.positions)
     stages = {stage: statistics.median(run.get(stage, 0.0) for run in spent[-repeats:]) for stage in STAGES}
@@ -103,27 +104,27 @@ def bench_floor(
 
 def _session(model: str, images: Path, overrides: list[str], out: Path, batch_size: int, limit: int | None, workers: int) -> Session:
     defaults = {"model.weights": "null", "method": "[grad_cam,ablation_cam]", "protocol.top_percent": "20"}
-    given = [f"{key}={value}" for key, value in defaults.items() if not any(o.startswith(f"{key}=") for o in overrides)]
+    chosen = [f"{key}={value}" for key, value in defaults.items() if not any(o.startswith(f"{key}=") for o in overrides)]
     fixed = [f"model={model}", "data=image_folder", f"data.root={images}", f"batch_size={batch_size}", f"workers={workers}", f"out={out}"]
-    job = compose_jobs([*fixed, *given, *([f"limit={limit}"] if limit is not None else []), *overrides])[0]
+    job = compose_jobs([*fixed, *chosen, *([f"limit={limit}"] if limit is not None else []), *overrides])[0]
     return open_session(job.config)
 
 
 def _decoded(session: Session) -> tuple[list[Tensor], float]:
-    """All images as uint8 batches (n,3,H,W) on the device, and the seconds that one core took to decode and preprocess them."""
+    """Return all images as uint8 batches (n,3,H,W) on the device, and the seconds to decode and preprocess them on one core."""
     started = time.perf_counter()
     images = []
     for position in session.positions:
         try:
             images.append(session.model.preprocess(session.source.load(position)))
         except UnreadableImage as reason:
-            raise UserError(f"bench floor cannot use {session.source.image_id(position)}, and needs all its images: {reason}") from reason
+            raise UserError(f"bench floor needs all images, and cannot read {session.source.image_id(position)}: {reason}") from reason
     seconds = time.perf_counter() - started
     return [batch.to(session.device) for batch in torch.stack(images).split(session.config.batch_size)], seconds
 
 
 def _floor(session: Session, batches: list[Tensor], passes: int, layout: torch.memory_format) -> Callable[[], None]:
-    """What a plain loop would do: normalise, then pass the batch so many times through the uncut network."""
+    """Return a plain loop: normalise each batch, then pass it `passes` times through the uncut network."""
     net = session.model.net
 
     def loop() -> None:

@@ -1,4 +1,4 @@
-"""`evalkit bench peers`: what an image costs here and with pytorch-grad-cam, torch-cam and captum, in one process."""
+"""`evalkit bench peers`: seconds per image of evalkit, pytorch-grad-cam, torch-cam and captum, in one process."""
 
 import importlib.util
 import statistics
@@ -31,7 +31,7 @@ PYTORCH_GRAD_CAM = {
 TORCH_CAM = {"grad_cam": "GradCAM", "grad_cam_pp": "GradCAMpp", "xgrad_cam": "XGradCAM", "layer_cam": "LayerCAM"}
 CAPTUM = {"grad_cam": "LayerGradCam"}
 ONCE = "ablation_cam"
-"""Repeats the network for every channel in pytorch-grad-cam: timed on one image, once."""
+"""The method that is timed on one image, once, since pytorch-grad-cam runs the network for every channel."""
 
 Work = Callable[[], object]
 
@@ -39,15 +39,15 @@ Work = Callable[[], object]
 def bench_peers(
     models: list[str], overrides: list[str], *, batch_size: int, repeats: int, threads: int | None, csv_file: Path | None
 ) -> pd.DataFrame:
-    """Seconds per image of each task and library; `times_ours` is theirs over ours.
+    """Return the seconds per image of each task and library; `times_ours` is theirs / ours.
 
-    A task is a method alone, images to maps, or the whole evaluation: Grad-CAM and Ablation-CAM maps, exactly the top 20 %
-    kept, both networks' passes, drop, increase and win in confidence and activation. For that, pytorch-grad-cam has maps and
-    needs the rest around it, which is written here in plain torch. All take turns on the same batch of random images;
-    Ablation-CAM by pytorch-grad-cam, and the evaluation with it, are timed once, on one image. Decoding and files are left out.
-    Weights are random unless `model.weights=FILE` is given. With a CSV, a figure is drawn beside it.
+    A task is one method, from images to maps, or the whole evaluation: maps of Grad-CAM and Ablation-CAM, exactly the top
+    20 % kept, the passes over both masked images, drop, increase and win in confidence and activation. pytorch-grad-cam
+    only computes the maps; the rest of its evaluation is written here in plain torch. All take turns on the same batch of
+    random images; Ablation-CAM by pytorch-grad-cam, and the evaluation with it, are timed once, on one image. Decoding and
+    files are not included. Weights are random unless `model.weights=FILE` is given. A figure is drawn beside the CSV file.
 
-    Raises UserError where a library is missing.
+    Raises UserError if a library is missing.
     """
     for package, name in (("pytorch_grad_cam", "grad-cam"), ("torchcam", "torchcam")):
         if importlib.util.find_spec(package) is None:
@@ -55,11 +55,11 @@ def bench_peers(
     writable_file(csv_file, "--csv")
     rows: list[dict[str, Any]] = []
     for model in models:
-        network = timing.bench_network(model, overrides, batch_size, threads)
-        facts = {key: value for key, value in network.facts().items() if key != "batch_size"}
-        for task, works in _tasks(network, slice(None)).items():
+        bench = timing.bench_network(model, overrides, batch_size, threads)
+        facts = {key: value for key, value in bench.facts().items() if key != "batch_size"}
+        for task, works in _tasks(bench, slice(None)).items():
             rows += _rows(facts, task, works, batch_size, repeats)
-        for task, works in _tasks(network, slice(0, 1), slow=True).items():
+        for task, works in _tasks(bench, slice(0, 1), slow=True).items():
             rows += _rows(facts, task, works, 1, 1)
         if csv_file is not None:
             pd.DataFrame(rows).to_csv(csv_file, index=False, float_format="%.6g")
@@ -72,7 +72,7 @@ def bench_peers(
 def _rows(facts: Mapping[str, Any], task: str, works: Mapping[str, Work], images: int, repeats: int) -> list[dict[str, Any]]:
     slow = repeats == 1
     times = timing.take_turns(works, repeats, warm_up=0 if slow else 1)
-    if slow:  # ours is quick enough to be warmed up and repeated
+    if slow:  # ours is fast enough for a warm-up and repeats
         times["evalkit"] = timing.take_turns({"evalkit": works["evalkit"]}, 5)["evalkit"]
     median = {library: statistics.median(seconds) / images for library, seconds in times.items()}
     return [
@@ -89,31 +89,31 @@ def _rows(facts: Mapping[str, Any], task: str, works: Mapping[str, Work], images
     ]
 
 
-def _tasks(network: timing.BenchNetwork, part: slice, *, slow: bool = False) -> dict[str, dict[str, Work]]:
-    """Library -> work, by task."""
-    images, normalised = network.images[part], network.normalised[part]
-    layer = target_module(network.module, network.net.layer)
-    targets = network.forward().argmax(1)[part].tolist()
+def _tasks(bench: timing.BenchNetwork, part: slice, *, slow: bool = False) -> dict[str, dict[str, Work]]:
+    """Return the function of each library, by task and library."""
+    images, normalised = bench.images[part], bench.normalised[part]
+    layer = target_module(bench.module, bench.net.layer)
+    targets = bench.forward().argmax(1)[part].tolist()
     tasks: dict[str, dict[str, Work]] = {}
     for name, theirs in PYTORCH_GRAD_CAM.items():
         if (name == ONCE) == slow:
-            works: dict[str, Work] = {"evalkit": partial(_ours, network, images, targets, name)}
-            works["pytorch-grad-cam"] = partial(_pytorch_grad_cam, network.module, layer, normalised, targets, theirs)
+            works: dict[str, Work] = {"evalkit": partial(_ours, bench, images, targets, name)}
+            works["pytorch-grad-cam"] = partial(_pytorch_grad_cam, bench.module, layer, normalised, targets, theirs)
             if name in TORCH_CAM:
-                works["torch-cam"] = partial(_torch_cam, network.module, layer, normalised, targets, TORCH_CAM[name])
+                works["torch-cam"] = partial(_torch_cam, bench.module, layer, normalised, targets, TORCH_CAM[name])
             if name in CAPTUM:
-                works["captum"] = partial(_captum, network.module, layer, normalised, targets)
+                works["captum"] = partial(_captum, bench.module, layer, normalised, targets)
             tasks[name] = works
     if slow:
         tasks[EVALUATION] = {
-            "evalkit": partial(_our_evaluation, network, images, targets),
-            "pytorch-grad-cam": partial(_their_evaluation, network, layer, images, normalised, targets),
+            "evalkit": partial(_our_evaluation, bench, images, targets),
+            "pytorch-grad-cam": partial(_their_evaluation, bench, layer, images, normalised, targets),
         }
     return tasks
 
 
-def _ours(network: timing.BenchNetwork, images: Tensor, targets: list[int], name: str) -> Tensor:
-    maps: Tensor = getattr(methods, name)(Probe(network.net, images, targets))
+def _ours(bench: timing.BenchNetwork, images: Tensor, targets: list[int], name: str) -> Tensor:
+    maps: Tensor = getattr(methods, name)(Probe(bench.net, images, targets))
     return maps
 
 
@@ -140,20 +140,18 @@ def _captum(module: torch.nn.Module, layer: torch.nn.Module, normalised: Tensor,
     return maps
 
 
-def _our_evaluation(network: timing.BenchNetwork, images: Tensor, targets: list[int]) -> Tensor:
-    probe = Probe(network.net, images, targets)
+def _our_evaluation(bench: timing.BenchNetwork, images: Tensor, targets: list[int]) -> Tensor:
+    probe = Probe(bench.net, images, targets)
     seen = []
     for method in (methods.grad_cam, methods.ablation_cam):
         ranking = protocol.Ranking(protocol.upsample(method(probe), (images.shape[2], images.shape[3])))
-        seen.append(network.net(protocol.perturb(images, ranking.top(TOP_PERCENT), torch.zeros((), device=images.device))))
+        seen.append(bench.net(protocol.perturb(images, ranking.top(TOP_PERCENT), torch.zeros((), device=images.device))))
     return _six_metrics(probe.logits, seen, probe.targets)
 
 
-def _their_evaluation(
-    network: timing.BenchNetwork, layer: torch.nn.Module, images: Tensor, normalised: Tensor, targets: list[int]
-) -> Tensor:
-    module, chosen = network.module, torch.tensor(targets, device=images.device)
-    black = -network.net.mean / network.net.std
+def _their_evaluation(bench: timing.BenchNetwork, layer: torch.nn.Module, images: Tensor, normalised: Tensor, targets: list[int]) -> Tensor:
+    module, chosen = bench.module, torch.tensor(targets, device=images.device)
+    black = -bench.net.mean / bench.net.std
     with torch.inference_mode():
         full = module(normalised)
     seen = []
@@ -167,18 +165,18 @@ def _their_evaluation(
 
 
 def _six_metrics(full: Tensor, seen: list[Tensor], targets: Tensor) -> Tensor:
-    """Drop, increase and win of the first method against the second, in confidence and activation."""
-    found = []
+    """Return drop, increase and win of the first method against the second, in confidence and activation."""
+    metrics = []
     for kind in (0, 1):
         before = confidence_and_logit(full, targets)[kind]
         after = [confidence_and_logit(logits, targets)[kind] for logits in seen]
         drops = [(before - score).clamp(min=0) for score in after]
-        found += [(drops[0] / before).mean(), (before < after[0]).double().mean(), (drops[0] < drops[1]).double().mean()]
-    return torch.stack(found)
+        metrics += [(drops[0] / before).mean(), (before < after[0]).double().mean(), (drops[0] < drops[1]).double().mean()]
+    return torch.stack(metrics)
 
 
 def _draw(table: pd.DataFrame, file: Path) -> None:
-    """One dot a library, further left is faster; bars would need a zero, which a logarithmic axis has not."""
+    """Draw one dot per library, further left is faster; not bars, since a logarithmic axis has no zero."""
     sns.set_theme(style="whitegrid", context="paper", palette="colorblind")
     names = {"x": "seconds_per_image", "y": "task", "hue": "library", "style": "library", "col": "model"}
     columns = min(2, table.model.nunique())

@@ -1,4 +1,4 @@
-"""`evalkit bench spatial`: is it faster to ablate positions than channels? It prints figures and judges nothing."""
+"""`evalkit bench spatial`: the time to ablate positions relative to the time to ablate channels."""
 
 import statistics
 from pathlib import Path
@@ -25,19 +25,20 @@ def bench_spatial(
     threads: int | None,
     json_file: Path | None,
 ) -> dict[str, Any]:
-    """FastAblationCAM promises to be faster than Ablation-CAM where there are fewer positions than channels.
+    """Time the ablation of positions, as in FastAblationCAM, and of channels, as in Ablation-CAM.
 
-    All seconds are per image, medians of `repeats` interleaved turns. Naive is the whole network once for every channel
-    or window, in batches of `batch_size` variants: `sampled` of them, evenly spaced, are timed and scaled to all. Exact
-    is `evalkit.ablation`, on a batch of as many images: from the images ("exact"), and the drops alone, once activations
-    and logits are there ("alone"). `ratio_*` is channels / windows; `largest_difference_*` is between the exact and the
-    naive drops of the first image, relative to its largest drop. Weights are random unless `model.weights=FILE` is given.
+    FastAblationCAM is expected to be faster if there are fewer positions than channels. All seconds are per image, medians
+    of `repeats` interleaved turns. "naive" runs the whole network once for every channel or window, in batches of
+    `batch_size` variants: `sampled` of them, evenly spaced, are timed and scaled to all. "exact" is `evalkit.ablation` on
+    `batch_size` images, from the images; "alone" is only its drops, from given activations and logits. `ratio_*` is
+    channels / windows; `largest_difference_*` is between the exact and the naive drops of the first image, relative to its
+    largest drop. Weights are random unless `model.weights=FILE` is given.
 
     Returns flat keys. Raises UserError: window and stride do not fit the layer's maps.
     """
     writable_file(json_file, "--json")
-    network = timing.bench_network(model, overrides, batch_size, threads)
-    net, images = network.net, network.images
+    bench = timing.bench_network(model, overrides, batch_size, threads)
+    net, images = bench.net, bench.images
     probe = Probe(net, images)
     channels, height, width = probe.activations.shape[1:]
     regions = windows(height, width, window, stride)
@@ -46,7 +47,7 @@ def bench_spatial(
 
     times = timing.take_turns(
         {
-            "forward": network.forward,
+            "forward": bench.forward,
             "naive_channel": lambda: _naive_drops(probe, one_channel),
             "naive_spatial": lambda: _naive_drops(probe, one_region),
             "exact_channel": lambda: Probe(net, images).drops,
@@ -57,9 +58,9 @@ def bench_spatial(
         repeats,
         warm_up=1,
     )
-    share = {"naive_channel": len(ks) / channels, "naive_spatial": len(vs) / len(regions)}  # of one image's work, else of all images'
+    share = {"naive_channel": len(ks) / channels, "naive_spatial": len(vs) / len(regions)}  # share of the work of one image
     seconds = {name: statistics.median(turns) / share.get(name, batch_size) for name, turns in times.items()}
-    figures = network.facts() | {
+    figures = bench.facts() | {
         "tier": probe.tier.number,
         "channels": channels,
         "positions": height * width,
@@ -81,13 +82,13 @@ def bench_spatial(
     return figures
 
 
-def _evenly(total: int, wanted: int) -> Tensor:
-    """At most `wanted` indices below `total`, all different."""
-    return torch.arange(min(total, wanted)) * total // min(total, wanted)
+def _evenly(total: int, most: int) -> Tensor:
+    """Return at most `most` different, evenly spaced indices below `total`."""
+    return torch.arange(min(total, most)) * total // min(total, most)
 
 
 def _naive_drops(probe: Probe, without: Tensor) -> Tensor:
-    """The first image's drops (S,), trunk and head once for each mask in `without`, (S,K,1,1) or (S,1,h,w), True where A is zero."""
+    """Return the first image's drops (S,), one pass for each mask in `without`, (S,K,1,1) or (S,1,h,w), True where A is zeroed."""
     scores = []
     with torch.no_grad():
         for masks in without.split(len(probe.images)):
@@ -97,11 +98,11 @@ def _naive_drops(probe: Probe, without: Tensor) -> Tensor:
 
 
 def _channel_drops(probe: Probe) -> Tensor:
-    """What `Probe.drops` keeps, computed anew."""
+    """Compute `Probe.drops` without its cache."""
     with torch.no_grad():
         return probe.tier.drops(probe.activations, probe.context, probe.logits, probe.targets)
 
 
 def _difference(exact: Tensor, at: Tensor, naive: Tensor) -> float:
-    """Relative to the largest drop; 0 where nothing drops at all, as in a network of zeros."""
+    """Return the largest difference relative to the largest drop; 0 if all drops are 0, as in a network of zeros."""
     return float((exact[at] - naive).abs().max() / exact.abs().max().clamp_min(torch.finfo(exact.dtype).tiny))

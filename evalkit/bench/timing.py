@@ -1,4 +1,4 @@
-"""What the benchmarks share: the network that is timed, the turns in one process, the figures that all of them report."""
+"""Common parts of the benchmarks: the network that is timed, the timing in turns, and the report."""
 
 import json
 import platform
@@ -20,7 +20,7 @@ from evalkit.models.split import SplitModel
 
 @dataclass(frozen=True)
 class BenchNetwork:
-    """A network in eval mode, the same cut at its layer, and random images of its input size, in [0,1] and normalised (N,3,H,W)."""
+    """A network in eval mode, whole and cut at its layer, and random images (N,3,H,W) of its size, in [0,1] and normalised."""
 
     config: ModelConfig
     weights: str
@@ -30,13 +30,13 @@ class BenchNetwork:
     normalised: Tensor
 
     def forward(self) -> Tensor:
-        """One plain pass of the uncut network over all images: logits (N,C)."""
+        """Return the logits (N,C) of one plain pass of the uncut network over all images."""
         with torch.inference_mode():
             logits: Tensor = self.module(self.normalised)
         return logits
 
     def facts(self) -> dict[str, Any]:
-        """What a figure depends on besides the code."""
+        """Return what the measurements depend on besides the code."""
         return {
             "model": self.config.name,
             "layer": self.net.layer,
@@ -47,15 +47,15 @@ class BenchNetwork:
 
 
 def machine(device: torch.device | None = None) -> dict[str, Any]:
-    """What a figure depends on besides code and model."""
+    """Return what the measurements depend on besides code and model."""
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device is not None and device.type == "cuda" else {}
     return {**gpu, "threads": torch.get_num_threads(), "torch": torch.__version__, "processor": platform.processor() or platform.machine()}
 
 
 def bench_network(model: str, overrides: list[str], batch_size: int, threads: int | None) -> BenchNetwork:
-    """Build it on the device of the overrides. Weights are random unless `model.weights=FILE` is given.
+    """Open the model on the device of the overrides. Weights are random unless `model.weights=FILE` is given.
 
-    Time does not depend on them, dead units aside.
+    Apart from dead units, the time does not depend on the weights.
     """
     if not any(o.startswith("model.weights=") for o in overrides):
         overrides = [*overrides, "model.weights=null"]
@@ -70,7 +70,7 @@ def bench_network(model: str, overrides: list[str], batch_size: int, threads: in
 
 
 def take_turns(contestants: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """Seconds of each contestant, in turns, after some rounds of warm-up."""
+    """Return the seconds of each contestant, called in turns, after `warm_up` rounds."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(repeats + warm_up):
         for name, contestant in contestants.items():
@@ -84,6 +84,6 @@ def take_turns(contestants: Mapping[str, Callable[[], object]], repeats: int, wa
 
 
 def write(figures: dict[str, Any], file: Path | None) -> None:
-    """Flat JSON; nothing where no file is named."""
+    """Write flat JSON, if a file is given."""
     if file is not None:
         file.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")

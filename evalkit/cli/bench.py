@@ -1,7 +1,7 @@
 """evalkit bench ablation | spatial | floor | peers."""
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -9,10 +9,10 @@ from rich.table import Table
 
 from evalkit.cli.options import Overrides
 
-bench_app = typer.Typer(no_args_is_help=True, help="Time evalkit against others, side by side in one process.")
+bench_app = typer.Typer(no_args_is_help=True, help="Time evalkit and other libraries, interleaved in one process.")
 
-JsonFile = Annotated[Optional[Path], typer.Option("--json", help="Write the figures there, as flat keys.")]  # noqa: UP045
-Threads = Annotated[Optional[int], typer.Option(min=1, help="Threads of all contestants.")]  # noqa: UP045
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, as flat keys.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Number of threads, the same for everything that is timed.")]
 
 
 @bench_app.command()
@@ -25,7 +25,7 @@ def ablation(
     peer: Annotated[bool, typer.Option(help="Time pytorch-grad-cam too (optional package grad-cam).")] = True,
     overrides: Overrides = None,
 ) -> None:
-    """Exact Ablation-CAM, images to maps, against a plain forward pass and against pytorch-grad-cam.
+    """Time exact Ablation-CAM, from images to maps, against a plain forward pass and against pytorch-grad-cam.
 
     evalkit bench ablation --model vgg16 --json ablation.json
     """
@@ -41,15 +41,15 @@ def ablation(
 def spatial(
     model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "densenet169",
     window: Annotated[int, typer.Option(min=1, help="Side of the ablated square, in cells of the activation map.")] = 1,
-    stride: Annotated[int, typer.Option(min=1, help="By how many cells it moves.")] = 1,
+    stride: Annotated[int, typer.Option(min=1, help="Step of the ablated square, in cells.")] = 1,
     json_file: JsonFile = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are reported.")] = 5,
-    sampled: Annotated[int, typer.Option(min=1, help="Passes of the whole network that are timed and scaled to all.")] = 16,
+    sampled: Annotated[int, typer.Option(min=1, help="Number of whole passes that are timed and extrapolated to all.")] = 16,
     threads: Threads = None,
     overrides: Overrides = None,
 ) -> None:
-    """Ablating positions (FastAblationCAM) against ablating channels: both naively, both exactly, and a plain forward pass.
+    """Time the ablation of positions (FastAblationCAM) against that of channels, each naive and exact, and a plain forward pass.
 
     evalkit bench spatial --model densenet169
     """
@@ -75,13 +75,13 @@ def floor(
     model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "resnet50",
     json_file: JsonFile = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
-    limit: Annotated[Optional[int], typer.Option(min=1, help="The first so many images.")] = None,  # noqa: UP045
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of images, the first ones; default all.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are reported.")] = 3,
-    threads: Annotated[Optional[int], typer.Option(min=1, help="Threads of the network's passes.")] = None,  # noqa: UP045
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of threads of the forward passes.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Number of decoding processes.")] = 2,
     overrides: Overrides = None,
 ) -> None:
-    """A whole evaluation, decode to parquet, against the plain forward passes that it cannot do without.
+    """Time a whole evaluation, from decoding to parquet, against only the forward passes that it requires.
 
     evalkit bench floor --model resnet50 --images photos --batch-size 16
     """
@@ -103,23 +103,23 @@ def floor(
 
 @bench_app.command()
 def peers(
-    model: Annotated[Optional[list[str]], typer.Option(help="Names from `evalkit list models`; may be given several times.")] = None,  # noqa: UP045
-    csv_file: Annotated[Optional[Path], typer.Option("--csv", help="Write the table there, and a figure beside it.")] = None,  # noqa: UP045
+    model: Annotated[list[str] | None, typer.Option(help="Names from `evalkit list models`; may be given several times.")] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the table to this file, and a figure beside it.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 4,
     repeats: Annotated[int, typer.Option(min=2, help="Interleaved repeats; medians are reported.")] = 3,
     threads: Threads = None,
     overrides: Overrides = None,
 ) -> None:
-    """An evaluation, and each method alone, against pytorch-grad-cam, torch-cam and captum.
+    """Time an evaluation, and each method alone, against pytorch-grad-cam, torch-cam and captum.
 
     evalkit bench peers --model vgg16 --csv peers.csv
     """
     from evalkit.bench.peers import bench_peers
 
-    found = bench_peers(model or ["resnet50"], overrides or [], batch_size=batch_size, repeats=repeats, threads=threads, csv_file=csv_file)
-    shown = ["model", "task", "library", "images", "repeats", "seconds_per_image", "times_ours"]
-    table = Table(*shown)
-    for row in found[shown].itertuples(index=False):
+    times = bench_peers(model or ["resnet50"], overrides or [], batch_size=batch_size, repeats=repeats, threads=threads, csv_file=csv_file)
+    columns = ["model", "task", "library", "images", "repeats", "seconds_per_image", "times_ours"]
+    table = Table(*columns)
+    for row in times[columns].itertuples(index=False):
         table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
     Console().print(table)
 

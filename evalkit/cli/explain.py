@@ -16,12 +16,12 @@ def explain(
     out: Annotated[Path, typer.Option(help="Folder for the PNGs.")] = Path("explanations"),
     conf: ConfFolder = None,
 ) -> None:
-    """Show what each method highlights on photographs: one PNG an image.
+    """Show what each method highlights on photographs: one PNG per image.
 
     evalkit explain dog.jpg model=resnet50 'method=[grad_cam,ablation_cam]' target=207
     """
-    asked = photo_command("explain", arguments, out, conf, methods="[ablation_cam,grad_cam]")
+    command = photo_command("explain", arguments, out, conf, methods="[ablation_cam,grad_cam]")
     from evalkit.photos.explain import explain_images
 
-    for file in explain_images(asked.config, asked.files, asked.out):
+    for file in explain_images(command.config, command.files, command.out):
         Console(highlight=False, soft_wrap=True).print(escape(str(file)))

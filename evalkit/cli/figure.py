@@ -1,7 +1,7 @@
-"""evalkit figure: the figures of the Ablation-CAM paper, of any model and photograph."""
+"""evalkit figure: the figures of the Ablation-CAM paper, for any model and photograph."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,7 +13,7 @@ from evalkit.cli.photo_arguments import ImageArguments, photo_command
 if TYPE_CHECKING:
     from evalkit.photos.figures.layout import Draw
 
-figure_app = typer.Typer(no_args_is_help=True, help="The figures of the Ablation-CAM paper, of any model and photograph: PNG, PDF and SVG.")
+figure_app = typer.Typer(no_args_is_help=True, help="Figures of the Ablation-CAM paper, for any model and photograph: PNG, PDF and SVG.")
 
 Out = Annotated[Path, typer.Option(help="Folder for the files.")]
 FOLDER = Path("figures")
@@ -21,7 +21,7 @@ FOLDER = Path("figures")
 
 @figure_app.command()
 def units(arguments: ImageArguments, out: Out = FOLDER, conf: ConfFolder = None) -> None:
-    """Figure 1: by how much the class score drops when a unit is ablated, for every unit of the layer.
+    """Figure 1: the drop of the class score when a unit is ablated, for every unit of the layer.
 
     evalkit figure units leopard.jpg whale.jpg model=vgg16
     """
@@ -35,7 +35,7 @@ def unit(
     arguments: ImageArguments,
     out: Out = FOLDER,
     conf: ConfFolder = None,
-    number: Annotated[Optional[int], typer.Option("--unit", min=0, help="Default: the one with the largest drop.")] = None,  # noqa: UP045
+    number: Annotated[int | None, typer.Option("--unit", min=0, help="Number of the unit; default the one with the largest drop.")] = None,
 ) -> None:
     """Figure 2: one unit's activation map beside the gradients of the class score at the same cells.
 
@@ -61,8 +61,8 @@ def methods(arguments: ImageArguments, out: Out = FOLDER, conf: ConfFolder = Non
 def saturation(arguments: ImageArguments, out: Out = FOLDER, conf: ConfFolder = None) -> None:
     """Figure 4: maps of confident decisions from the class score, and from the output after its sigmoid or softmax.
 
-    Of each photograph the two classes with the highest scores, unless target=... names some; at its best with a model trained
-    for several labels (model.output=sigmoid).
+    Shows the two classes with the highest scores of each photograph, unless target=... names some; most informative for a
+    model trained for several labels (model.output=sigmoid).
 
     evalkit figure saturation canvas.png model=two_digits
     """
@@ -73,7 +73,7 @@ def saturation(arguments: ImageArguments, out: Out = FOLDER, conf: ConfFolder = 
 
 @figure_app.command()
 def explanation(arguments: ImageArguments, out: Out = FOLDER, conf: ConfFolder = None) -> None:
-    """Figure 5: photograph, map and explanation map, which keeps the top 20 % of the pixels, or what protocol.* says.
+    """Figure 5: photograph, map and explanation map, which keeps the top 20 % of the pixels unless protocol.* is set.
 
     evalkit figure explanation leopard.jpg model=vgg16 protocol.top_percent=30
     """
@@ -85,9 +85,9 @@ def explanation(arguments: ImageArguments, out: Out = FOLDER, conf: ConfFolder =
 def _write(
     name: str, draw: "Draw", arguments: list[str], out: Path, conf: Path | None, *, drawn: str | None = None, **options: Any
 ) -> None:
-    """`drawn`: the methods of a command line that names none; None for a figure that draws no methods of the user's choice."""
+    """Draw and write a figure; `drawn` are its default methods, None for a figure whose methods cannot be chosen."""
     from evalkit.photos.figures.layout import write
 
-    asked = photo_command(f"figure {name}", arguments, out, conf, methods=drawn)
-    for file in write(name, draw, asked.config, asked.files, asked.out, **options):
+    command = photo_command(f"figure {name}", arguments, out, conf, methods=drawn)
+    for file in write(name, draw, command.config, command.files, command.out, **options):
         Console(highlight=False, soft_wrap=True).print(escape(str(file)))

@@ -50,8 +50,8 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
     from evalkit.output import listing
     from evalkit.probe import Probe
 
-    if not any(override.startswith("model.layer=") for override in overrides) and model == "custom":
-        overrides = [*overrides, "model.layer=auto"]  # it is what the list is for
+    if model == "custom" and not any(override.startswith("model.layer=") for override in overrides):
+        overrides = [*overrides, "model.layer=auto"]  # the list is there to choose one
     overrides = [f"model={model}", *overrides, "model.weights=null", "data=digits"]
     caption = about = ""
     try:

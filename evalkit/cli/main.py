@@ -36,33 +36,33 @@ app.command("list")(list_things)
 
 
 STOPPED = 130
-"""What typer exits with after a KeyboardInterrupt."""
+"""Exit code of typer after a KeyboardInterrupt."""
 
 
 def main() -> None:
-    """Entry point: a mistake of the user ends in one sentence and exit code 2."""
-    signal.signal(signal.SIGTERM, _stop)  # a scheduler's warning: leave as on Ctrl-C, in order
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as under nohup
+    """Run the command line; an error of the user ends it with one sentence and exit code 2."""
+    signal.signal(signal.SIGTERM, _stop)  # sent by schedulers before they kill: stop as on Ctrl-C
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # but not where it is ignored, as under nohup
         signal.signal(signal.SIGINT, _stop)
-    logging.getLogger("evalkit.launch.slurm").setLevel(logging.INFO)  # which jobs were submitted is no warning
+    logging.getLogger("evalkit.launch.slurm").setLevel(logging.INFO)  # it logs the submitted jobs as information
     log_to_stderr(logging.WARNING)
     try:
         app()
-    except UserError as mistake:
-        _refuse(str(mistake))
-    except SystemExit as ended:
-        if ended.code == STOPPED:
+    except UserError as error:
+        _exit_with_error(str(error))
+    except SystemExit as stop:
+        if stop.code == STOPPED:
             Console(stderr=True).print("stopped" + ("; the same command continues where it was" if sys.argv[1:2] == ["run"] else ""))
         raise
     except Exception as reason:
-        said = remote_failure(reason)
-        if said is None:
+        message = remote_failure(reason)
+        if message is None:
             raise
-        _refuse(f"{said}; check the address and the credentials, then run the same command again: what is finished is kept")
+        _exit_with_error(f"{message}; check the address and the credentials, then run the same command again: what is finished is kept")
 
 
-def _refuse(why: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(printable(why))}")
+def _exit_with_error(message: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(printable(message))}")
     sys.exit(2)
 
 

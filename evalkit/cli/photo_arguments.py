@@ -16,7 +16,7 @@ ImageArguments = Annotated[list[str], typer.Argument(help="Image files, then ove
 
 @dataclass(frozen=True)
 class PhotoCommand:
-    """What such a command line asks for."""
+    """The parsed command line: configuration, image files, output folder."""
 
     config: "RunConfig"
     files: list[Path]
@@ -24,10 +24,10 @@ class PhotoCommand:
 
 
 def photo_command(command: str, arguments: list[str], out: Path, conf: Path | None, methods: str | None) -> PhotoCommand:
-    """Tell image files from overrides, and compose the configuration before torch is imported, so that a mistake is told at once.
+    """Separate image files from overrides, and compose the configuration, so that errors are reported before torch is imported.
 
-    `methods` are those of a command line that names none, as in "[grad_cam]"; None for a command that draws no methods.
-    Raises UserError, which calls the command by its name.
+    `methods` are the default methods, as in "[grad_cam]"; None for a command whose methods cannot be chosen.
+    Raises UserError, which names `command`.
     """
     from evalkit.config.compose import compose_jobs
 
@@ -42,5 +42,5 @@ def photo_command(command: str, arguments: list[str], out: Path, conf: Path | No
         raise UserError(f"{command} draws no methods of your choice: leave out '{chosen[0]}'")
     if methods is not None and not any(o.startswith("method=") for o in overrides):
         overrides.append(f"method={methods}")
-    given = [o.removeprefix("out=") for o in overrides if o.startswith("out=")]
-    return PhotoCommand(compose_jobs(overrides, conf=conf)[0].config, files, Path(given[-1]) if given else out)
+    folders = [o.removeprefix("out=") for o in overrides if o.startswith("out=")]
+    return PhotoCommand(compose_jobs(overrides, conf=conf)[0].config, files, Path(folders[-1]) if folders else out)

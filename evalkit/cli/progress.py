@@ -1,4 +1,4 @@
-"""How far a run is: a bar for who watches, now and then a line for who reads a log."""
+"""Progress of a run: a bar on a terminal, and occasional lines in a log."""
 
 import time
 from collections.abc import Iterator
@@ -11,22 +11,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 FIRST, MOST = 10.0, 300.0
-"""Seconds to the first line, and between lines at most: each pause is twice as long as the last."""
+"""Seconds before the first line, and largest pause between lines; each pause is twice as long as the previous one."""
 
 
 class Meter(Protocol):
-    """What shows how far a run is."""
+    """A display of progress."""
 
     def announce(self, total: int, before: int) -> None:
-        """All images of the run, and those that were done before."""
+        """Set the number of images of the run, and of those that were done before."""
 
     def advance(self, images: int) -> None:
-        """So many more are done."""
+        """Add a number of finished images."""
 
 
 @contextmanager
 def meter(name: str, console: Console) -> Iterator[Meter]:
-    """A bar on a terminal, else lines."""
+    """Provide a bar on a terminal, else lines."""
     if not console.is_terminal:
         yield Lines(name, console)
         return
@@ -36,7 +36,7 @@ def meter(name: str, console: Console) -> Iterator[Meter]:
 
 
 class Bar:
-    """Images, images per second, time left."""
+    """A progress bar with the number of images, images per second and the time left."""
 
     def __init__(self, bar: Progress, name: str) -> None:
         self.bar, self.task = bar, bar.add_task(name, total=None)
@@ -51,37 +51,37 @@ class Bar:
 
 
 class Lines:
-    """The same in sentences, ever more rarely."""
+    """Printed lines with the same values, at growing intervals."""
 
     def __init__(self, name: str, console: Console) -> None:
         self.name, self.console = name, console
         self.total = self.before = self.done = 0
-        self.started = self.told = time.monotonic()
+        self.started = self.printed = time.monotonic()
         self.pause = FIRST
 
     def announce(self, total: int, before: int) -> None:
         """See `Meter`."""
         self.total, self.before = total, before
-        self.started = self.told = time.monotonic()
-        self._say(f"{total} images" + (f", {before} of them done before" if before else ""))
+        self.started = self.printed = time.monotonic()
+        self._print(f"{total} images" + (f", {before} of them done before" if before else ""))
 
     def advance(self, images: int) -> None:
         """See `Meter`."""
         self.done += images
         now = time.monotonic()
-        if now - self.told < self.pause:
+        if now - self.printed < self.pause:
             return
-        self.told, self.pause = now, min(2 * self.pause, MOST)
+        self.printed, self.pause = now, min(2 * self.pause, MOST)
         speed = self.done / (now - self.started)
         left = (self.total - self.before - self.done) / speed
-        self._say(f"{self.before + self.done} of {self.total} images, {speed:.1f} images/s, {_time(max(left, 0))} left")
+        self._print(f"{self.before + self.done} of {self.total} images, {speed:.1f} images/s, {_time(max(left, 0))} left")
 
-    def _say(self, what: str) -> None:
-        self.console.print(escape(f"{self.name}: {what}"))
+    def _print(self, text: str) -> None:
+        self.console.print(escape(f"{self.name}: {text}"))
 
 
 def _time(seconds: float) -> str:
-    """`40 s`, `12 min`, `3 h 05 min`."""
+    """Return a duration as text: `40 s`, `12 min`, `3 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

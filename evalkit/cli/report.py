@@ -1,7 +1,7 @@
 """evalkit report."""
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,13 +11,13 @@ from evalkit.cli.options import own_folder
 
 
 def report(
-    runs: Annotated[list[str], typer.Argument(help="Run folders, or folders of run folders; s3:// and the like too.")],
-    out: Annotated[Optional[Path], typer.Option(help="The HTML file; default report.html where `evalkit tables` writes.")] = None,  # noqa: UP045
-    gallery: Annotated[int, typer.Option(min=0, help="Images in the gallery for every reason to be shown.")] = 24,
-    data_root: Annotated[Optional[str], typer.Option(help="Where the images are now, if they have moved.")] = None,  # noqa: UP045
-    allow_incomplete: Annotated[bool, typer.Option(help="Report unfinished runs, and say so.")] = False,
+    runs: Annotated[list[str], typer.Argument(help="Run folders, or folders of run folders; also s3://bucket/folder.")],
+    out: Annotated[Path | None, typer.Option(help="The HTML file; default report.html where `evalkit tables` writes.")] = None,
+    gallery: Annotated[int, typer.Option(min=0, help="Images in the gallery per selection criterion.")] = 24,
+    data_root: Annotated[str | None, typer.Option(help="Folder of the images, if they have moved since the run.")] = None,
+    allow_incomplete: Annotated[bool, typer.Option(help="Include unfinished runs; the report says so.")] = False,
 ) -> None:
-    """One HTML file that opens from disk: tables, tests, figures, excluded images, and a gallery of images with their maps.
+    """Write one HTML file that opens from disk: tables, tests, figures, excluded images, and a gallery of images with their maps.
 
     evalkit report results/table1 results/table2 --out report.html
     """

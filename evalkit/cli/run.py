@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from evalkit.runs.folder import ImageCounts
 
 asked_to_stop = threading.Event()
-"""Set by whoever stops the command: where the signal arrives inside a finalizer, Python swallows its exception."""
+"""Set by the signal handler that stops the command, since Python ignores an exception raised inside a finalizer."""
 
 
 def run(
@@ -31,48 +31,47 @@ def run(
     """
     from evalkit.config.compose import compose_jobs
 
-    # All jobs are composed before torch is imported, so that a mistake is told at once.
-    jobs = compose_jobs(overrides or [], multirun=multirun, conf=conf)
+    jobs = compose_jobs(overrides or [], multirun=multirun, conf=conf)  # all of them, so that errors are reported before torch is imported
     for job in jobs:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(escape(_run_one(job, console)))
 
 
 def _run_one(job: "Job", console: Console) -> str:
-    """Run one job and show its progress; returns a sentence on what was done."""
+    """Run one job, show its progress, and return a summary in one line."""
     from evalkit.launch.start import start_job
 
     started, done, new = time.perf_counter(), 0, 0
     config = job.config
-    with meter(config.model.name, console) as shown:
+    with meter(config.model.name, console) as display:
 
         def advance(images: int) -> None:
             nonlocal done
             if asked_to_stop.is_set():
                 raise KeyboardInterrupt
             done += images
-            shown.advance(images)
+            display.advance(images)
 
         def announce(total: int, before: int) -> None:
             nonlocal new
             new = total - before
-            shown.announce(total, before)
+            display.announce(total, before)
 
         folder = start_job(job, advance, announce)
     seconds = time.perf_counter() - started
-    done = min(done, new)  # idle workers repeat what others have claimed
+    done = min(done, new)  # idle workers repeat shards that others have claimed
     counts = folder.image_counts()
-    what = "every shard was done before"
+    summary = "every shard was done before"
     if done:
-        read = f" with {_taken(config)}" if config.maps_from is not None else ""
-        what = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s, start included){read}{_left_out(counts)}"
+        read = f" with {_reused_maps(config)}" if config.maps_from is not None else ""
+        summary = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s, start included){read}{_excluded(counts)}"
     if counts.missing:
-        what = f"{what if done else 'nothing computed here'}; {shards_in_words(len(counts.missing))} with other workers"
-    return f"{config.model.name}: {what} -> {folder.path}"
+        summary = f"{summary if done else 'nothing computed here'}; {shards_in_words(len(counts.missing))} left to other workers"
+    return f"{config.model.name}: {summary} -> {folder.path}"
 
 
-def _taken(config: "RunConfig") -> str:
-    """Which maps were read instead of computed."""
+def _reused_maps(config: "RunConfig") -> str:
+    """Return which maps were read instead of computed, as text."""
     from evalkit.runs.folder import RunFolder
 
     assert config.maps_from is not None
@@ -80,7 +79,7 @@ def _taken(config: "RunConfig") -> str:
     return f"the maps of {', '.join(name for name in config.method if name in theirs)} from {config.maps_from}"
 
 
-def _left_out(counts: "ImageCounts") -> str:
-    """What the tables will not count, told while it can still be mended."""
+def _excluded(counts: "ImageCounts") -> str:
+    """Return how many images the tables will exclude, and why, as text, so that the user can fix the causes early."""
     names = {"error": "unreadable", "nonfinite": f"without finite maps or scores ({printable(counted(counts.nonfinite))})"}
     return "".join(f"; {counts.images[status]} {name}" for status, name in names.items() if counts.images[status])

@@ -12,7 +12,7 @@ from evalkit.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from evalkit.study.records import Design
 
-study_app = typer.Typer(no_args_is_help=True, help="The paper's blinded studies with people: a page for raters, a key, their scores.")
+study_app = typer.Typer(no_args_is_help=True, help="The paper's blinded human studies: a page for raters, its key, and their scores.")
 
 
 @study_app.command()
@@ -26,13 +26,13 @@ def prepare(
     ],
     runs: Annotated[list[str], typer.Argument(help="Finished runs made with maps=store: two for trust, else one.", metavar="RUN...")],
     out: Annotated[Path, typer.Option(help="A new folder for the page and the key.")] = Path("study"),
-    images: Annotated[int | None, typer.Option(min=1, help="Draw so many images of each class (which: of all); default all.")] = None,
-    classes: Annotated[int | None, typer.Option(min=1, help="So many classes, those of the highest F1; default 5, the paper's.")] = None,
-    methods: Annotated[str, typer.Option(help="As in grad_cam,ablation_cam; default the paper's.")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Decides which images are drawn.")] = 0,
-    data_root: Annotated[str | None, typer.Option(help="Where the images lie now, if they have moved since the run.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Number of images of each class (which: of all); default all.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes, those of the highest F1; default the paper's 5.")] = None,
+    methods: Annotated[str, typer.Option(help="The methods, as in grad_cam,ablation_cam; default those of the paper.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice of images.")] = 0,
+    data_root: Annotated[str | None, typer.Option(help="Folder of the images, if they have moved since the run.")] = None,
 ) -> None:
-    """Write a page for raters (study.html) and what only you may see (key.json).
+    """Write a page for raters (study.html) and its key (key.json), which raters must not see.
 
     evalkit study prepare better results/mine --images 20 --out study
     """
@@ -41,18 +41,18 @@ def prepare(
     designs = get_args(records.Design)
     if design not in designs:
         raise UserError(f"no study '{design}'{did_you_mean(design, designs)}")
-    records.refuse_old(out)  # before torch is imported
+    records.refuse_old(out)  # so that errors are reported before torch is imported
     from evalkit.study.prepare import prepare as prepare_study
 
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     key, left_out = prepare_study(
         cast("Design", design), runs, out, images=images, classes=classes, methods=chosen, seed=seed, data_root=data_root
     )
-    shown = len({item.index for item in key.items.values()})
-    unfit = f" ({left_out} others did not fit the design)" if left_out else ""
+    distinct = len({item.index for item in key.items.values()})
+    excluded = f" ({left_out} others did not fit the design)" if left_out else ""
     console = Console(highlight=False, soft_wrap=True)
-    console.print(escape(f"{out / records.PAGE}: {len(key.items)} items of {shown} images{unfit}; give this one file to every rater"))
-    console.print(escape(f"{out / records.KEY}: what its ids stand for; keep it to yourself until all answers are in"))
+    console.print(escape(f"{out / records.PAGE}: {len(key.items)} items of {distinct} images{excluded}; give this one file to every rater"))
+    console.print(escape(f"{out / records.KEY}: what its ids stand for; do not share it before all answers are in"))
 
 
 @study_app.command()
@@ -69,9 +69,9 @@ def score(
     from evalkit.study.records import read_answers, read_key
     from evalkit.study.score import score as score_study
 
-    known = read_key(key)
-    found = score_study(known, read_answers(known, answers))
+    study_key = read_key(key)
+    scores = score_study(study_key, read_answers(study_key, answers))
     folder = out or (key if key.is_dir() else key.parent)
-    report.write(found, folder)
-    report.print_scores(Console(), found)
+    report.write(scores, folder)
+    report.print_scores(Console(), scores)
     Console(stderr=True, highlight=False, soft_wrap=True).print(escape(f"written: {folder}/{', '.join(report.FILES)}"))

@@ -13,9 +13,9 @@ from evalkit.cli.options import own_folder
 def tables(
     runs: Annotated[list[str], typer.Argument(help="Run folders, or folders of run folders; also s3://bucket/folder.")],
     out: Annotated[
-        Path | None, typer.Option(help="Where tables and figures go; default the folder itself, or results/tables for several.")
+        Path | None, typer.Option(help="Folder for tables and figures; default the run folder itself, or results/tables for several.")
     ] = None,
-    allow_incomplete: Annotated[bool, typer.Option(help="Render runs that are not finished; the caption says so.")] = False,
+    allow_incomplete: Annotated[bool, typer.Option(help="Include unfinished runs; the caption says so.")] = False,
     figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,
 ) -> None:
     """Print Tables 1 and 2 from runs; write Markdown, CSV, LaTeX and figures.

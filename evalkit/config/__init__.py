@@ -1,1 +1,1 @@
-"""Configurations: their types (`schema`) and how Hydra composes them (`compose`)."""
+"""Configurations: their types (`schema`), the yaml files to choose from (`choices`), and their composition by Hydra (`compose`)."""

@@ -1,4 +1,4 @@
-"""What the yaml files of conf/ offer, and what they say."""
+"""The yaml files of conf/: their names and contents."""
 
 from importlib import resources
 from pathlib import Path
@@ -10,7 +10,7 @@ from evalkit.errors import UserError
 
 
 def choices(group: str, conf: Path | None = None, *, own: bool = False) -> list[str]:
-    """Names of the yaml files of one group; with `own`, only of those in `conf`."""
+    """Return the sorted names of the yaml files of a group: those of evalkit and of the folder `conf`; with `own`, only the latter."""
     folders: list[Any] = [] if own else [resources.files("evalkit.conf") / group]
     if conf is not None and (conf / group).is_dir():
         folders.append(conf / group)
@@ -26,18 +26,18 @@ def read_choice(group: str, name: str, conf: Path | None = None) -> dict[str, An
 
 
 def read_choice(group: str, name: str, conf: Path | None = None, *, as_text: bool = False) -> str | dict[str, Any]:
-    """One yaml file of a group, parsed or as it stands."""
+    """Read a yaml file of a group; return its parsed content or, with `as_text`, its text. Raises UserError where it is not valid yaml."""
     own = conf / group / f"{name}.yaml" if conf is not None else None
     text = own.read_text() if own is not None and own.is_file() else (resources.files("evalkit.conf") / group / f"{name}.yaml").read_text()
     try:
         content: dict[str, Any] = yaml.safe_load(text)
     except yaml.YAMLError as reason:
-        raise UserError(f"{own} is no valid yaml: {' '.join(str(reason).split())}") from reason
+        raise UserError(f"{own} is not valid yaml: {' '.join(str(reason).split())}") from reason
     return text if as_text else content
 
 
 def method_entry(name: str, conf: Path | None) -> tuple[dict[str, Any], str]:
-    """Settings of a yaml file of conf/method, and its first remark."""
+    """Return the settings of a yaml file of conf/method, and its first comment as a description."""
     text, content = read_choice("method", name, conf, as_text=True), read_choice("method", name, conf)
     about = next((line[2:] for line in text.splitlines() if line.startswith("# ") and "@package" not in line), "")
     return content.get("method", {}).get(name, content), about

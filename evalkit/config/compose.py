@@ -1,8 +1,9 @@
-"""From overrides on the command line to checked configurations: Hydra composes, pydantic validates."""
+"""Composition of overrides into configurations by Hydra, and their validation by pydantic."""
 
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -11,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
@@ -24,15 +25,15 @@ GROUPS = ("model", "data", "method", "protocol", "launcher", "experiment")
 
 
 def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path | None = None) -> list[Job]:
-    """Overrides -> jobs: one, or with `-m` (or an experiment that sweeps) one for each combination.
+    """Compose and validate the jobs of a command line: one, or with `multirun` (or an experiment that sweeps) one per combination.
 
-    `conf` is a folder of further yaml files, laid out as conf/ is. Raises UserError.
+    `conf` is a folder of further yaml files with the layout of conf/. Raises UserError.
     """
     if conf is not None and not conf.is_dir():
         raise UserError(f"no folder {conf} (--conf)")
     extra = [f"hydra.searchpath=[file://{conf.resolve()}]"] if conf is not None else []
-    _refuse_known_names(conf)
-    parsed, order = _methods_of_its_own(_parse(overrides), conf)
+    _refuse_duplicate_names(conf)
+    parsed, order = _split_added_methods(_parse(overrides), conf)
     _check_names(parsed, conf)
     _check_keys(parsed, extra)
     fixed = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
@@ -43,33 +44,33 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path
         )
     hydra = _compose([*fixed, *extra], with_hydra=True).hydra
     if str(hydra.mode) == "RunMode.MULTIRUN":
-        given = {o.key_or_group for o in parsed}
+        overridden = {o.key_or_group for o in parsed}
         for key, values in hydra.sweeper.params.items():
-            if key not in given:
+            if key not in overridden:
                 sweep = _parse([f"{key}={values}"])[0]
                 sweeps[key] = list(sweep.sweep_string_iterator()) if sweep.is_sweep_override() else [str(values)]
     return [_job([*fixed, *combination], combination, extra, order) for combination in _combinations(sweeps)]
 
 
-def _methods_of_its_own(parsed: list[Override], conf: Path | None) -> tuple[list[Override], list[str]]:
-    """Overrides whose method=[...] names only methods with a file; and the order of all, with those that +method.NAME.* makes."""
-    own = {o.key_or_group.split(".")[1] for o in parsed if o.is_add() and o.key_or_group.startswith("method.")}
-    own -= set(choices("method", conf))
+def _split_added_methods(parsed: list[Override], conf: Path | None) -> tuple[list[Override], list[str]]:
+    """Remove methods without a yaml file, which +method.NAME.* adds, from method=[...]; return the overrides and the original order."""
+    added = {o.key_or_group.split(".")[1] for o in parsed if o.is_add() and o.key_or_group.startswith("method.")}
+    added -= set(choices("method", conf))
     order: list[str] = []
     for i, override in enumerate(parsed):
         chosen = None if override.is_sweep_override() else override.value()
-        if override.key_or_group == "method" and isinstance(chosen, list) and own & set(map(str, chosen)):
+        if override.key_or_group == "method" and isinstance(chosen, list) and added & set(map(str, chosen)):
             order = [str(name) for name in chosen]
-            parsed[i] = _parse_one(f"method=[{','.join(name for name in order if name not in own)}]")
+            parsed[i] = _parse_one(f"method=[{','.join(name for name in order if name not in added)}]")
     return parsed, order
 
 
-def _refuse_known_names(conf: Path | None) -> None:
-    """Hydra would take ours, without a word."""
+def _refuse_duplicate_names(conf: Path | None) -> None:
+    """Raise UserError where a file of `conf` has the name of one of evalkit's, which Hydra would silently prefer."""
     for group in GROUPS if conf is not None else ():
-        twice = sorted(set(choices(group)) & set(choices(group, conf, own=True)))
-        if twice:
-            raise UserError(f"{conf}/{group}/{twice[0]}.yaml has the name of one of evalkit's own; give it another")
+        duplicates = sorted(set(choices(group)) & set(choices(group, conf, own=True)))
+        if duplicates:
+            raise UserError(f"{conf}/{group}/{duplicates[0]}.yaml has the name of one of evalkit's own files; choose another name")
 
 
 def _combinations(sweeps: dict[str, list[str]]) -> Iterator[list[str]]:
@@ -85,9 +86,9 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
             raise UserError(f"{missing[0]} is not set: add {missing[0]}=...")
-        loose = [key for key, value in composed.get("method", {}).items() if not isinstance(value, DictConfig)]
-        if loose:
-            raise UserError(f"method.{loose[0]} is no method: a file of conf/method begins with the line '# @package method.NAME'")
+        invalid = [key for key, value in composed.get("method", {}).items() if not isinstance(value, DictConfig)]
+        if invalid:
+            raise UserError(f"method.{invalid[0]} is not a method: a file of conf/method begins with the line '# @package method.NAME'")
         content = OmegaConf.to_container(composed, resolve=True)
         config = RunConfig.model_validate(content)
     except OmegaConfBaseException as reason:
@@ -95,7 +96,7 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[
     except ValidationError as reason:
         raise UserError(_sentence(reason)) from reason
     if config.model.layer == "auto":
-        from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which a layer with a name does not need
+        from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which is not needed for a named layer
 
         composed.model.layer = zoo.proposed_layer(config.model)
         config = config.model_copy(update={"model": config.model.model_copy(update={"layer": composed.model.layer})})
@@ -111,19 +112,13 @@ def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:
     try:
         with initialize_config_module("evalkit.conf", version_base="1.3"):
             return compose("config", overrides=overrides, return_hydra_config=with_hydra)
-    except MissingConfigException as reason:  # a network of a library that an experiment names
+    except MissingConfigException as reason:  # an experiment may name a network of torchvision or timm
         group, _, name = str(reason.missing_cfg_file).partition("/")
-        if group != "model" or not _offer(name):
+        if group != "model" or not _register_library_network(name):
             raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
     except yaml.YAMLError as reason:
-        raise UserError(f"a configuration file is no valid yaml: {' '.join(str(reason).split())}") from reason
-    except (
-        HydraException,
-        OmegaConfBaseException,
-        ConfigCompositionException,
-        TypeError,
-        ValueError,
-    ) as reason:  # for 'method=[{}]', 'model=null'
+        raise UserError(f"a configuration file is not valid yaml: {' '.join(str(reason).split())}") from reason
+    except (HydraException, OmegaConfBaseException, TypeError, ValueError) as reason:  # as for 'method=[{}]' and 'model=null'
         raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
     return _compose(overrides, with_hydra)
 
@@ -138,11 +133,9 @@ def _parse_one(text: str) -> Override:
         return parser.parse_override(text)
     except HydraException as reason:
         key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise UserError(f"'{text}' is not an override of the form key=value") from reason
-    try:  # Hydra's grammar wants quotes around paths with brackets or letters that are not ASCII
-        return parser.parse_override(key + "='" + value.replace("'", r"\'") + "'")
-    except HydraException as reason:
+        if key and equals:
+            with suppress(HydraException):  # Hydra's grammar requires quotes around paths with brackets or non-ASCII letters
+                return parser.parse_override(key + "='" + value.replace("'", r"\'") + "'")
         raise UserError(f"'{text}' is not an override of the form key=value") from reason
 
 
@@ -158,18 +151,18 @@ def _check_names(parsed: list[Override], conf: Path | None) -> None:
 
 
 def _refuse_unless_library(group: str, name: str, known: list[str]) -> None:
-    """A model may have no file of ours, but be a network of torchvision or timm."""
+    """Raise UserError unless the name, which has no yaml file, is a network of torchvision or timm."""
     if group == "model":
-        from evalkit.models import catalogue  # noqa: PLC0415 - imports torch, for which a mistake in another name need not wait
+        from evalkit.models import catalogue  # noqa: PLC0415 - imports torch, which other groups do not need
 
-        if _offer(name):
+        if _register_library_network(name):
             return
         known = [*known, *catalogue.names()]
     raise UserError(f"no {group} '{name}'{did_you_mean(name, known)}")
 
 
-def _offer(name: str) -> bool:
-    """Whether a library has a network of this name; Hydra then finds its settings as if they were a file of conf/model."""
+def _register_library_network(name: str) -> bool:
+    """Make the settings of a torchvision or timm network available to Hydra like a file of conf/model; return False if there is none."""
     from evalkit.models import catalogue  # noqa: PLC0415
 
     entry = catalogue.entry(name)
@@ -193,21 +186,21 @@ def _check_keys(parsed: list[Override], extra: list[str]) -> None:
 
 
 def _keys(config: DictConfig, prefix: str = "") -> set[str]:
-    found = set()
+    keys = set()
     for key in map(str, config):
-        found.add(f"{prefix}{key}")
+        keys.add(f"{prefix}{key}")
         value = None if OmegaConf.is_missing(config, key) else config._get_node(key)
         if isinstance(value, DictConfig) and not value._is_none():
-            found |= _keys(value, f"{prefix}{key}.")
-    return found
+            keys |= _keys(value, f"{prefix}{key}.")
+    return keys
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first of pydantic's complaints; for a union, the complaints of all its members."""
+    """Return the first of pydantic's messages; for a union, those of all its members."""
     first = error.errors()[0]
-    of_union = r"(literal|tuple|list)\[|constrained-|(int|str|float|local|ray|slurm)$"  # which member it was tried as is no key
+    of_union = r"(literal|tuple|list)\[|constrained-|(int|str|float|local|ray|slurm)$"  # a member of a union is not a key
     key = ".".join(str(part) for part in first["loc"] if not re.match(of_union, str(part)))
     same = [e for e in error.errors() if e["loc"][0] == first["loc"][0]] if first["loc"] else [first]
-    wanted = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ").removeprefix("Input ").strip() for e in same))
-    given = "" if isinstance(first["input"], dict) else f"={first['input']!s}"
-    return f"{key}{given} {wanted}" if key else wanted
+    problem = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ").removeprefix("Input ").strip() for e in same))
+    value = "" if isinstance(first["input"], dict) else f"={first['input']!s}"
+    return f"{key}{value} {problem}" if key else problem

@@ -1,4 +1,4 @@
-"""The configuration of a run, typed and checked. `evalkit.config.compose` makes it of yaml files and overrides."""
+"""The typed and validated configuration of a run, which `evalkit.config.compose` composes from yaml files and overrides."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _as_name(value: Any) -> Any:
-    """Hydra reads out=2026 and out=nan as numbers."""
+    """Turn a number into text, since Hydra reads out=2026 and out=nan as numbers."""
     return str(value) if isinstance(value, int | float) else value
 
 
@@ -27,11 +27,11 @@ def _as_place(value: Any) -> Place:
 
 ClassChoice = Annotated[int, Field(ge=0, strict=True)] | str
 Once = AfterValidator(lambda values: list(dict.fromkeys(values)))
-"""Drops repeated entries: the same protocol point twice would be the same rows twice."""
+"""Removes repeated entries: a repeated protocol point would repeat its rows."""
 
 
 def _without_threshold(value: Any) -> Any:
-    """A point may leave out `top_percent`, as "soft" does."""
+    """Set `top_percent` to None where a point leaves it out, as "soft" points do."""
     return {"top_percent": None, **value} if isinstance(value, dict) else value
 
 
@@ -42,11 +42,11 @@ def _consistent(point: Point) -> Point:
 
 
 PointSetting = Annotated[Point, BeforeValidator(_without_threshold), AfterValidator(_consistent)]
-"""A point as it is written in yaml."""
+"""A protocol point as written in yaml."""
 
 
 class ProtocolConfig(Settings):
-    """conf/protocol: each combination of the first three is one protocol point, or `points` names them one by one."""
+    """conf/protocol: each combination of `select`, `top_percent` and `fill` is one protocol point, or `points` lists the points."""
 
     select: Annotated[list[Select], BeforeValidator(_as_list), Once]
     top_percent: Annotated[list[Percent], BeforeValidator(_as_list), Once]
@@ -64,20 +64,20 @@ class ProtocolConfig(Settings):
         return self
 
     def all_points(self) -> list[Point]:
-        """The points that are named one by one, else all combinations; "soft" has no threshold, so it appears once per fill."""
+        """Return the listed points, else all combinations; "soft" has no threshold, so it appears once per fill."""
         if self.points:
             return list(self.points)
         return [Point(s, x, f) for s in self.select for x in ([None] if s == "soft" else self.top_percent) for f in self.fill]
 
 
 class LocalLauncher(Settings):
-    """conf/launcher/local.yaml."""
+    """Settings of conf/launcher/local.yaml."""
 
     name: Literal["local"]
 
 
 class RayLauncher(Settings):
-    """conf/launcher/ray.yaml."""
+    """Settings of conf/launcher/ray.yaml."""
 
     name: Literal["ray"]
     address: str | None
@@ -87,7 +87,7 @@ class RayLauncher(Settings):
 
 
 class SlurmLauncher(Settings):
-    """conf/launcher/slurm.yaml."""
+    """Settings of conf/launcher/slurm.yaml."""
 
     name: Literal["slurm"]
     tasks: Positive
@@ -104,7 +104,7 @@ def _device(name: str) -> str:
 
 
 class RunConfig(Settings):
-    """A whole run."""
+    """The configuration of one run."""
 
     model: ModelConfig
     data: dict[str, Any]
@@ -144,7 +144,7 @@ class RunConfig(Settings):
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a (multi)run: the typed configuration and the text that goes to run.yaml."""
+    """One run of a command line: its typed configuration, and the text of its run.yaml."""
 
     config: RunConfig
     yaml: str

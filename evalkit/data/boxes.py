@@ -1,4 +1,4 @@
-"""Where the objects are: bounding boxes of a data set, followed through resize and crop to the network's input."""
+"""Bounding boxes of a data set, and their conversion to pixels of the network's input."""
 
 import csv
 import math
@@ -14,14 +14,14 @@ from evalkit.files import Place
 COLUMNS = ("w", "h", "x1", "y1", "x2", "y2")
 NAMES = ("wnid", "class", "label")
 OVERSHOOT = 1.0
-"""Pixels by which a listed box may leave its frame: rounding, and the last pixel counted from 1."""
+"""Pixels by which a listed box may exceed its frame, because of rounding or of pixels counted from 1."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """One object's box: its edges, in pixels of a frame of `width` x `height`, so that 0 and `width` are the image's own.
+    """The box of one object: its edges, in pixels of a frame of `width` x `height` whose own edges are 0, `width` and `height`.
 
-    `key` is the class as the data set calls it, None where it names none: the image's own class.
+    `key` is the class as the data set names it; None where it names none, and the box belongs to the image's own class.
     """
 
     key: str | int | None
@@ -34,32 +34,32 @@ class Box:
 
 
 def read_boxes(file: Place) -> dict[str, list[Box]]:
-    """File name -> its boxes, from a CSV or from a folder of ImageNet's annotations.
+    """Read the boxes of each file name, from a CSV or from a folder of ImageNet's annotations.
 
     The CSV has the columns `file`, `w`, `h` (the stored image's size), `x1`, `y1`, `x2`, `y2` (edges in its pixels) and,
-    where an image may show several classes, `wnid`, `class`, `label` or `index`. The folder holds one Pascal VOC file an
-    image, `ILSVRC2012_val_00000001.xml`, and gives names without extension; see `boxes_of`.
+    where an image may show several classes, `wnid`, `class`, `label` or `index`. The folder holds one Pascal VOC file per
+    image, such as `ILSVRC2012_val_00000001.xml`; its names are returned without extension, see `boxes_of`.
 
-    Raises UserError: nothing there, columns missing, something that is no number or no box, with its line or file.
+    Raises UserError: no such file or folder, missing columns, or, with line or file, values that are no numbers or no box.
     """
     if file.is_dir():
         return _read_annotations(file)
     if not file.is_file():
-        raise UserError(f"no boxes {file}: expected a CSV (file,{','.join(COLUMNS)}) or a folder of ILSVRC2012_val_*.xml")
+        raise UserError(f"no boxes at {file}: expected a CSV (file,{','.join(COLUMNS)}) or a folder of ILSVRC2012_val_*.xml")
     return _read_list(file)
 
 
 def boxes_of(boxes: Mapping[str, list[Box]], image_id: str) -> list[Box]:
-    """The boxes of one image, listed by its path, its file name, or its file name without extension; none where unlisted."""
+    """Return the boxes of one image, listed by its path, its file name, or its file name without extension; none if it is not listed."""
     path = PurePosixPath(image_id)
     return next((boxes[name] for name in (image_id, path.name, path.stem) if name in boxes), [])
 
 
 def to_input(box: Box, preprocess: Preprocess, size: tuple[int, int] | None = None) -> Box | None:
-    """The box in pixels of the preprocessed image; None where the crop leaves nothing of it.
+    """Convert a box to pixels of the preprocessed image; None where the crop leaves nothing of it.
 
-    `size` is the stored image's height and width where they are not the box's frame: a copy of a data set that was
-    resized, uncropped, after it had been annotated.
+    `size` is the stored image's height and width where they differ from the box's frame: the data set was resized, but
+    not cropped, after it had been annotated.
     """
     height, width = _resized(preprocess.resize, *(size or (box.height, box.width)))
     x = _cropped(box.x1 * width / box.width, box.x2 * width / box.width, width, preprocess.crop)
@@ -70,7 +70,7 @@ def to_input(box: Box, preprocess: Preprocess, size: tuple[int, int] | None = No
 
 
 def _resized(resize: int | Sequence[int] | None, height: int, width: int) -> tuple[int, int]:
-    """Height and width after torchvision's resize, which truncates the longer side."""
+    """Return height and width after torchvision's resize, which rounds the longer side down."""
     if resize is None:
         return height, width
     if not isinstance(resize, int):
@@ -79,37 +79,37 @@ def _resized(resize: int | Sequence[int] | None, height: int, width: int) -> tup
 
 
 def _cropped(low: float, high: float, length: int, crop: int | None) -> tuple[float, float] | None:
-    """One side of a box after torchvision's central crop of an image that is `length` long on this side."""
+    """Convert one side of a box as torchvision's central crop does with an image of this `length`; None where nothing is left."""
     if crop is None:
         shift, crop = 0, length
     elif length >= crop:
-        shift = -round((length - crop) / 2)  # to even, as torchvision does it
+        shift = -round((length - crop) / 2)  # halves are rounded to even, as in torchvision
     else:
-        shift = (crop - length) // 2  # black borders, the odd pixel behind
+        shift = (crop - length) // 2  # torchvision adds black borders, an odd pixel at the end
     low, high = max(low, 0.0) + shift, min(high, float(length)) + shift
     low, high = max(low, 0.0), min(high, float(crop))
     return (low, high) if low < high else None
 
 
 def _read_list(listed: Place) -> dict[str, list[Box]]:
-    found: dict[str, list[Box]] = {}
+    boxes: dict[str, list[Box]] = {}
     try:
         with listed.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")
-            named = _class_column(listed, reader.fieldnames or [])
+            class_column = _class_column(listed, reader.fieldnames or [])
             for row in reader:
                 where = f"{listed}, line {reader.line_num}"
-                key = _key(where, row[named], named) if named else None
-                found.setdefault(row["file"], []).append(_box(where, key, [row[column] for column in COLUMNS]))
+                key = _key(where, row[class_column], class_column) if class_column else None
+                boxes.setdefault(row["file"], []).append(_box(where, key, [row[column] for column in COLUMNS]))
     except (UnicodeDecodeError, csv.Error) as reason:
         raise UserError(f"{listed} is no CSV in UTF-8 ({reason})") from reason
-    if not found:
+    if not boxes:
         raise UserError(f"{listed} lists no boxes")
-    return found
+    return boxes
 
 
 def _class_column(listed: Place, columns: Sequence[str]) -> str | None:
-    """The column that names a box's class. Raises UserError where others are missing."""
+    """Return the name of the column with a box's class. Raises UserError where another column is missing."""
     missing = [column for column in ("file", *COLUMNS) if column not in columns]
     if missing:
         raise UserError(f"{listed} lacks the column {missing[0]}: a list of boxes has file,{','.join(COLUMNS)} and, optionally, class")
@@ -126,16 +126,16 @@ def _key(where: str, text: str, column: str) -> str | int | None:
 
 
 def _box(where: str, key: str | int | None, texts: Sequence[str]) -> Box:
-    """A box from w, h, x1, y1, x2, y2 as they are written."""
+    """Parse a box from the texts of w, h, x1, y1, x2, y2."""
     try:
         width, height, x1, y1, x2, y2 = (float(text) for text in texts)
     except ValueError as reason:
         raise UserError(f"{where}: {', '.join(COLUMNS)} must be numbers, not {', '.join(texts)}") from reason
     if not (1 <= width < math.inf and 1 <= height < math.inf and x1 < x2 and y1 < y2):
-        raise UserError(f"{where}: no box has the edges {x1:g} {y1:g} {x2:g} {y2:g} (x1 y1 x2 y2) in an image of {width:g}x{height:g}")
+        raise UserError(f"{where}: the edges {x1:g} {y1:g} {x2:g} {y2:g} (x1 y1 x2 y2) are no box in an image of {width:g}x{height:g}")
     if min(x1, y1) < -OVERSHOOT or x2 > width + OVERSHOOT or y2 > height + OVERSHOOT:
         raise UserError(
-            f"{where}: the box {x1:g} {y1:g} {x2:g} {y2:g} leaves its image of {width:g}x{height:g}; "
+            f"{where}: the box {x1:g} {y1:g} {x2:g} {y2:g} extends beyond its image of {width:g}x{height:g}; "
             "w and h must be the size of the image to which the edges refer"
         )
     return Box(key, x1, y1, x2, y2, int(width), int(height))
@@ -149,7 +149,7 @@ def _read_annotations(folder: Place) -> dict[str, list[Box]]:
 
 
 def _read_annotation(file: Place) -> list[Box]:
-    """All objects of one image. Coordinates count as edges, as common code reads them: at most one pixel off."""
+    """Read all objects of one image. Coordinates are taken as edges, as is common; the error is at most one pixel."""
     try:
         root = ET.fromstring(file.read_bytes())
     except ET.ParseError as reason:

@@ -1,4 +1,4 @@
-"""From encoded bytes to the uint8 crop that the model's normalisation expects."""
+"""Decoding of images, and their preprocessing to the uint8 crop that the model's normalisation expects."""
 
 import io
 import struct
@@ -15,18 +15,18 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
 
-# What Pillow raises on broken or hostile files, from its several decoders.
+# Errors that Pillow's decoders raise on broken or malicious files.
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class UnreadableImage(Exception):
-    """An image that cannot be decoded; the message is the reason its rows carry."""
+    """An image that cannot be decoded; the message is written to the image's rows."""
 
 
 def decode(encoded: bytes | Path, *, formats: tuple[str, ...] | None = None, most_pixels: int | None = None) -> Image.Image:
-    """A file or its bytes -> RGB image, as stored: no EXIF rotation, since ImageNet's protocols apply none.
+    """Decode a file, or its bytes, to an RGB image as stored: without EXIF rotation, since ImageNet's protocols apply none.
 
-    `formats` are Pillow's names of those that are accepted, default all; images of more than `most_pixels` are not decoded.
+    `formats` are Pillow's names of the accepted formats, by default all; images of more than `most_pixels` are not decoded.
     Raises UnreadableImage.
     """
     try:
@@ -36,7 +36,8 @@ def decode(encoded: bytes | Path, *, formats: tuple[str, ...] | None = None, mos
             image.load()
             return to_rgb(image)
     except _DECODE_ERRORS as reason:
-        text = (reason.strerror if isinstance(reason, OSError) else "") or str(reason) or type(reason).__name__  # without errno and name
+        # strerror, since str(OSError) also holds errno and the file name.
+        text = (reason.strerror if isinstance(reason, OSError) else "") or str(reason) or type(reason).__name__
         if isinstance(reason, Image.DecompressionBombError):
             text = f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
         if isinstance(reason, Image.UnidentifiedImageError):
@@ -47,7 +48,7 @@ def decode(encoded: bytes | Path, *, formats: tuple[str, ...] | None = None, mos
 
 
 def content(encoded: bytes | Path) -> bytes:
-    """The bytes of an image. Raises UnreadableImage."""
+    """Return the bytes of an image. Raises UnreadableImage."""
     try:
         return encoded if isinstance(encoded, bytes) else encoded.read_bytes()
     except OSError as reason:
@@ -55,35 +56,35 @@ def content(encoded: bytes | Path) -> bytes:
 
 
 class Encoded(ABC):
-    """For sources whose images are files: `load` in terms of `encoded`."""
+    """Base class of sources whose images are files: implements `load` with `encoded`."""
 
     @abstractmethod
     def encoded(self, position: int) -> bytes | Path:
-        """The image's file, or its content. Raises UnreadableImage, and UserError where a file system fails: that is no image's fault."""
+        """Return the image's file or its content. Raises UnreadableImage, or UserError where the file system fails."""
 
     def load(self, position: int) -> Image.Image:
-        """The decoded image. Raises as `encoded` does."""
+        """Return the decoded image. Raises the errors of `encoded`."""
         return decode(self.encoded(position))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB. 16-bit greys are scaled to 8 bits: Pillow's own conversion would clip them to white.
+    """Convert an image of any mode to RGB. 16-bit greys are scaled to 8 bits: Pillow's own conversion would clip them to white.
 
-    Raises UnreadableImage for 32-bit whole numbers and floats, which have no known white.
+    Raises UnreadableImage for 32-bit integers and floats, for which it is not known what value is white.
     """
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older Pillow's 16-bit PNGs
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older versions of Pillow open 16-bit PNGs as I
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise UnreadableImage(f"32-bit values (Pillow mode {image.mode}) have no known white; convert the picture to 8 bits")
+        raise UnreadableImage(f"32-bit values (Pillow mode {image.mode}) have no known white level; convert the picture to 8 bits")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize, then crop; the result stays uint8, so that images are exactly multiples of 1/255 in [0,1].
+    """A resize and then a central crop; the result stays uint8, so that images are exact multiples of 1/255 in [0,1].
 
-    `resize` is the shorter side, (height, width), or None; `crop` the side of the central square, or None;
-    images are interpolated by Pillow, hence antialiased.
+    `resize` is the shorter side, (height, width), or None; `crop` is the side of the central square, or None.
+    Pillow interpolates the images, hence with antialiasing.
     """
 
     resize: int | Sequence[int] | None
@@ -91,7 +92,7 @@ class Preprocess:
     interpolation: str = "bilinear"
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
-        """RGB image, or uint8 (3,h,w) -> uint8 (3,H,W); tensors are resized on their device, antialiased too."""
+        """Map an RGB image, or uint8 (3,h,w), to uint8 (3,H,W). Tensors are resized on their device, with antialiasing too."""
         if self.resize is not None:
             size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
             image = tvf.resize(image, size, InterpolationMode(self.interpolation))

@@ -2,9 +2,9 @@
 
 scikit-learn carries 1,797 handwritten digits of 8x8 pixels (UCI, "Optical Recognition of Handwritten Digits",
 E. Alpaydin and C. Kaynak, 1998). Each is enlarged, coloured and placed somewhere on a 64x64 canvas among
-distractor strokes, in the manner of "cluttered MNIST" (Mnih et al., NeurIPS 2014). Training and evaluation draw
-from disjoint originals, and evaluation uses each of its originals once, so its images are independent. A canvas holds
-one digit, or two different ones for what needs several labels.
+distractor strokes, as in "cluttered MNIST" (Mnih et al., NeurIPS 2014). Training and evaluation use disjoint
+originals, and evaluation uses each of its originals once, so its images are independent. A canvas holds one digit, or
+two different ones where an image needs several labels.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ CLASSES = tuple(str(digit) for digit in range(10))
 
 
 def originals(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The handwritten digits of one split: ink (M,8,8) in 0..16 and labels (M,); `split` is "train" or "val"."""
+    """Return the handwritten digits of one split: ink (M,8,8) in 0..16 and labels (M,); `split` is "train" or "val"."""
     bunch = load_digits()
     order = np.random.default_rng(0).permutation(len(bunch.target))
     chosen = order[:EVALUATION_ORIGINALS] if split == "val" else order[EVALUATION_ORIGINALS:]
@@ -33,14 +33,14 @@ def originals(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 Edges = tuple[int, int, int, int]
-"""Of a square or box in pixels: x1, y1, x2, y2."""
+"""The edges of a square or box in pixels: x1, y1, x2, y2."""
 
 
 def compose(inks: np.ndarray, rng: np.random.Generator) -> tuple[Image.Image, list[Edges]]:
-    """One canvas around some digits, whose squares do not overlap.
+    """Compose one canvas with digits whose squares do not overlap.
 
-    `inks` is (M,8,8) in 0..16; M is one or two, for there is no room for more. Returns an RGB image of 64x64 and the
-    digits' boxes in its pixels.
+    `inks` is (M,8,8) in 0..16; M is one or two, since a canvas has no room for more. Returns an RGB image of 64x64 and
+    the digits' boxes in its pixels.
     """
     canvas = _background(rng)
     draw = ImageDraw.Draw(canvas)
@@ -57,7 +57,7 @@ def compose(inks: np.ndarray, rng: np.random.Generator) -> tuple[Image.Image, li
 
 
 def _squares(count: int, rng: np.random.Generator) -> list[Edges]:
-    """Where digits go: all drawn anew until no two overlap."""
+    """Draw the squares of the digits; all are drawn again until no two overlap."""
     while True:
         squares = []
         for _ in range(count):
@@ -106,30 +106,30 @@ class Canvases(ABC):
         self.split, self.seed = split, seed
         self.ink, self.targets = originals(split)
         self.members = self._choose(count)
-        """Which originals each canvas shows (count,M)."""
+        """Indices of the originals that each canvas shows, (count,M)."""
         self.count = len(self.members)
 
     @abstractmethod
     def _choose(self, count: int | None) -> np.ndarray:
-        """The members of `count` canvases; None: of as many as show each original once."""
+        """Return the members of `count` canvases; None means as many canvases as show each original once."""
 
     def __len__(self) -> int:
         return self.count
 
     def image_id(self, position: int) -> str:
-        """A name that says where the image comes from."""
+        """Return the image's name: split, seed and position."""
         return f"{self.split}/{self.seed}/{position:05d}"
 
     def class_keys(self, position: int) -> tuple[str, ...]:
-        """The digits' names, "0" to "9"."""
+        """Return the digits' names, "0" to "9"."""
         return tuple(CLASSES[digit] for digit in self.targets[self.members[position]])
 
     def load(self, position: int) -> Image.Image:
-        """The canvas at `position`, RGB, 64x64; the same for every call, worker and process."""
+        """Return the canvas at `position`, RGB, 64x64; the same in every call, worker and process."""
         return self._compose(position)[0]
 
     def boxes(self, position: int) -> list[Box]:
-        """The digits' boxes, named."""
+        """Return the digits' boxes with their class names."""
         edges = self._compose(position)[1]
         return [Box(key, *box, SIZE, SIZE) for key, box in zip(self.class_keys(position), edges, strict=True)]
 
@@ -139,7 +139,7 @@ class Canvases(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash over the first canvases and what generates the rest: it changes when a library draws differently."""
+        """Hash over the first canvases and the inputs of all others; it changes when a library draws differently."""
         digest = hashlib.sha256(f"{self.split} {self.seed} {self.count}".encode())
         digest.update(self.ink.tobytes())
         for position in range(min(8, self.count)):
@@ -148,28 +148,28 @@ class Canvases(ABC):
 
 
 class Digits(Canvases):
-    """One digit a canvas: the evaluation split (797 images) or the training split (`count` images, originals reused)."""
+    """One digit per canvas: the evaluation split (797 images) or the training split (`count` images, originals reused)."""
 
     def _choose(self, count: int | None) -> np.ndarray:
         return np.arange(len(self.ink) if count is None else count)[:, None] % len(self.ink)
 
     def box(self, position: int) -> Edges:
-        """The digit's box (x1, y1, x2, y2) in pixels."""
+        """Return the digit's box (x1, y1, x2, y2) in pixels."""
         return self._compose(position)[1][0]
 
 
 class TwoDigits(Canvases):
-    """Two different digits a canvas, hence two labels: 398 evaluation images, or `count` of the training split, originals reused."""
+    """Two different digits per canvas, hence two labels: 398 evaluation images, or `count` training images, originals reused."""
 
     def _choose(self, count: int | None) -> np.ndarray:
-        """Rounds of random pairs, each original in one pair a round (of an odd number one is left out)."""
+        """Draw rounds of random pairs. Each round uses each original in one pair, except one original where their number is odd."""
         half = len(self.ink) // 2
         count = half if count is None else count
-        rng = np.random.default_rng([self.seed, self.split == "val", 0, 1])  # a stream that is no canvas's
+        rng = np.random.default_rng([self.seed, self.split == "val", 0, 1])  # a random stream that no canvas uses
         return np.concatenate([self._pairs(half, rng) for _ in range(max(1, -(-count // half)))])[:count]
 
     def _pairs(self, half: int, rng: np.random.Generator) -> np.ndarray:
-        """(half,2) originals, no two of one class: a shuffle whose clashes change their partners with random pairs."""
+        """Draw pairs of originals of different classes, (half,2): while a pair has one class, it swaps its partner with a random pair."""
         pairs = rng.permutation(len(self.ink))[: 2 * half].reshape(half, 2)
         while (clashes := np.flatnonzero(self.targets[pairs[:, 0]] == self.targets[pairs[:, 1]])).size:
             for i, j in zip(clashes, rng.integers(half, size=clashes.size), strict=True):

@@ -16,7 +16,7 @@ from evalkit.data.sources import ClassKey, ListedClass
 from evalkit.errors import UserError, did_you_mean
 
 _ENCODED = ("binary", "large_binary", "string")
-"""Types of a plain column that can be cast to pictures: their bytes, or paths of files."""
+"""Types of a plain column that can be cast to pictures: bytes, or paths of files."""
 
 
 def hugging_face(
@@ -27,10 +27,10 @@ def hugging_face(
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> "MapDataset | StreamedDataset":
-    """A data set by hub name or local path (`save_to_disk` folders included).
+    """Open a data set by its hub name or local path (`save_to_disk` folders included).
 
-    Columns default to the first Image and the first ClassLabel feature. Pictures are decoded by this package, not
-    by `datasets`, which would rotate them by their EXIF tag.
+    Columns default to the first Image and the first ClassLabel feature. Pictures are decoded by this package, since
+    `datasets` would rotate them by their EXIF tag.
 
     Raises UserError: no such data set, split or column.
     """
@@ -65,29 +65,29 @@ class _Columns(Encoded):
     def __init__(self, data: Any, path: str, image: str, label: str | None) -> None:
         self.data, self.path, self.image, self.label = data, path, image, label
         feature = data.features[label] if label else None
-        feature = getattr(feature, "feature", feature)  # of a list of labels
+        feature = getattr(feature, "feature", feature)  # the element type where the column holds lists of labels
         self.names = feature.names if isinstance(feature, ClassLabel) else None
 
     def image_id(self, position: int) -> str:
-        """The data set's name and the position, since such data sets have no file names."""
+        """Return the data set's name and the position, since such data sets have no file names."""
         return f"{Path(self.path).name}/{position:08d}"
 
     def _keys(self, value: Any) -> tuple[ClassKey, ...]:
         values = value if isinstance(value, list) else [value]
-        known = dict.fromkeys(v for v in values if v is not None and v != -1)
-        return tuple(v if self.names is None else ListedClass(str(self.names[v]), int(v)) for v in known)
+        labels = dict.fromkeys(v for v in values if v is not None and v != -1)
+        return tuple(v if self.names is None else ListedClass(str(self.names[v]), int(v)) for v in labels)
 
-    def boxes(self, position: int) -> Sequence[Box]:  # noqa: ARG002 - data sets of the hub share no form of boxes
-        """None: use an image folder with a list of boxes for localisation."""
+    def boxes(self, position: int) -> Sequence[Box]:  # noqa: ARG002 - boxes have no common format on the hub
+        """Return no boxes; for localisation, use an image folder with a list of boxes."""
         return ()
 
     def encoded(self, position: int) -> bytes | Path:
-        """The picture's bytes or file. Raises UnreadableImage where the row holds neither."""
+        """Return the picture's bytes or file. Raises UnreadableImage where the row holds neither."""
         picture = self._row(position)[self.image]
         if picture.get("bytes") is not None:
             return bytes(picture["bytes"])
         if picture.get("path") is None:
-            raise UnreadableImage("the data set holds no picture here")
+            raise UnreadableImage("this row of the data set holds no picture")
         return Path(picture["path"])
 
     @abstractmethod
@@ -107,7 +107,7 @@ class MapDataset(_Columns):
         return len(self.data)
 
     def class_keys(self, position: int) -> tuple[ClassKey, ...]:
-        """The names of the ClassLabel, one or a list, or the values of the label column."""
+        """Return the names of the ClassLabel (one or a list), or the values of the label column."""
         return () if self._labels is None else self._keys(self._labels[position])
 
     def _row(self, position: int) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class MapDataset(_Columns):
 
 
 class StreamedDataset(_Columns):
-    """A data set read in order; jumping back, or to a later worker's part, starts the stream again."""
+    """A data set that is read in order; going back, or ahead to a later worker's part, restarts the stream."""
 
     data: IterableDataset
     streamed = True
@@ -140,7 +140,7 @@ class StreamedDataset(_Columns):
         return self.count
 
     def class_keys(self, position: int) -> tuple[ClassKey, ...]:
-        """The names of the ClassLabel, one or a list, or the values of the label column."""
+        """Return the names of the ClassLabel (one or a list), or the values of the label column."""
         return self._keys(self._row(position)[self.label]) if self.label else ()
 
     def _row(self, position: int) -> dict[str, Any]:
@@ -149,13 +149,13 @@ class StreamedDataset(_Columns):
                 self._iterator = iter(self.data.skip(position))
             row = next(self._iterator, None)
             if row is None:
-                raise UserError(f"'{self.path}' ended before image {position}: lower limit")
+                raise UserError(f"'{self.path}' ended before image {position}: set a smaller limit")
             self._held, self._next = (position, row), position + 1
         return self._held[1]
 
     @property
     def fingerprint(self) -> str:
-        """Hash over name, split and size: the pictures themselves are only known once they have been streamed."""
+        """Hash over name, split, label column and size; the pictures are not known before they have been streamed."""
         return hashlib.sha256(
             repr((self.path, self.data.info.config_name, str(self.data.split), self.label, self.names, self.count)).encode()
         ).hexdigest()

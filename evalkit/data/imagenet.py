@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC2012) val in the layouts in which people keep it, and its 1000 classes."""
+"""ImageNet (ILSVRC2012) val in its common layouts, and its 1000 classes."""
 
 import io
 import tarfile
@@ -20,37 +20,37 @@ KAGGLE_LABELS = "LOC_val_solution.csv"
 
 
 def imagenet(root: str, labels: str | None = None, devkit: str | None = None, boxes: str | None = None) -> "Files | TarFile":
-    """ImageNet val below `root`, in any of three layouts.
+    """Open ImageNet val below `root`, in any of three layouts.
 
     - class folders `n01440764/*.JPEG` (also below `val/`);
     - a flat folder, with labels from `labels` (columns file, wnid, index; or Kaggle's LOC_val_solution.csv) or from
-      the development kit (`devkit`: its folder or .tar.gz; looked for beside the images where not given);
-    - the original ILSVRC2012_img_val.tar, or a folder that holds it, with labels likewise; read without unpacking.
+      the development kit (`devkit`: its folder or .tar.gz; by default searched next to the images);
+    - the original ILSVRC2012_img_val.tar, or a folder that holds it, with labels from the same files; read without unpacking.
 
-    `boxes` is the folder of ImageNet's annotations (ILSVRC2012_val_*.xml), or a list as `read_boxes` reads it.
+    `boxes` is the folder of ImageNet's annotations (ILSVRC2012_val_*.xml), or a list in the format of `read_boxes`.
 
-    Raises UserError: nothing of that kind is there, or labels cannot be found.
+    Raises UserError: none of these layouts is there, or labels cannot be found.
     """
     base = place(root)
-    boxed = None if boxes is None else place(boxes)
+    boxes_path = None if boxes is None else place(boxes)
     tar = base if base.is_file() else base / "ILSVRC2012_img_val.tar"
     if tar.is_file():
-        return TarFile(tar, _flat_labels(tar.parent, labels, devkit), boxed)
+        return TarFile(tar, _flat_labels(tar.parent, labels, devkit), boxes_path)
     folder = existing_folder(root)
     if (folder / "val").is_dir():
         folder = folder / "val"
     if labels is not None:
-        return labelled_files(folder, place(labels), boxed)
+        return labelled_files(folder, place(labels), boxes_path)
     paths = find_images(folder)
     parents = {path.split("/")[-2] for path in paths if "/" in path}
     if paths and all(is_wnid(parent) for parent in parents) and all("/" in path for path in paths):
-        return Files(folder, paths, [(path.split("/")[-2],) for path in paths], boxed)
+        return Files(folder, paths, [(path.split("/")[-2],) for path in paths], boxes_path)
     if parents or not paths:
         raise UserError(
             f"{folder} is not ImageNet val: expected class folders such as n01440764, ILSVRC2012_val_*.JPEG, or ILSVRC2012_img_val.tar"
         )
-    known = _flat_labels(folder, labels, devkit)
-    return Files(folder, paths, [known.get(path, ()) for path in paths], boxed)
+    keys = _flat_labels(folder, labels, devkit)
+    return Files(folder, paths, [keys.get(path, ()) for path in paths], boxes_path)
 
 
 class TarFile(Encoded):
@@ -69,24 +69,23 @@ class TarFile(Encoded):
         return len(self.members)
 
     def image_id(self, position: int) -> str:
-        """The member's name."""
+        """Return the member's name."""
         return utf8(self.members[position][0])
 
     def class_keys(self, position: int) -> tuple[ClassKey, ...]:
-        """The wnid given by the labels."""
+        """Return the wnid that the labels give."""
         return self.keys[position]
 
     def boxes(self, position: int) -> Sequence[Box]:
-        """The boxes that the annotations give."""
+        """Return the boxes that the annotations give."""
         return boxes_of(self.known_boxes, self.members[position][0])
 
     def encoded(self, position: int) -> bytes:
-        """The member's content."""
+        """Return the member's content."""
         _, offset, size = self.members[position]
         with self.tar.open("rb") as file:
             file.seek(offset)
-            content: bytes = file.read(size)
-        return content
+            return file.read(size)
 
     @property
     def fingerprint(self) -> str:
@@ -96,12 +95,12 @@ class TarFile(Encoded):
 
 
 def wnids() -> list[str]:
-    """The wnids of the 1000 classes, in the order of the outputs of torchvision's models."""
+    """Return the wnids of the 1000 classes, in the order of the outputs of torchvision's models."""
     return (resources.files("evalkit.data") / "imagenet_wnids.txt").read_text().split()
 
 
 def _flat_labels(folder: Place, labels: str | None, devkit: str | None) -> dict[str, tuple[ClassKey, ...]]:
-    """File name -> wnid."""
+    """Return the wnid of each file name."""
     listed = (
         place(labels)
         if labels is not None
@@ -120,12 +119,12 @@ def _flat_labels(folder: Place, labels: str | None, devkit: str | None) -> dict[
 
 
 def _read_devkit(kit: Place) -> dict[str, tuple[ClassKey, ...]]:
-    """Join the ground truth (one ILSVRC2012_ID a line) with meta.mat (ILSVRC2012_ID -> WNID)."""
+    """Join the ground truth (one ILSVRC2012_ID per line) with meta.mat (ILSVRC2012_ID -> WNID)."""
 
     def read(name: str) -> bytes:
         if kit.is_dir():
-            for found in kit.rglob(name):
-                return bytes(found.read_bytes())
+            for path in kit.rglob(name):
+                return path.read_bytes()
         else:
             with kit.open("rb") as file, tarfile.open(fileobj=file) as archive:
                 for member in archive:

@@ -1,4 +1,4 @@
-"""JPEGs decoded and resized on the GPU: torchvision's nvJPEG, with Pillow for whatever it is not sure to read alike."""
+"""Decoding and resizing of JPEGs on the GPU with torchvision's nvJPEG, and with Pillow where nvJPEG may read a file differently."""
 
 import io
 from collections.abc import Sequence
@@ -16,32 +16,32 @@ END_OF_IMAGE = b"\xff\xd9"
 
 @dataclass(frozen=True)
 class DeviceDecoder:
-    """Encoded images -> uint8 (3,H,W) on `device`; each one's pixels are its own, whatever it is decoded together with.
+    """A decoder of encoded images to uint8 (3,H,W) on `device`; an image's pixels do not depend on the others in its batch.
 
-    Pixels differ from Pillow's by some 1/255: other arithmetic in the inverse cosine transform, the chroma's
-    interpolation and the resizing. Only whole 8-bit grey and YCbCr JPEGs are decoded here. CMYK, RGB without YCbCr, cut-off
-    files and other formats go to Pillow and to the CPU's resizing, so that they come out, or fail, as they always do.
+    Pixels differ from Pillow's by a few 1/255, since the inverse cosine transform, the chroma's interpolation and the
+    resizing are computed differently. nvJPEG decodes only complete 8-bit grey and YCbCr JPEGs. CMYK, RGB without YCbCr,
+    truncated files and other formats go to Pillow and are resized on the CPU, with the same pixels, or errors, as with decode=pil.
     """
 
     preprocess: Preprocess
     device: torch.device
 
     def __call__(self, contents: Sequence[bytes]) -> list[Tensor | str]:
-        """In the same order; instead of an image that cannot be read, the reason why."""
+        """Decode images, in the same order; the result of an image that cannot be read is the reason."""
         plain = [i for i, content in enumerate(contents) if _is_plain(content)]
         images = dict(zip(plain, self._decoded([contents[i] for i in plain]), strict=True))
         return [self._finished(images.get(i), content) for i, content in enumerate(contents)]
 
     def _decoded(self, contents: list[bytes]) -> list[Tensor | None]:
-        """uint8 (3,h,w), or None where the decoder refuses: it refuses a whole batch for one bad image."""
+        """Decode to uint8 (3,h,w), or None where nvJPEG refuses. It refuses a whole batch for one bad image: then each is decoded alone."""
         if not contents:
             return []
-        from torchvision.io import ImageReadMode, decode_jpeg  # noqa: PLC0415 - announced to leave torchvision: nobody else may fail then
+        from torchvision.io import ImageReadMode, decode_jpeg  # noqa: PLC0415 - torchvision plans to remove it, and decode=pil must work without it
 
         encoded = [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
         try:
             return list(decode_jpeg(encoded, ImageReadMode.RGB, device=self.device))
-        except torch.OutOfMemoryError as reason:  # going on with Pillow would make pixels depend on what else is in memory
+        except torch.OutOfMemoryError as reason:  # with Pillow instead, pixels would depend on the free memory
             raise UserError("decode=gpu: the GPU's memory has no room to decode a batch; lower batch_size") from reason
         except RuntimeError:
             return [None] if len(contents) == 1 else [image for content in contents for image in self._decoded([content])]
@@ -54,7 +54,7 @@ class DeviceDecoder:
 
 
 def tried_decoder(preprocess: Preprocess, device: torch.device) -> DeviceDecoder:
-    """A decoder that has decoded a small picture: without nvJPEG it would leave all of them to Pillow, in silence.
+    """Return a decoder that was tested on a small picture: without nvJPEG, it would silently leave all pictures to Pillow.
 
     Raises UserError where torchvision cannot decode on the device.
     """
@@ -66,11 +66,11 @@ def tried_decoder(preprocess: Preprocess, device: torch.device) -> DeviceDecoder
 
 
 def _is_plain(content: bytes) -> bool:
-    """Whether the header promises what every JPEG decoder reads alike, and the end is there."""
+    """Return whether the header describes a JPEG that all decoders read alike, and the file is complete."""
     if not content.rstrip(b"\0").endswith(END_OF_IMAGE):
         return False
     try:
         with Image.open(io.BytesIO(content)) as image:
             return image.format == "JPEG" and image.mode in ("L", "RGB") and image.info.get("adobe_transform", 1) == 1
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False  # decode() says what is wrong with it
+        return False  # decode() reports the reason

@@ -1,4 +1,4 @@
-"""From a class key (wnid, name or index) to the model's output index."""
+"""Conversion of class keys (wnid, name or index) to the model's output indices."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -16,43 +16,43 @@ from evalkit.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class Classes:
-    """A model's outputs: `keys` are their wnids or names in order (None where unknown), `names` are for people."""
+    """A model's outputs: `keys` are their wnids or names in order (None where unknown), `names` are readable names."""
 
     outputs: int
     keys: Sequence[str] | None = None
     names: Sequence[str] | None = None
     map: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Outputs that a data set's names stand for. Where given it alone is asked: COCO's kite is a toy, ImageNet's a bird."""
+    """Outputs for each class name of a data set. If given, names are looked up only here: COCO's kite is a toy, ImageNet's a bird."""
 
     def outputs_of(self, key: ClassKey) -> tuple[int, ...]:
-        """The outputs that a class stands for: none where the model has no such class. Raises UserError as `index`."""
+        """Return the outputs that a class stands for, none where the model has no such class. Raises UserError as `index` does."""
         if self.map and not isinstance(key, int):
             return self.map.get(str(key), ())
         index = self.index(key)
         return () if index is None else (index,)
 
     def output(self, given: int | str) -> int:
-        """The output of a class that somebody asks for by index or name, in any case. Raises UserError where there is none."""
+        """Return the output of a class given by index, or by name in upper or lower case. Raises UserError where there is none."""
         if isinstance(given, int) or (given.isdecimal() and given not in self._by_name):
             if not 0 <= int(given) < self.outputs:
                 raise UserError(f"target={given} is no output: the model has {self.outputs}, from 0 to {self.outputs - 1}")
             return int(given)
-        spelled = {_short(name): index for name, index in reversed(self._by_name.items())}
-        if _short(given) not in spelled:
-            raise UserError(f"target={given}: the model has no such class{self._meant(given, spelled)}")
-        return self._by_name.get(given, spelled[_short(given)])
+        by_short_name = {_short(name): index for name, index in reversed(self._by_name.items())}
+        if _short(given) not in by_short_name:
+            raise UserError(f"target={given}: the model has no such class{self._hint(given, by_short_name)}")
+        return self._by_name.get(given, by_short_name[_short(given)])
 
-    def _meant(self, given: str, spelled: Mapping[str, int]) -> str:
-        """What to say of a name that no class has, in the names that people know."""
-        if not spelled:
+    def _hint(self, name: str, by_short_name: Mapping[str, int]) -> str:
+        """Return the hint for a name that no class has, with readable names."""
+        if not by_short_name:
             return "; its classes have no names: give an index, or model.classes=FILE"
-        near = get_close_matches(_short(given), spelled, n=1)
-        return f"; did you mean '{self.name(spelled[near[0]])}'?" if near else did_you_mean(given, map(self.name, range(self.outputs)))
+        near = get_close_matches(_short(name), by_short_name, n=1)
+        return f"; did you mean '{self.name(by_short_name[near[0]])}'?" if near else did_you_mean(name, map(self.name, range(self.outputs)))
 
     def index(self, key: ClassKey | None) -> int | None:
-        """The output of a class; None where the model has no such class, or the class is unknown.
+        """Return the output of a class; None where the model has no such class, or the class is unknown.
 
-        A model whose classes are unnamed takes a list's own index. Raises UserError where that is no output.
+        For a model whose classes have no names, a labels list's index is used. Raises UserError where that is no output.
         """
         if isinstance(key, ListedClass) and self._agrees(key):
             return key.index
@@ -63,27 +63,27 @@ class Classes:
             return None
         if not 0 <= index < self.outputs:
             raise UserError(
-                f"label {index} is no output of a model with {self.outputs}; "
+                f"label {index} is no output of a model with {self.outputs} outputs; "
                 "name its classes with model.classes=FILE, one wnid or name a line"
             )
         return index
 
     def _agrees(self, key: ListedClass) -> bool:
-        """Whether name and index mean the same output. Names alone need not be unique: ImageNet has two cranes."""
+        """Return whether name and index mean the same output. Names alone need not be unique: ImageNet has two cranes."""
         if self.keys is None or key.index is None or not 0 <= key.index < self.outputs:
             return False
         return _short(key.name) in (_short(self.name(key.index)), _short(self.keys[key.index]))
 
     def name(self, index: int) -> str:
-        """A short name for people."""
+        """Return a short, readable name."""
         listed = self.names or self.keys
         return str(index) if listed is None else listed[index].split(",")[0]
 
     @cached_property
     def _by_name(self) -> dict[str, int]:
-        found = {name: i for i, name in reversed(list(enumerate(self.names or [])))}
-        found.update({key: i for i, key in enumerate(self.keys or [])})
-        return found
+        indices = {name: i for i, name in reversed(list(enumerate(self.names or [])))}
+        indices.update({key: i for i, key in enumerate(self.keys or [])})
+        return indices
 
 
 def _short(name: str) -> str:
@@ -91,14 +91,14 @@ def _short(name: str) -> str:
 
 
 def load_classes(given: str | Sequence[str] | None, outputs: int, class_map: str | None = None) -> Classes:
-    """`imagenet`, a file with one wnid or name a line in output order, or the names themselves.
+    """Load classes: `imagenet`, a file with one wnid or name per line in output order, or the names themselves.
 
-    `class_map` is a CSV with the columns `class`, a data set's name, and `index`, an output that it stands for.
-    Raises UserError: no such file, or their number is not the model's number of outputs.
+    `class_map` is a CSV with the columns `class`, a name in the data set, and `index`, an output that it stands for.
+    Raises UserError: no such file, or the number of classes is not the number of outputs.
     """
-    known = {} if class_map is None else _read_map(Path(class_map), outputs)
+    outputs_of = {} if class_map is None else _read_map(Path(class_map), outputs)
     if given is None:
-        return Classes(outputs, map=known)
+        return Classes(outputs, map=outputs_of)
     if given == "imagenet":
         keys, names = wnids(), list(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
         where = "the 1000 ImageNet classes"
@@ -112,19 +112,19 @@ def load_classes(given: str | Sequence[str] | None, outputs: int, class_map: str
     if len(keys) != outputs:
         raise UserError(f"model.classes gives {where}, but the model has {outputs} outputs")
     if names is None and set(keys) <= set(wnids()):
-        spelled = dict(zip(wnids(), ResNet50_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
-        names = [spelled[key] for key in keys]
-    return Classes(outputs, keys, names, known)
+        name_of = dict(zip(wnids(), ResNet50_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
+        names = [name_of[key] for key in keys]
+    return Classes(outputs, keys, names, outputs_of)
 
 
 def _read_map(file: Path, outputs: int) -> dict[str, tuple[int, ...]]:
     if not file.is_file():
         raise UserError(f"no file {file}: model.class_map takes a CSV with the columns class and index")
-    known: dict[str, tuple[int, ...]] = {}
+    outputs_of: dict[str, tuple[int, ...]] = {}
     with file.open(newline="", encoding="utf-8-sig") as lines:
         for number, row in enumerate(csv.DictReader(lines), 2):
             name, index = row.get("class"), row.get("index") or ""
             if not name or not index.isdecimal() or int(index) >= outputs:
                 raise UserError(f"{file}, line {number}: expected the columns class and index, an output from 0 to {outputs - 1}")
-            known[name] = (*known.get(name, ()), int(index))
-    return known
+            outputs_of[name] = (*outputs_of.get(name, ()), int(index))
+    return outputs_of

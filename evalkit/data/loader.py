@@ -1,4 +1,4 @@
-"""Batches of decoded images, in order, with the unreadable ones set apart."""
+"""Batches of decoded images, in order; unreadable images are listed separately."""
 
 import os
 import signal
@@ -22,17 +22,17 @@ from evalkit.errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """Part of one shard. `images` holds only the readable ones: uint8 (n,3,H,W), at positions `readable`."""
+    """A part of one shard. `images` holds only the readable images, uint8 (n,3,H,W), at the positions `readable`."""
 
     shard: int
     last: bool
-    """Whether the shard ends here."""
+    """Whether the shard ends with this batch."""
     keys: dict[int, tuple[ClassKey, ...]]
     """Class keys of every position, readable or not."""
     readable: list[int]
     images: Tensor | None
     errors: dict[int, str]
-    """Position -> why it could not be read."""
+    """The reason for each position that could not be read."""
 
 
 def batches(
@@ -44,12 +44,12 @@ def batches(
     workers: int,
     pin: bool,
 ) -> Iterator[Batch]:
-    """Shards, each with its positions -> their batches, in that order. One loader serves all shards; no batch crosses a shard's end.
+    """Yield the batches of all shards, in order. One loader serves all shards; no batch crosses the end of a shard.
 
-    With a `Preprocess`, the workers decode; with a `DeviceDecoder`, they only read, and the images are on its device.
-    A shard is asked for when its first image is due to be decoded, which is a few batches ahead. An image that is not of
-    `size` (height, width) after preprocessing counts as unreadable: which images are scored must not depend on how they
-    are batched.
+    `shards` gives each shard with its positions. With a `Preprocess`, the workers decode; with a `DeviceDecoder`, they
+    only read, and the images are on its device. A shard is taken from `shards` when its first image is due to be decoded,
+    a few batches ahead. An image that is not of `size` (height, width) after preprocessing counts as unreadable, since
+    which images are scored must not depend on the batches.
     """
     under_way: deque[tuple[int, bool, list[int]]] = deque()
 
@@ -75,9 +75,10 @@ def batches(
 
 
 def _end_in_silence(_worker: int) -> None:
-    """Ctrl-C and schedulers signal the whole group: a decoder killed first would look like an error in the middle of a method.
+    """Make a worker ignore Ctrl-C, and end without an error on SIGTERM or when its parent has ended.
 
-    And where the parent was killed outright, a decoder that waits for a pipe to be emptied would wait for ever.
+    Ctrl-C and schedulers signal the whole process group: a worker that ended before its parent would look like an error
+    of a method. A worker whose parent was killed might wait forever for its pipe to be emptied.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -91,14 +92,14 @@ def _end_with(parent: int) -> None:
 
 
 _Image = Tensor | str | UserError
-"""The image, or why there is none."""
+"""An image, or the reason why there is none."""
 
 _Keys = tuple[ClassKey, ...]
 
 
 _Sent = tuple[_Keys, np.ndarray | bytes | str | UserError]
-"""What comes from a worker. An array goes through its pipe; a tensor would take a file in /dev/shm, of which containers have
-little, and a thread that complains when the run is stopped."""
+"""The message of a worker. An array goes through its pipe; a tensor would need a file in /dev/shm, which is small in containers,
+and a thread that prints errors when the run is stopped."""
 
 
 class _Examples(Dataset[_Sent]):
@@ -110,7 +111,7 @@ class _Examples(Dataset[_Sent]):
             image: np.ndarray | bytes | str | UserError = self.image(position)
         except UnreadableImage as reason:
             image = str(reason)
-        except UserError as reason:  # raised in the main process, where no worker's traceback is added to it
+        except UserError as reason:  # raised again in the main process, without a worker's traceback
             image = reason
         return self.source.class_keys(position), image
 
@@ -120,7 +121,7 @@ def _decoded(source: Source, preprocess: Preprocess, position: int) -> np.ndarra
 
 
 def _undecoded(source: Source, position: int) -> bytes:
-    return content(source.encoded(position))  # type: ignore[attr-defined]  # a session checks that it is there
+    return content(source.encoded(position))  # type: ignore[attr-defined]  # the session checks that it exists
 
 
 def _tensors(examples: list[_Sent], read: Preprocess | DeviceDecoder) -> list[tuple[_Keys, _Image]]:
@@ -146,8 +147,8 @@ def _collate(shard: int, last: bool, positions: list[int], examples: list[tuple[
         if isinstance(image, str):
             errors[position] = image
         elif tuple(image.shape[1:]) != size:
-            found = f"{image.shape[2]}x{image.shape[1]} pixels where the first image has {size[1]}x{size[0]}"
-            errors[position] = f"{found}: set model.resize=[h,w] or model.crop"
+            pixels = f"{image.shape[2]}x{image.shape[1]} pixels where the first image has {size[1]}x{size[0]}"
+            errors[position] = f"{pixels}: set model.resize=[h,w] or model.crop"
         else:
             images[position] = image
     stacked = torch.stack(list(images.values())) if images else None

@@ -1,7 +1,7 @@
-"""Where images come from. A source is a fixed, ordered list of images with a name and a class each.
+"""Sources of images: a source is a fixed, ordered list of images, each with a name and a class.
 
-Images are ordered by their path below the root, so that the first N are the same everywhere, and a class is given by
-its key (wnid, name or index), never by the rank of its folder: a folder with some of the 1000 classes would shift.
+Images are ordered by their path below the root, so that the first N are the same everywhere. A class is given by its
+key (wnid, name or index), never by the rank of its folder, which would shift where some of the 1000 classes are missing.
 """
 
 import csv
@@ -27,7 +27,7 @@ from evalkit.files import Place, place, read_remote
 
 @dataclass(frozen=True)
 class ListedClass:
-    """A class as a labels list gives it: by name, and by output index for models whose classes have no names."""
+    """A class in a labels list: its name, and its output index for models whose classes have no names."""
 
     name: str
     index: int | None
@@ -41,29 +41,29 @@ ClassKey = str | int | ListedClass
 
 
 class Source(Protocol):
-    """What the runner asks of a data set; positions run from 0 to len - 1."""
+    """The interface of a data set; positions run from 0 to len - 1."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the images, their order or their labels do."""
+        """A hash that changes when the images, their order or their labels change."""
         ...
 
     def __len__(self) -> int: ...
 
     def image_id(self, position: int) -> str:
-        """A name that is unique in the set and the same on every machine."""
+        """Return a name that is unique in the data set and the same on every machine."""
         ...
 
     def class_keys(self, position: int) -> tuple[ClassKey, ...]:
-        """The image's classes: one, several where the data set has several labels an image, none where unknown."""
+        """Return the image's classes: one, several where the data set has several labels per image, none where unknown."""
         ...
 
     def boxes(self, position: int) -> Sequence[Box]:
-        """Where the image's objects are; none where the data set does not tell."""
+        """Return the boxes of the image's objects, none where the data set has no boxes."""
         ...
 
     def load(self, position: int) -> Image.Image:
-        """The image, RGB. Raises UnreadableImage."""
+        """Return the image, RGB. Raises UnreadableImage."""
         ...
 
 
@@ -83,53 +83,53 @@ class Files(Encoded):
         return len(self.paths)
 
     def image_id(self, position: int) -> str:
-        """The path below the root, with forward slashes."""
+        """Return the path below the root, with forward slashes."""
         return utf8(self.paths[position])
 
     def class_keys(self, position: int) -> tuple[ClassKey, ...]:
-        """The classes given by the labels file, or by the folder's name."""
+        """Return the classes given by the labels file or by the folder's name."""
         return self.keys[position]
 
     def boxes(self, position: int) -> Sequence[Box]:
-        """The boxes that the list of boxes gives."""
+        """Return the boxes that the list of boxes gives."""
         return boxes_of(self.known_boxes, self.paths[position])
 
     def encoded(self, position: int) -> bytes | Path:
-        """A local file, or the bytes of a remote one."""
+        """Return a local file, or the bytes of a remote one."""
         file = self.root / self.paths[position]
         return file if isinstance(file, Path) else read_remote(file)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash over paths, sizes, labels and boxes; contents are not read, since that would cost a pass over the data."""
+        """Hash over paths, sizes, labels and boxes; contents are not read, since that would take a pass over the data."""
         sizes = file_sizes(self.root, self.paths)
         files = ((path, sizes.get(path, -1), key) for path, key in zip(self.paths, self.keys, strict=True))
         return hash_entries(chain(files, sorted(self.known_boxes.items())))
 
 
 def image_folder(root: str, labels: str | None = None, boxes: str | None = None) -> Files:
-    """Class folders, or files listed in `labels` (default `<root>/labels.csv` where there is one).
+    """Open class folders, or the files listed in `labels` (default `<root>/labels.csv` where there is one).
 
-    The list has columns `file`, and `wnid`, `class` or `label`, and/or `index` (the model's output); a file with several
-    rows has several labels. Files are relative to the root, or to its subfolder `images`. Without a list, the first
-    folder of a path is its class. `boxes` is what `read_boxes` reads, default `<root>/boxes.csv` where there is one.
+    The list has the columns `file`, and `wnid`, `class` or `label`, and/or `index` (the model's output); a file with
+    several rows has several labels. Files are relative to the root, or to its subfolder `images`. Without a list, the
+    first folder of a path is its class. `boxes` is the path for `read_boxes`, default `<root>/boxes.csv` where there is one.
 
-    Raises UserError: no such folder, no images, a list that does not fit.
+    Raises UserError: no such folder, no images, a list that does not fit the folder.
     """
     folder = existing_folder(root)
     listed = place(labels) if labels is not None else folder / "labels.csv"
-    beside = folder / "boxes.csv"
-    boxed = place(boxes) if boxes is not None else beside if beside.is_file() else None
+    default_boxes = folder / "boxes.csv"
+    boxes_path = place(boxes) if boxes is not None else default_boxes if default_boxes.is_file() else None
     if labels is None and not listed.is_file():
         paths = find_images(folder)
-        return Files(folder, paths, [(path.split("/")[0],) if "/" in path else () for path in paths], boxed)
-    return labelled_files(folder, listed, boxed)
+        return Files(folder, paths, [(path.split("/")[0],) if "/" in path else () for path in paths], boxes_path)
+    return labelled_files(folder, listed, boxes_path)
 
 
 def labelled_files(folder: Place, listed: Place, boxes: Place | None) -> Files:
-    """The files of a labels list, in the order of their paths. Raises UserError where the list does not fit."""
-    known = read_labels(listed)
-    paths = list(known)
+    """Open the files of a labels list, in the order of their paths. Raises UserError where the list does not fit the folder."""
+    keys = read_labels(listed)
+    paths = list(keys)
     if (folder / "images").is_dir() and not (folder / paths[0]).exists():
         folder = folder / "images"
     outside = next((path for path in paths if _leaves(folder, path)), None)
@@ -137,11 +137,11 @@ def labelled_files(folder: Place, listed: Place, boxes: Place | None) -> Files:
         raise UserError(f"{listed} names '{outside}', which lies outside {folder}")
     if not any((folder / path).exists() for path in paths):
         raise UserError(f"none of the {len(paths)} files listed in {listed} is in {folder}: its paths must be relative to that folder")
-    return Files(folder, paths, list(known.values()), boxes)
+    return Files(folder, paths, list(keys.values()), boxes)
 
 
 def read_labels(listed: Place) -> dict[str, tuple[ClassKey, ...]]:
-    """Path -> class keys of a labels list (CSV; also Kaggle's LOC_val_solution.csv)."""
+    """Read the class keys of each path from a labels list (CSV; also Kaggle's LOC_val_solution.csv)."""
     if not listed.is_file():
         raise UserError(f"no labels file {listed}")
     try:
@@ -154,30 +154,30 @@ def read_labels(listed: Place) -> dict[str, tuple[ClassKey, ...]]:
     columns = {column for column in table[0] if column}
     if {"ImageId", "PredictionString"} <= columns:
         return {f"{row['ImageId']}.JPEG": tuple(row["PredictionString"].split()[:1]) for row in table}
-    named = next((column for column in ("wnid", "class", "label") if column in columns), None)
-    if "file" not in columns or (named is None and "index" not in columns):
+    name_column = next((column for column in ("wnid", "class", "label") if column in columns), None)
+    if "file" not in columns or (name_column is None and "index" not in columns):
         raise UserError(
             f"{listed} needs a column 'file' and one of 'wnid', 'class', 'label' or 'index'; it has {', '.join(sorted(columns))}"
         )
     try:
-        keys = [(row["file"], _listed(row, named)) for row in table]
+        rows = [(row["file"], _class_key(row, name_column)) for row in table]
     except ValueError as reason:
         raise UserError(f"{listed}: column 'index' must hold whole numbers ({reason})") from reason
-    known: dict[str, tuple[ClassKey, ...]] = {}
-    for path, key in keys:
-        before = known.setdefault(path, ())
+    keys: dict[str, tuple[ClassKey, ...]] = {}
+    for path, key in rows:
+        before = keys.setdefault(path, ())
         if key is not None and key not in before:
-            known[path] = (*before, key)
-    return known
+            keys[path] = (*before, key)
+    return keys
 
 
-def _listed(row: dict[str, str], named: str | None) -> ClassKey | None:
+def _class_key(row: dict[str, str], name_column: str | None) -> ClassKey | None:
     index = int(row["index"]) if row.get("index") else None
-    return ListedClass(row[named], index) if named and row[named] else index
+    return ListedClass(row[name_column], index) if name_column and row[name_column] else index
 
 
 def existing_folder(root: str) -> Place:
-    """The folder, or a UserError that says what to set."""
+    """Return the folder. Raises UserError, which says what to set, where there is none."""
     folder = place(root)
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: set data.root to the folder that holds the images")
@@ -185,7 +185,7 @@ def existing_folder(root: str) -> Place:
 
 
 def find_images(folder: Place) -> list[str]:
-    """Paths of all image files below a folder, relative to it, with forward slashes."""
+    """Return the paths of all image files below a folder, relative to it, with forward slashes."""
     if not isinstance(folder, Path):
         return [path for path in _remote_sizes(folder) if PurePosixPath(path).suffix.lower() in IMG_EXTENSIONS]
     return [
@@ -194,33 +194,33 @@ def find_images(folder: Place) -> list[str]:
 
 
 def file_sizes(folder: Place, paths: Iterable[str]) -> dict[str, int]:
-    """Bytes of the files that are there."""
+    """Return the sizes in bytes of the files that exist; of a remote folder, those of all its files."""
     if not isinstance(folder, Path):
         return _remote_sizes(folder)
     return {path: (folder / path).stat().st_size for path in paths if (folder / path).exists()}
 
 
 def _remote_sizes(folder: UPath) -> dict[str, int]:
-    """All files below a remote folder, with their sizes: one listing, where asking for each would be a request an image."""
-    found = folder.fs.find(folder.path, detail=True)
-    return {PurePosixPath(name).relative_to(folder.path).as_posix(): int(entry["size"]) for name, entry in found.items()}
+    """Return the sizes of all files below a remote folder, from one listing instead of one request per image."""
+    entries = folder.fs.find(folder.path, detail=True)
+    return {PurePosixPath(name).relative_to(folder.path).as_posix(): int(entry["size"]) for name, entry in entries.items()}
 
 
 def _leaves(folder: Place, path: str) -> bool:
-    """Whether a path that a list gives leads out of its folder."""
+    """Return whether a path in a list leads out of its folder."""
     if not isinstance(folder, Path):
         return PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
     return not (folder / path).resolve().is_relative_to(folder.resolve())
 
 
 def choose(source: Source, *, limit: int | None, sample: int | None, seed: int) -> list[int]:
-    """Positions to evaluate, ascending: the first `limit`, or a seeded sample stratified by class, or all.
+    """Return the positions to evaluate, ascending: the first `limit`, or a seeded sample stratified by class, or all.
 
-    Every class gives its proportional share to a sample, and a smaller sample is part of a larger one.
+    Every class has its proportional share of a sample, and a smaller sample is part of a larger one.
     """
     try:
         total = len(source)
-    except UserError:  # a stream that does not say how long it is
+    except UserError:  # a stream of unknown length
         if limit is None:
             raise
         total = limit
@@ -234,23 +234,23 @@ def choose(source: Source, *, limit: int | None, sample: int | None, seed: int) 
         members.setdefault(source.class_keys(position), []).append(position)
     turn = np.empty(total)
     for positions in members.values():
-        # One image of a class falls into every 1/len of the unit interval; the lowest N turns are the sample.
+        # Each 1/len of the unit interval holds the turn of one image of the class; the images with the lowest turns are the sample.
         turn[rng.permutation(positions)] = (np.arange(len(positions)) + rng.random()) / len(positions)
     return sorted(int(position) for position in np.argsort(turn, kind="stable")[:sample])
 
 
 def utf8(name: str) -> str:
-    """A file's name for tables: bytes in it that are no UTF-8 become `\\xff` and the like."""
+    """Return a file's name for tables: bytes that are not UTF-8 become `\\xff` and the like."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def is_wnid(name: str) -> bool:
-    """Whether a name is a WordNet id as ImageNet uses them."""
+    """Return whether a name is a WordNet id in ImageNet's form."""
     return re.fullmatch(r"n\d{8}", name) is not None
 
 
 def hash_entries(entries: Iterable[object]) -> str:
-    """One hash over the printed form of all entries, in order."""
+    """Return one hash over the `repr` of all entries, in order."""
     digest = hashlib.sha256()
     for entry in entries:
         digest.update(repr(entry).encode())

@@ -1,1 +1,1 @@
-"""Who computes the shards of a run."""
+"""The workers that compute the shards of a run: local processes, Ray tasks, SLURM jobs."""

@@ -1,4 +1,4 @@
-"""Several worker processes on this machine, and how many of them."""
+"""Worker processes on this machine."""
 
 import logging
 import multiprocessing as mp
@@ -18,35 +18,41 @@ from evalkit.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-
 MOST_PER_CORE = 4
+"""Largest number of worker processes per CPU core."""
 
 
 def worker_count(job: Job) -> int:
-    """How many processes `devices` asks for: under torchrun and srun, and for one certain device, the one that is running."""
+    """Return the number of processes for `devices`; "auto" is one per GPU, or one under torchrun and srun and for a single device.
+
+    Raises UserError: too many for this machine.
+    """
     config = job.config
     if config.devices != "auto":
         cores = os.cpu_count() or 1
         if config.devices > MOST_PER_CORE * cores:
             raise UserError(f"devices={config.devices} is too much for this machine's {cores} cores; use devices=auto, or fewer")
         return config.devices
-    alone = "RANK" not in os.environ and "SLURM_PROCID" not in os.environ
-    return max(1, torch.cuda.device_count()) if alone and config.device in ("auto", "cuda") else 1
+    no_launcher = "RANK" not in os.environ and "SLURM_PROCID" not in os.environ
+    return max(1, torch.cuda.device_count()) if no_launcher and config.device in ("auto", "cuda") else 1
 
 
 def run(job: Job, workers: int, progress: Progress, announce: Announce) -> RunFolder:
-    """Run a job in so many processes; returns its folder. Raises UserError: bad configuration, or workers died and left shards undone."""
+    """Run a job in `workers` processes, and return its folder.
+
+    Raises UserError: bad configuration, or workers died and left shards undone.
+    """
     context = mp.get_context("spawn")
-    processes, ends = [], []
+    processes, receivers = [], []
     for rank in range(workers):
-        end, theirs = context.Pipe(duplex=False)  # one each: a worker that is killed while it writes must not block the others
-        process = context.Process(target=_work, args=(job, rank, workers, theirs))
+        receiver, sender = context.Pipe(duplex=False)  # one each: a worker that is killed while it writes must not block the others
+        process = context.Process(target=_work, args=(job, rank, workers, sender))
         process.start()
-        theirs.close()
+        sender.close()
         processes.append(process)
-        ends.append(end)
+        receivers.append(receiver)
     try:
-        mistakes = _listen(ends, progress, announce)
+        errors = _listen(receivers, progress, announce)
     except BaseException:
         for process in processes:
             process.terminate()
@@ -54,46 +60,46 @@ def run(job: Job, workers: int, progress: Progress, announce: Announce) -> RunFo
     finally:
         for process in processes:
             process.join()
-    if mistakes:
-        raise UserError(mistakes[0])
+    if errors:
+        raise UserError(errors[0])
     folder = RunFolder(job.config.out)
-    died = [_fate(process.exitcode) for process in processes if process.exitcode]
-    if died:
+    exits = [_exit_reason(process.exitcode) for process in processes if process.exitcode]
+    if exits:
         left = len(folder.missing()) if folder.exists else 0
-        what = f"{len(died)} of {workers} workers died ({', '.join(died)})"
+        what = f"{len(exits)} of {workers} workers died ({', '.join(exits)})"
         if left or not folder.exists:
             raise UserError(f"{what}, {shards_in_words(left)} missing; run the same command again: what is finished is kept")
-        log.warning("%s; the others did their shards", what)
+        log.warning("%s; the other workers computed their shards", what)
     return folder
 
 
-def _listen(ends: Sequence[Connection], progress: Progress, announce: Announce) -> list[str]:
-    """Pass on what the workers say until all have ended; returns the mistakes that they found."""
-    mistakes, announced, open_ends = [], False, list(ends)
-    while open_ends:
-        for end in wait(open_ends):
-            assert isinstance(end, Connection)
+def _listen(receivers: Sequence[Connection], progress: Progress, announce: Announce) -> list[str]:
+    """Pass on the messages of the workers until all have ended, and return their error messages."""
+    errors, announced, open_receivers = [], False, list(receivers)
+    while open_receivers:
+        for receiver in wait(open_receivers):
+            assert isinstance(receiver, Connection)
             try:
-                kind, content = end.recv()
-            except (EOFError, OSError):  # it has ended, or was killed in the middle of a word
-                open_ends.remove(end)
+                kind, content = receiver.recv()
+            except (EOFError, OSError):  # the worker has ended, or was killed in the middle of a message
+                open_receivers.remove(receiver)
                 continue
             if kind == "progress":
                 progress(content)
-            elif kind == "mistake":
-                mistakes.append(content)
+            elif kind == "error":
+                errors.append(content)
             elif not announced:
                 announced = True
                 announce(*content)
-    return mistakes
+    return errors
 
 
-def _fate(exitcode: int | None) -> str:
+def _exit_reason(exitcode: int | None) -> str:
     return signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
 
 
-def _work(job: Job, rank: int, workers: int, end: Connection) -> None:
-    """One worker process: what torchrun would have started."""
+def _work(job: Job, rank: int, workers: int, sender: Connection) -> None:
+    """Run one worker process, in an environment as set by torchrun."""
     log_to_stderr(logging.WARNING if rank == 0 else logging.ERROR)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(workers), LOCAL_RANK=str(rank))
@@ -101,21 +107,21 @@ def _work(job: Job, rank: int, workers: int, end: Connection) -> None:
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     parent = os.getppid()
 
-    def told(images: int) -> None:
+    def report(images: int) -> None:
         if os.getppid() != parent:
-            raise KeyboardInterrupt  # killed outright, and nobody is left who could stop this one
-        end.send(("progress", images))
+            raise KeyboardInterrupt  # the parent was killed, and can no longer stop this process
+        sender.send(("progress", images))
 
     try:
-        run_job(job, told, lambda total, before: end.send(("announce", (total, before))))
-    except UserError as mistake:
-        end.send(("mistake", str(mistake)))
+        run_job(job, report, lambda total, before: sender.send(("announce", (total, before))))
+    except UserError as error:
+        sender.send(("error", str(error)))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as reason:
-        said = remote_failure(reason)
-        if said is None:
+        message = remote_failure(reason)
+        if message is None:
             raise
-        end.send(("mistake", said))
+        sender.send(("error", message))
         sys.exit(2)

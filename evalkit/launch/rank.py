@@ -1,4 +1,4 @@
-"""Shards and workers. No process group: a worker's rank says where in the list it begins, its claims what is its own."""
+"""Ranks of workers. There is no process group: the rank sets where in the list of shards a worker begins; claims divide the work."""
 
 import os
 from collections.abc import Mapping
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from evalkit.errors import UserError
 
-# torchrun's names, then srun's: of the step, so that a batch script which runs without srun is one worker. The tasks of a job
-# array need no rank: those that are given the same command share its run through their claims.
+# Variables of torchrun, then of srun: those of the step, so that a batch script that runs without srun is one worker. The
+# tasks of a job array need no rank: those that run the same command share its run through their claims.
 _NAMES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
 
 
 @dataclass(frozen=True)
 class WorkerRank:
-    """This worker's rank among `size` workers, and its rank on this machine (which GPU is its own)."""
+    """The rank of this worker among `size` workers, and its rank on this machine, which selects its GPU."""
 
     rank: int = 0
     size: int = 1
@@ -21,18 +21,21 @@ class WorkerRank:
 
     @property
     def start(self) -> float:
-        """Where in the list of missing shards, from 0 to 1, this worker begins."""
+        """Relative position in the list of missing shards, in [0,1), at which this worker begins."""
         return self.rank / self.size
 
 
 def worker_rank(environment: Mapping[str, str] = os.environ) -> WorkerRank:
-    """Rank and world size from torchrun's or SLURM's variables; one worker where there are none."""
+    """Return rank and world size from the variables of torchrun or SLURM; one worker where there are none.
+
+    Raises UserError: a variable is not a whole number.
+    """
     for rank, size, local in _NAMES:
         if rank in environment and size in environment:
-            given = {name: environment.get(name, "0") for name in (rank, size, local)}
-            wrong = next((f"{name}={value}" for name, value in given.items() if not value.isdecimal()), None)
+            values = {name: environment.get(name, "0") for name in (rank, size, local)}
+            wrong = next((f"{name}={value}" for name, value in values.items() if not value.isdecimal()), None)
             if wrong is not None:
-                raise UserError(f"the environment says {wrong}, which is no whole number; unset it, or start this with torchrun or srun")
-            if int(given[size]) > 1:
-                return WorkerRank(int(given[rank]) % int(given[size]), int(given[size]), int(given[local]))
+                raise UserError(f"the environment says {wrong}, which is not a whole number; unset it, or start this with torchrun or srun")
+            if int(values[size]) > 1:
+                return WorkerRank(int(values[rank]) % int(values[size]), int(values[size]), int(values[local]))
     return WorkerRank()

@@ -1,4 +1,4 @@
-"""Missing shards as tasks of a Ray cluster, which balances them, repeats what fails and survives a lost node."""
+"""Missing shards as tasks of a Ray cluster, which balances them, retries failed ones and continues after the loss of a node."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ except ImportError as reason:
 
 
 def run(job: Job, launcher: RayLauncher, progress: Progress, announce: Announce) -> RunFolder:
-    """Compute the missing shards on whatever the cluster holds, now or later.
+    """Compute the missing shards on the cluster, including nodes that join later, and return the run's folder.
 
     Raises UserError: no cluster at the address, bad configuration, or a shard that failed on every try.
     """
@@ -28,8 +28,8 @@ def run(job: Job, launcher: RayLauncher, progress: Progress, announce: Announce)
     announce(*prepared.counts)
     if not prepared.missing:
         return prepared.folder
-    ours = not ray.is_initialized()
-    if ours:
+    connecting = not ray.is_initialized()
+    if connecting:
         _connect(launcher.address)
     try:
         gpus = launcher.num_gpus
@@ -45,17 +45,17 @@ def run(job: Job, launcher: RayLauncher, progress: Progress, announce: Announce)
                 _result(done, shard)
                 progress(prepared.missing[shard])
     finally:
-        if ours:
+        if connecting:
             ray.shutdown()
     return prepared.folder
 
 
 def _connect(address: str | None) -> None:
-    # All GPUs stay visible to every task, which is told its own: a process that is kept for its loaded model may be given another.
+    # All GPUs stay visible to every task, which selects its own: Ray may assign another GPU to a process that keeps its loaded model.
     environment = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     try:
         host, colon, port = (address or "").rpartition(":")
-        if colon and "/" not in host:  # Ray itself would try for minutes
+        if colon and "/" not in host:  # Ray itself would retry for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as reason:
@@ -73,12 +73,12 @@ def _result(done: "ray.ObjectRef[None]", shard: int) -> None:
 
 
 def _task(job: Job, shard: int, folder: str, on_gpu: bool) -> None:
-    """One shard, in a process that keeps the loaded session for the next."""
+    """Compute one shard, in a process that keeps the loaded session for the next shard."""
     if Path(folder).is_dir():
-        os.chdir(folder)  # relative paths are the driver's
+        os.chdir(folder)  # relative paths refer to the driver's folder
     session = _session(job, f"cuda:{ray.get_gpu_ids()[0]}" if on_gpu else "cpu")
     run_folder = RunFolder(job.config.out)
-    if not run_folder.is_done(shard, maps=job.config.maps == "store"):  # a retry whose first try was published after all
+    if not run_folder.is_done(shard, maps=job.config.maps == "store"):  # a retry, although the first try had published the shard
         compute(session, run_folder, [shard], shard_metadata(session))
 
 
@@ -86,7 +86,7 @@ _sessions: dict[tuple[str, str], Session] = {}
 
 
 def _session(job: Job, device: str) -> Session:
-    """The loaded session of this process, opened when first asked for."""
+    """Return the session of this process, opened on first use."""
     key = job.yaml, device
     if key not in _sessions:
         _sessions.clear()

@@ -1,4 +1,4 @@
-"""One run by one worker: prepare, then compute whatever shards are missing."""
+"""One run by one worker: prepare, then compute the missing shards."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,12 +13,12 @@ from evalkit.runs.provenance import identify, provenance, shard_metadata
 from evalkit.runs.stored_maps import reused
 
 Announce = Callable[[int, int], None]
-"""Called once with the number of images of the run and how many of them this worker need not compute."""
+"""Function called once with the number of images of the run and the number of those that are already done."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything loaded and checked, and the folder made or recognised."""
+    """A loaded and checked job, and its folder, made or resumed."""
 
     session: Session
     folder: RunFolder
@@ -27,13 +27,13 @@ class Prepared:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """What `Announce` is called with: the run's images, and how many of them are done."""
+        """Arguments of `Announce`: the number of images of the run, and how many of them are done."""
         images = len(self.session.positions)
         return images, images - sum(self.missing.values())
 
 
 def prepare(job: Job, device: str | None = None) -> Prepared:
-    """Load and check a job; `device` replaces its own where the shards are computed elsewhere. Raises UserError."""
+    """Load and check a job; `device` replaces the configured one where shards are computed elsewhere. Raises UserError."""
     config = job.config if device is None else job.config.model_copy(update={"device": device})
     session = open_session(config, worker_rank().local_rank)
     folder, identity = RunFolder(config.out), identify(session)
@@ -46,7 +46,7 @@ def prepare(job: Job, device: str | None = None) -> Prepared:
 
 
 def run_job(job: Job, progress: Progress | None = None, announce: Announce | None = None) -> RunFolder:
-    """Compute the missing shards of one run, beside any other workers that do the same; returns its folder.
+    """Compute the missing shards of one run, together with any other workers of the same run, and return its folder.
 
     Raises UserError: bad configuration, or the folder belongs to another run.
     """

@@ -1,4 +1,4 @@
-"""The workers of a run as a SLURM job array, through submitit."""
+"""Workers of a run as a SLURM job array, submitted through submitit."""
 
 import logging
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def run(job: Job, launcher: SlurmLauncher, announce: Announce) -> RunFolder:
-    """Check the job here, submit its workers, and return, or wait where `launcher.wait` is set.
+    """Check the job here, submit its workers, wait for them where `launcher.wait` is set, and return the run's folder.
 
     Raises UserError: bad configuration, no SLURM here, or workers that failed.
     """
@@ -42,5 +42,5 @@ def run(job: Job, launcher: SlurmLauncher, announce: Announce) -> RunFolder:
 
 
 def _worker(job: Job) -> None:
-    """One task; whose shards are whose, the claims tell. After a preemption SLURM starts it again, and it goes on."""
+    """Run one task; claims divide the shards among the tasks. SLURM restarts it after a preemption, and it continues."""
     run_job(job)

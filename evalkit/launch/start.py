@@ -1,4 +1,4 @@
-"""Start a run where its configuration says: in this process, in several, on a Ray cluster, or as a SLURM job array."""
+"""Start of a run by its configured launcher: in this process, in several, on a Ray cluster, or as a SLURM job array."""
 
 from evalkit.config.schema import Job, RayLauncher, SlurmLauncher
 from evalkit.evaluation.loop import Progress
@@ -8,7 +8,7 @@ from evalkit.runs.folder import RunFolder
 
 
 def start_job(job: Job, progress: Progress, announce: Announce) -> RunFolder:
-    """Run a job by its configured launcher; returns its folder, complete unless other workers are still at work.
+    """Run a job by its configured launcher, and return its folder, complete unless other workers are still running.
 
     Raises UserError: bad configuration, an optional package is missing, or workers died and left shards undone.
     """

@@ -1,8 +1,8 @@
 """Networks without a yaml file of their own: any torchvision or timm classifier, by its name.
 
-`resnet18`, or with one of its weights `resnet18.IMAGENET1K_V1`; `timm/resnet10t`, or with one of its pretrained tags
-`timm/resnet50.a1_in1k`. What a yaml file would say is read from what the library publishes with the weights, and the
-weights that a bare name means today are written out, since a library may change its mind.
+Examples are `resnet18`, or with one of its weights `resnet18.IMAGENET1K_V1`; `timm/resnet10t`, or with one of its
+pretrained tags `timm/resnet50.a1_in1k`. The settings are read from the library's metadata of the weights. The default
+weights of a bare name are written out, since a library may change its defaults.
 """
 
 import math
@@ -19,16 +19,16 @@ TIMM = "timm/"
 TIMM_FACTORY = "timm.create_model"
 
 _TORCHVISION_ARGS: dict[str, dict[str, Any]] = {
-    # The published weights hold the auxiliary heads, and were trained on another normalisation.
+    # The published weights contain the auxiliary heads, and were trained with another normalisation.
     "googlenet": {"transform_input": True, "aux_logits": True, "init_weights": False},
     "inception_v3": {"transform_input": True, "aux_logits": True, "init_weights": False},
 }
 
 
 def entry(name: str) -> dict[str, Any] | None:
-    """What conf/model/NAME.yaml would hold; None where no library has such a network.
+    """Return what conf/model/NAME.yaml would hold; None where no library has such a network.
 
-    Raises UserError: weights that the network does not have, a network without classes, or timm that is not installed.
+    Raises UserError: the network has no such weights or no classes, or timm is not installed.
     """
     if name.startswith(TIMM):
         return _from_timm(name.removeprefix(TIMM))
@@ -37,16 +37,15 @@ def entry(name: str) -> dict[str, Any] | None:
 
 
 def names() -> list[str]:
-    """Names that need no `timm/` in front."""
-    found: list[str] = torchvision_names(torchvision.models)
-    return found
+    """Return the names that need no `timm/` in front."""
+    return torchvision_names(torchvision.models)
 
 
 def _from_torchvision(model: str, chosen: str) -> dict[str, Any]:
-    known = get_model_weights(model)
-    if chosen and chosen not in known.__members__:
-        raise UserError(f"torchvision has no weights '{chosen}' for {model}{did_you_mean(chosen, known.__members__)}")
-    weights = known[chosen] if chosen else known.DEFAULT
+    available = get_model_weights(model)
+    if chosen and chosen not in available.__members__:
+        raise UserError(f"torchvision has no weights '{chosen}' for {model}{did_you_mean(chosen, available.__members__)}")
+    weights = available[chosen] if chosen else available.DEFAULT
     if not weights.meta.get("categories"):
         raise UserError(f"model={model}.{weights.name} has no classifier, only features: it has no class scores to explain")
     transforms = weights.transforms()
@@ -54,7 +53,7 @@ def _from_torchvision(model: str, chosen: str) -> dict[str, Any]:
     return {
         "name": f"{model}.{weights.name}" if chosen else model,
         "factory": f"torchvision.models.{model}",
-        # A vision transformer is built for one size.
+        # A vision transformer is built for one image size.
         "args": {"image_size": crop} if model.startswith("vit_") else _TORCHVISION_ARGS.get(model, {}),
         "weights": weights.name,
         **_preprocessing(resize, crop, transforms.interpolation.value, transforms.mean, transforms.std),
@@ -69,9 +68,9 @@ def _from_timm(name: str) -> dict[str, Any]:
     timm = import_timm(f"model={TIMM}{name}")
     try:
         settings = timm.get_pretrained_cfg(name)
-    except RuntimeError as reason:  # a tag that it does not have
+    except RuntimeError as reason:  # timm has no such tag
         model, _, tag = name.partition(".")
-        tags = [found.partition(".")[2] for found in timm.list_pretrained(f"{model}.*")]
+        tags = [tagged.partition(".")[2] for tagged in timm.list_pretrained(f"{model}.*")]
         raise UserError(f"timm has no weights '{tag}' for {model}{did_you_mean(tag, tags)}") from reason
     if settings is None:
         raise UserError(f"timm has no model '{name}'{did_you_mean(name, timm.list_models())}")
@@ -84,13 +83,13 @@ def _from_timm(name: str) -> dict[str, Any]:
         "name": f"timm-{name}",
         "factory": TIMM_FACTORY,
         "args": {"model_name": f"{settings.architecture}.{settings.tag}" if settings.tag else settings.architecture},
-        # Where timm publishes none under a name, somebody has to say which.
+        # Where timm publishes no weights under this name, the user must set them: "???" is Hydra's mandatory value.
         "weights": settings.tag if settings.tag and settings.has_weights else "???",
         **_preprocessing(
             [resize, resize] if data["crop_mode"] == "squash" else resize, crop, data["interpolation"], data["mean"], data["std"]
         ),
         "classes": "imagenet" if settings.num_classes == 1000 else None,
-        "expected_top1": None,  # timm publishes them beside the package, not in it
+        "expected_top1": None,  # timm's package does not contain it
         "expected_top1_source": None,
         **_REST,
     }

@@ -1,7 +1,7 @@
-"""Reading a head's graph: how far does every channel go by itself, and what mixes the channels first?
+"""Analysis of a head's graph: how far the channels stay separate, and which operation mixes them first.
 
-DESIGN: head = r ∘ L ∘ g, where g treats each channel by itself and L is the first operation that mixes channels.
-The walk uses a list of known operations. Whatever is not on it ends the walk, which costs speed, never exactness.
+The head is r ∘ L ∘ g, where g treats each channel by itself and L is the first operation that mixes channels. The walk
+uses a list of known operations. An operation that is not on the list ends the walk: this costs speed, never exactness.
 """
 
 import operator
@@ -35,10 +35,10 @@ _RESHAPES: set[object] = {torch.flatten, torch.reshape, torch.squeeze}
 
 @dataclass(frozen=True)
 class Walk:
-    """How far the channels go by themselves.
+    """How far the channels stay separate.
 
-    `steps` are the nodes passed (g), `state` the last of them (or the activations), `mixing` the node of L where it
-    is a Linear or an ungrouped Conv2d that nothing bypasses, else None.
+    `steps` are the nodes passed (g), `state` is the last of them (or the activations), `mixing` is the node of L where
+    it is a Linear or an ungrouped Conv2d that nothing bypasses, else None.
     """
 
     steps: list[fx.Node]
@@ -47,7 +47,7 @@ class Walk:
 
 
 def propagate(head: fx.GraphModule, activations: Tensor, context: tuple[Tensor, ...]) -> None:
-    """Write every node's shape for a batch of two into the graph (two, so that no other axis is mistaken for it)."""
+    """Write every node's shape for a batch of two into the graph; with two, no axis of size 1 is mistaken for the batch."""
     pair = [torch.cat([t[:1], t[:1]]) for t in (activations, *context)]
     with torch.no_grad():
         ShapeProp(head).propagate(*pair)
@@ -71,7 +71,7 @@ def walk(head: fx.GraphModule, start: fx.Node) -> Walk:
 
 
 def is_pooling_only(head: fx.GraphModule, steps: list[fx.Node]) -> bool:
-    """Whether g is nothing but global average pooling (CAM's condition), dropout and reshapes aside."""
+    """Return whether g is only global average pooling (CAM's condition), apart from dropout and reshapes."""
     pooled = False
     for node in steps:
         module = _module(head, node)
@@ -86,15 +86,15 @@ def is_pooling_only(head: fx.GraphModule, steps: list[fx.Node]) -> bool:
 
 
 def has_parameters(head: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node calls a module with parameters or buffers."""
+    """Return whether a node calls a module with parameters or buffers."""
     module = _module(head, node)
-    return module is not None and any(True for _ in (*module.parameters(), *module.buffers()))
+    return module is not None and bool([*module.parameters(), *module.buffers()])
 
 
 def shape(node: fx.Node) -> torch.Size:
-    """The shape that `propagate` found; empty for what is not a tensor."""
-    found = getattr(node.meta.get("tensor_meta"), "shape", None)
-    return found if isinstance(found, torch.Size) else torch.Size()
+    """Return the shape that `propagate` wrote; empty where the value is not a tensor."""
+    size = getattr(node.meta.get("tensor_meta"), "shape", None)
+    return size if isinstance(size, torch.Size) else torch.Size()
 
 
 def _module(head: fx.GraphModule, node: fx.Node) -> nn.Module | None:

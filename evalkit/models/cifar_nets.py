@@ -6,10 +6,10 @@ from torch import Tensor, nn
 class CIFAR7(nn.Module):
     """Five convolutions and two fully connected layers: "custom model (7 layered) trained on CIFAR-100" (section 2).
 
-    The paper says no more of it than that, that maps are taken at the last convolutional layer, and that it reached
-    60 % validation accuracy. Which layers the seven are is chosen here: 3x3 convolutions of 64 to 256 channels, each
-    with BatchNorm and ReLU, and a fully connected head. Section 5 names the missing one as the reason why the two CAMs
-    agree on Xception, so this network, on which they differ, presumably had one. Target layer `features.16`, 8x8.
+    The paper says only this, that maps are taken at the last convolutional layer, and that it reached 60 % validation
+    accuracy. The seven layers are chosen here: 3x3 convolutions of 64 to 256 channels, each with BatchNorm and ReLU,
+    and a fully connected head. Section 5 says that the two CAMs agree on Xception because it has no such head, so this
+    network, on which they differ, presumably had one. Target layer `features.16`, 8x8.
     """
 
     def __init__(self, num_classes: int = 100) -> None:
@@ -32,6 +32,5 @@ class CIFAR7(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images, normalised (N,3,32,32) -> logits (N,num_classes)."""
-        logits: Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
-        return logits
+        """Map normalised images (N,3,32,32) to logits (N,num_classes)."""
+        return self.classifier(self.pool(self.features(x)).flatten(1))

@@ -1,15 +1,15 @@
-"""The two embedded networks: the same convolutions under the two kinds of head that the paper compares.
+"""The two embedded networks: the same convolutions with the two kinds of head that the paper compares.
 
-Ablation-CAM (WACV 2020, section 6.1) finds that the method pays off where fully connected layers follow the
-target layer (VGG16, Table 1) and ties with Grad-CAM where global average pooling does (Inception-v3, Table 2).
-These nets show both heads on 64x64 images, small enough to ship: trained by `experiments/train_digits.py`.
+Ablation-CAM (WACV 2020, section 6.1) finds that the method is better than Grad-CAM where fully connected layers follow
+the target layer (VGG16, Table 1), and equal to it where global average pooling does (Inception-v3, Table 2). These
+networks have the two heads on 64x64 images; `experiments/training/train_digits.py` trains them.
 """
 
 from torch import Tensor, nn
 
 
 def _features() -> nn.Sequential:
-    """(N,3,64,64) -> (N,64,16,16), after ReLU; the last module is the target layer."""
+    """Build the layers (N,3,64,64) -> (N,64,16,16), after ReLU; the last module is the target layer."""
     layers: list[nn.Module] = []
     channels = 3
     for width, pool in ((16, True), (32, True), (64, False), (64, False)):
@@ -25,7 +25,7 @@ def _features() -> nn.Sequential:
 
 
 class DigitsFC(nn.Module):
-    """VGG-like: max pooling, then two hidden fully connected ReLU layers. Target layer `features.13`."""
+    """A network with a VGG-like head: max pooling, then two hidden fully connected ReLU layers. Target layer `features.13`."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -42,13 +42,12 @@ class DigitsFC(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images, normalised (N,3,64,64) -> logits (N,num_classes)."""
-        logits: Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
-        return logits
+        """Map normalised images (N,3,64,64) to logits (N,num_classes)."""
+        return self.classifier(self.pool(self.features(x)).flatten(1))
 
 
 class DigitsGAP(nn.Module):
-    """ResNet-like head: global average pooling and one linear layer. Target layer `features.13`."""
+    """A network with a ResNet-like head: global average pooling and one linear layer. Target layer `features.13`."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -57,6 +56,5 @@ class DigitsGAP(nn.Module):
         self.classifier = nn.Linear(64, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images, normalised (N,3,64,64) -> logits (N,num_classes)."""
-        logits: Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
-        return logits
+        """Map normalised images (N,3,64,64) to logits (N,num_classes)."""
+        return self.classifier(self.pool(self.features(x)).flatten(1))

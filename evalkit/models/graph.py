@@ -1,4 +1,4 @@
-"""Cutting a traced model: which graph node is a layer's output, and what lies before and after it (torch.fx)."""
+"""Tracing and cutting of models with torch.fx: the graph node of a layer's output, and what lies before and after it."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from evalkit.errors import UserError, did_you_mean
 
 
 class _LayerTracer(fx.Tracer):
-    """Symbolic tracer that remembers the output node of every module call, containers included."""
+    """A symbolic tracer that records the output node of every module call, containers included."""
 
     def __init__(self) -> None:
         modules, functions = _opaque()
@@ -35,7 +35,7 @@ class _LayerTracer(fx.Tracer):
 
 
 def _opaque() -> tuple[tuple[type[nn.Module], ...], tuple[Callable[..., Any], ...]]:
-    """Modules and functions that timm, where it is in use, declares impossible to trace: they stay whole."""
+    """Return the modules and functions that timm, where it is imported, declares impossible to trace: they stay whole."""
     timm = sys.modules.get("timm.models")
     return (tuple(timm.get_notrace_modules()), tuple(timm.get_notrace_functions())) if timm is not None else ((), ())
 
@@ -51,7 +51,7 @@ class Traced:
     """Names of modules that are called more than once; their calls are `layers[name_0]`, `layers[name_1]`, ..."""
 
     def node(self, layer: str) -> fx.Node:
-        """The node of `layer`. Raises UserError for a name that is unknown or ambiguous."""
+        """Return the node of `layer`. Raises UserError for a name that is unknown or ambiguous."""
         if layer in self.repeated:
             calls = [name for name in self.layers if name.rpartition("_")[0] == layer]
             raise UserError(f"layer '{layer}' is called {len(calls)} times in one forward pass; name one of its calls: {', '.join(calls)}")
@@ -61,7 +61,7 @@ class Traced:
 
 
 def trace(module: nn.Module) -> Traced:
-    """Trace a module in the mode (train or eval) it is in. Whatever torch.fx raises on a model it cannot trace passes through."""
+    """Trace a module in its present mode (train or eval). Raises whatever torch.fx raises on a model that it cannot trace."""
     tracer = _LayerTracer()
     graph = tracer.trace(module)
     layers: dict[str, fx.Node] = {}
@@ -70,7 +70,7 @@ def trace(module: nn.Module) -> Traced:
             layers[name] = calls[0]
         else:
             layers.update({f"{name}_{i}": node for i, node in enumerate(calls)})
-    for node in graph.nodes:  # functional calls, such as DenseNet's F.relu, go by their node's name
+    for node in graph.nodes:  # functional calls, such as DenseNet's F.relu, have the names of their nodes
         if node.op in ("call_function", "call_method"):
             layers.setdefault(node.name, node)
     _bypass_identities(module, graph, layers)
@@ -78,10 +78,10 @@ def trace(module: nn.Module) -> Traced:
 
 
 def _bypass_identities(module: nn.Module, graph: fx.Graph, layers: dict[str, fx.Node]) -> None:
-    """Take out every `nn.Identity` that is the only reader of a value; its names become names of that value.
+    """Remove every `nn.Identity` that is the only reader of a value; its names become names of that value.
 
-    Libraries leave them where an option is off, behind the last layer too, where they would hide that it is the last.
-    Where something else reads the value, the Identity is a branch of its own.
+    Libraries use them where an option is off, also after the last layer, which would then not be seen as the last.
+    Where something else reads the value too, the Identity is a separate branch and stays.
     """
     for node in list(graph.nodes):
         if node.op != "call_module" or type(module.get_submodule(str(node.target))) is not nn.Identity:
@@ -91,32 +91,32 @@ def _bypass_identities(module: nn.Module, graph: fx.Graph, layers: dict[str, fx.
             continue
         node.replace_all_uses_with(source)
         graph.erase_node(node)
-        layers.update({name: source for name, named in layers.items() if named is node})
+        layers.update({name: source for name, layer in layers.items() if layer is node})
 
 
 def propagate(module: nn.Module, graph: fx.Graph, *inputs: Tensor) -> None:
-    """Run the graph and write every node's shape into it (`tensor_meta`). Raises RuntimeError with what an operation raised."""
+    """Run the graph and write every node's shape into it (`tensor_meta`). Raises RuntimeError with the error of an operation."""
     with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # ShapeProp prints a traceback before it raises
         ShapeProp(fx.GraphModule(module, graph)).propagate(*inputs)
 
 
 def descendants(node: fx.Node) -> set[fx.Node]:
-    """All nodes whose value depends on `node`."""
-    found: set[fx.Node] = set()
+    """Return all nodes whose value depends on `node`."""
+    visited: set[fx.Node] = set()
     open_nodes = list(node.users)
     while open_nodes:
         user = open_nodes.pop()
-        if user not in found:
-            found.add(user)
+        if user not in visited:
+            visited.add(user)
             open_nodes.extend(user.users)
-    return found
+    return visited
 
 
 def crossing(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
-    """What the part after `node` reads besides it: empty where the layer separates the graph.
+    """Return the nodes that the part after `node` reads besides it: none where the layer separates the graph.
 
-    What depends on no input (parameters and what is computed from them) does not count: the head computes it itself.
-    Nor does the batch size, which every tensor of a batch can tell.
+    Values that depend on no input (parameters and what is computed from them) do not count, since the head computes them
+    itself, nor does the batch size, which every tensor of a batch has.
     """
     after = descendants(node)
     inputs = [n for n in graph.nodes if n.op == "placeholder"]
@@ -126,7 +126,7 @@ def crossing(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
 
 
 def is_batch_size(node: fx.Node) -> bool:
-    """Whether a node is `x.size(0)` or `x.shape[0]`."""
+    """Return whether a node is `x.size(0)` or `x.shape[0]`."""
     if node.op == "call_method" and node.target == "size":
         return bool(node.args[1:] == (0,))
     if node.op == "call_function" and node.target is operator.getitem and node.args[1] == 0:
@@ -140,9 +140,9 @@ def is_batch_size(node: fx.Node) -> bool:
 def extract(
     module: nn.Module, wanted: Iterable[fx.Node], inputs: Sequence[fx.Node], outputs: fx.Node | tuple[fx.Node, list[fx.Node]]
 ) -> fx.GraphModule:
-    """A module computing `outputs` from `inputs` by the `wanted` nodes, given in graph order; submodules are shared.
+    """Return a module that computes `outputs` from `inputs` with the `wanted` nodes, given in graph order; submodules are shared.
 
-    Batch sizes are read off the first input, so the part runs on any number of images, whatever it was traced with.
+    Batch sizes are read from the first input, so that the module accepts any number of images.
     """
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {node: graph.placeholder(node.name) for node in inputs}
@@ -157,6 +157,6 @@ def extract(
 
     for node in wanted:
         if not is_batch_size(node) and node.target is not getattr and node.target != "size":
-            value(node)  # also where nothing reads it: an in-place operation may stand alone
+            value(node)  # also without readers, since it may be an in-place operation
     graph.output(value(outputs) if isinstance(outputs, fx.Node) else (value(outputs[0]), [value(n) for n in outputs[1]]))
     return fx.GraphModule(module, graph)

@@ -20,17 +20,17 @@ class Layer:
     height: int
     width: int
     separates: str
-    """Whether everything passes through it: "yes", "no", or "?" where torch.fx cannot tell."""
+    """Whether all data passes through it: "yes", "no", or "?" where torch.fx cannot trace the network."""
 
 
 def explainable(module: nn.Module, images: Tensor) -> Iterator[Layer]:
-    """Find every layer of a module that can be explained, in the order of the data.
+    """Yield every layer of a module that can be explained, in the order in which the data passes them.
 
-    `module` is in eval mode; of the images (N,3,H,W) only the size matters.
+    `module` is in eval mode; only the size of the images (N,3,H,W) matters.
     """
     try:
         traced = graph.trace(module)
-    except Exception:  # what torch.fx cannot trace is explained by a hook on a module
+    except Exception:  # without a graph, a hook on a module is used, so only modules can be explained
         yield from (_layer(name, shape, "?") for name, shape in _hooked(module, images))
         return
     graph.propagate(module, traced.graph, images)
@@ -46,13 +46,13 @@ def _layer(name: str, shape: torch.Size, separates: str) -> Layer:
 
 
 def _hooked(module: nn.Module, images: Tensor) -> list[tuple[str, torch.Size]]:
-    """The modules that put out maps, in the order in which they finish."""
-    found: list[tuple[str, torch.Size]] = []
+    """Return the modules that output maps, with their shapes, in the order in which they finish."""
+    shapes: list[tuple[str, torch.Size]] = []
 
     def watch(name: str, part: nn.Module) -> RemovableHandle:
         def keep(_module: nn.Module, _inputs: Any, out: Any) -> None:
             if isinstance(out, Tensor) and out.dim() == 4:
-                found.append((name, out.shape))
+                shapes.append((name, out.shape))
 
         return part.register_forward_hook(keep)
 
@@ -63,4 +63,4 @@ def _hooked(module: nn.Module, images: Tensor) -> list[tuple[str, torch.Size]]:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return shapes

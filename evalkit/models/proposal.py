@@ -1,4 +1,4 @@
-"""Which layer to explain where the config says `layer: auto`."""
+"""Proposal of the layer to explain where the config says `layer: auto`."""
 
 from collections.abc import Iterator
 
@@ -15,23 +15,23 @@ _POOLS = (pooling._MaxPoolNd, pooling._AvgPoolNd, pooling._LPPoolNd, pooling._Ad
 
 
 class NoLayer(UserError):
-    """There is nothing to propose."""
+    """No layer can be proposed."""
 
 
 def propose(module: nn.Module, images: Tensor) -> str:
-    """The name of the layer whose maps the classifier pools, flattens or reads.
+    """Return the name of the layer whose maps the classifier pools, flattens or reads.
 
-    That is the last output (N,K,h,w) with h·w > 1 through which everything passes and behind which something is still
-    learned, poolings and dropout aside: VGG16's is `features.29`, 14x14, not the 7x7 pooling behind it, and SqueezeNet's
-    comes before its class scores by position. Of several names for one output, the outermost.
+    It is the last output (N,K,h,w) with h·w > 1, those of poolings and dropout excepted, through which all data passes and
+    after which there are learned weights: in VGG16 `features.29`, 14x14, not the 7x7 pooling after it; in SqueezeNet a layer
+    before the class scores of each position. Of several names for one output, the outermost is returned.
 
     Args:
-        module: in eval mode, on any device; on the meta device nothing is computed.
+        module: The network in eval mode, on any device; on the meta device nothing is computed.
         images: (N,3,H,W) on that device; only their size matters.
 
     Raises:
         NoLayer: there is no such output, as in a transformer, whose head reads tokens, or the module cannot be traced.
-        RuntimeError: it cannot process such images, or not on this device.
+        RuntimeError: the module cannot process such images, or not on this device.
     """
     name = type(module).__name__
     try:
@@ -48,45 +48,45 @@ def propose(module: nn.Module, images: Tensor) -> str:
             continue
         if any(_mixes(module, later) and _is_sequence(shape(later), images.shape) for later in behind):
             break
-        return min((names[same] for same in _same(module, node) if same in names), key=lambda found: found.count("."))
+        return min((names[same] for same in _same(module, node) if same in names), key=lambda layer: layer.count("."))
     raise NoLayer(
-        f"{name} has no convolutional maps (images, channels, height, width) in front of its head, as transformers have none, "
-        "but tokens or channels last; a layer that can be explained nevertheless needs its name: model.layer=..."
+        f"{name} has no convolutional maps (images, channels, height, width) in front of its head, but tokens or channels-last tensors, "
+        "as in a transformer; to explain one of its layers, set model.layer=..."
     )
 
 
 def _names(traced: graph.Traced) -> dict[fx.Node, str]:
-    """The name of every node: of modules before functions, of containers before what they contain."""
+    """Return the name of every node; names of modules are preferred to functions, and containers to their contents."""
     modules = dict(traced.module.named_modules())
 
     def rank(name: str) -> tuple[bool, int]:
         is_module = name in modules or name.rpartition("_")[0] in traced.repeated
         return not is_module, name.count(".")
 
-    found: dict[fx.Node, str] = {}
+    names: dict[fx.Node, str] = {}
     for name in sorted(traced.layers, key=rank):
-        found.setdefault(traced.layers[name], name)
-    return found
+        names.setdefault(traced.layers[name], name)
+    return names
 
 
 def _same(module: nn.Module, node: fx.Node) -> Iterator[fx.Node]:
-    """The node and those behind it that only pass its value on: a container may end in them."""
+    """Yield the node and the nodes after it that only pass its value on: a container may end with them."""
     yield node
     while len(node.users) == 1 and _is_passed_on(module, next(iter(node.users))):
         node = next(iter(node.users))
         yield node
 
 
-def _is_map(found: torch.Size, images: torch.Size) -> bool:
-    """Whether this is (N,K,h,w) with more than one position. Channels last, (N,h,w,K), has not the image's proportions."""
-    return len(found) == 4 and found[2] * found[3] > 1 and abs(found[2] - found[3] * images[2] / images[3]) <= 1
+def _is_map(size: torch.Size, images: torch.Size) -> bool:
+    """Return whether this is (N,K,h,w) with more than one position. Channels last, (N,h,w,K), lacks the image's proportions."""
+    return len(size) == 4 and size[2] * size[3] > 1 and abs(size[2] - size[3] * images[2] / images[3]) <= 1
 
 
-def _is_sequence(found: torch.Size, images: torch.Size) -> bool:
-    """Whether this holds several positions in another layout than that of maps."""
-    if len(found) == 4:
-        return found[1] * found[2] > 1 and found[2] * found[3] > 1 and not _is_map(found, images)
-    return len(found) == 3
+def _is_sequence(size: torch.Size, images: torch.Size) -> bool:
+    """Return whether this has several positions in a layout other than that of maps."""
+    if len(size) == 4:
+        return size[1] * size[2] > 1 and size[2] * size[3] > 1 and not _is_map(size, images)
+    return len(size) == 3
 
 
 def _is_pooling(module: nn.Module, node: fx.Node) -> bool:
@@ -106,7 +106,7 @@ def _called(node: fx.Node) -> str:
 
 
 def _mixes(module: nn.Module, node: fx.Node) -> bool:
-    """Whether a node has weights of two axes or more: something learned that mixes channels or positions."""
+    """Return whether a node has weights with two axes or more: it has learned to mix channels or positions."""
     if node.op == "call_module":
         return any(p.dim() > 1 for p in module.get_submodule(str(node.target)).parameters())
     return any(arg.op == "get_attr" and len(shape(arg)) > 1 for arg in node.all_input_nodes)

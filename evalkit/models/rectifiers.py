@@ -1,7 +1,7 @@
-"""A copy of a network in which every rectifier is a module of its own.
+"""A copy of a network in which every rectifier is a separate module.
 
-Guided backpropagation changes how a ReLU passes gradients back, and captum's implementation sees modules only: each
-called once, not in place, and reading a tensor that nobody else reads, for its hooks sit on that tensor.
+Guided backpropagation changes how a ReLU passes gradients back. captum's implementation needs modules that are called
+once, not in place, and are the only readers of their input, since its hooks are on that tensor.
 """
 
 import weakref
@@ -22,9 +22,9 @@ _copies: weakref.WeakKeyDictionary[SplitModel, fx.GraphModule] = weakref.WeakKey
 
 
 def rectified(net: SplitModel, example: Tensor) -> fx.GraphModule:
-    """`net.module` as a graph that shares its weights, with one `nn.ReLU` for each ReLU, made once per model.
+    """Return `net.module` as a graph that shares its weights, with one `nn.ReLU` for each ReLU; it is built once per model.
 
-    A ReLU6 is such a ReLU with a ceiling of 6 behind it. `example` (1,3,H,W), normalised, is what both are compared on.
+    A ReLU6 becomes such a ReLU followed by a ceiling of 6. The outputs of both are compared on `example` (1,3,H,W), normalised.
     Raises UserError where the network cannot be traced, has no rectifier, or cannot be rewritten.
     """
     if net not in _copies:
@@ -36,15 +36,15 @@ def rectified(net: SplitModel, example: Tensor) -> fx.GraphModule:
                 "use the method gradient"
             )
         with torch.no_grad():
-            theirs, ours = net.module(example.clone()), copy(example)
-        if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.nan_to_num().abs().max()), equal_nan=True):
-            raise UserError(f"giving each ReLU of {type(net.module).__name__} a module of its own changes its output: avoid in-place ReLUs")
+            expected, logits = net.module(example.clone()), copy(example)
+        if not torch.allclose(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.nan_to_num().abs().max()), equal_nan=True):
+            raise UserError(f"making each ReLU of {type(net.module).__name__} a separate module changes its output: avoid in-place ReLUs")
         _copies[net] = copy
     return _copies[net]
 
 
 def traced_or_refused(module: nn.Module) -> Traced:
-    """`trace`, with a UserError where torch.fx cannot follow the network."""
+    """Trace a module. Raises UserError where torch.fx cannot."""
     try:
         return trace(module)
     except Exception as reason:  # torch.fx documents no closed set of errors
@@ -53,36 +53,36 @@ def traced_or_refused(module: nn.Module) -> Traced:
 
 
 def own_rectifiers(network: fx.GraphModule) -> int:
-    """Rewrite a traced network; returns how many rectifiers it has."""
+    """Make every rectifier of a traced network a separate module, and return their number."""
     graph = network.graph
     image = next(node for node in graph.nodes if node.op == "placeholder")
     order = {node: position for position, node in enumerate(graph.nodes)}
-    behind = descendants(image)  # what does not depend on the image receives no gradient, and its tensors take no hooks
-    found = [node for node in graph.nodes if node in behind and _ceiling(network, node) is not None]
-    for count, node in enumerate(found):
+    behind = descendants(image)  # all other values receive no gradient, and their tensors accept no hooks
+    rectifiers = [node for node in graph.nodes if node in behind and _ceiling(network, node) is not None]
+    for count, node in enumerate(rectifiers):
         source = node.all_input_nodes[0]
         with graph.inserting_before(node):
             new = _insert(network, f"rectifier_{count}", source, _ceiling(network, node))
-        if _in_place(network, node):  # then whoever reads the source afterwards reads what the ReLU left there
+        if _in_place(network, node):  # later readers of the source read the output of the ReLU
             source.replace_all_uses_with(new, delete_user_cb=lambda user, after=order[node]: order.get(user, -1) > after)
         node.replace_all_uses_with(new)
         graph.erase_node(node)
     with graph.inserting_after(image):
         own = graph.call_method("clone", (image,))
-    image.replace_all_uses_with(own, delete_user_cb=lambda user: user is not own)  # a first operation in place must not write into it
+    image.replace_all_uses_with(own, delete_user_cb=lambda user: user is not own)  # an in-place first operation must not change it
     network.recompile()
-    return len(found)
+    return len(rectifiers)
 
 
 def _insert(network: fx.GraphModule, name: str, source: fx.Node, ceiling: float | None) -> fx.Node:
-    """clone, ReLU, ceiling. The clone is the tensor of the hooks: `source` may have other readers, whose gradients are not rectified."""
+    """Insert a clone, a ReLU and a ceiling. The hooks are on the clone: other readers of `source` must keep their gradients."""
     network.add_submodule(name, nn.ReLU())
     relu = network.graph.call_module(name, (network.graph.call_method("clone", (source,)),))
     return relu if ceiling in (None, torch.inf) else network.graph.call_function(torch.clamp, (relu,), {"max": ceiling})
 
 
 def _ceiling(network: fx.GraphModule, node: fx.Node) -> float | None:
-    """The largest value that a rectifier lets through, infinity for a ReLU; None for what is no rectifier."""
+    """Return the largest value that a rectifier lets through, infinity for a ReLU; None for other nodes."""
     if node.op == "call_module":
         return {nn.ReLU: torch.inf, nn.ReLU6: 6.0}.get(type(network.get_submodule(str(node.target))))
     if (node.op == "call_function" and node.target in _FUNCTIONS) or (node.op == "call_method" and node.target in _METHODS):

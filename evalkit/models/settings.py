@@ -1,4 +1,4 @@
-"""What a model's yaml file says (conf/model), checked."""
+"""The settings in a model's yaml file (conf/model), and their validation."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,7 @@ Positive = Annotated[int, Field(gt=0, strict=True)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and unknown keys are refused."""
+    """Base class of all settings: immutable, and unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -22,7 +22,7 @@ class ModelConfig(Settings):
     weights: str | None
     seed: int
     layer: str
-    """`auto` until the configuration is composed: then the name of the layer that was proposed."""
+    """`auto` until the configuration is composed, then the name of the proposed layer."""
     resize: Positive | tuple[Positive, Positive] | None
     crop: Positive | None
     interpolation: Literal["bilinear", "bicubic"]

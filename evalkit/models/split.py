@@ -1,7 +1,7 @@
 """A model cut at its target layer: logits = head(trunk(images)).
 
-The caller's module is never modified: all work happens on a shadow that shares its parameters and buffers but has
-module objects of its own, in eval mode.
+The caller's module is never modified: all work is done on a copy in eval mode, which shares its parameters and buffers
+but has its own module objects.
 """
 
 import copy
@@ -19,39 +19,39 @@ from evalkit.models import graph as cutting
 log = logging.getLogger(__name__)
 
 Context = tuple[Tensor, ...]
-"""What the head reads besides the activations, each (N, ...): empty where the layer separates the graph."""
+"""Tensors (N, ...) that the head reads besides the activations: none where the layer separates the graph."""
 
 
 class SplitModel:
     """A CNN classifier cut at the output of `layer`.
 
     Args:
-        module: maps normalised images (N,3,H,W) to logits (N,C). Left untouched, in whatever mode it is; its
-            parameters are shared, so move it to its device and dtype before.
-        layer: dotted name of a submodule (`features.29`), of one call of a repeated one (`layer4.2.relu_2`, counted
+        module: Network from normalised images (N,3,H,W) to logits (N,C), in any mode; it is not changed. Its
+            parameters are shared, so move it to its device and dtype first.
+        layer: Dotted name of a submodule (`features.29`), of one call of a repeated one (`layer4.2.relu_2`, counted
             from 0), or of a functional node (`relu`). Its output (N,K,h,w) is the activations A.
-        mean: of the normalisation, per colour channel, applied to images in [0,1].
-        std: likewise.
+        mean: Mean of the normalisation, per colour channel, for images in [0,1].
+        std: Standard deviation of the normalisation, per colour channel, for images in [0,1].
 
     Raises:
         UserError: the layer is unknown, ambiguous, or does not influence the output.
     """
 
     def __init__(self, module: nn.Module, layer: str, *, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.module = _shadow(module)
+        self.module = _sharing_copy(module)
         self.layer = layer
         example = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
         self.device, self.dtype = example.device, example.dtype
         self.mean = torch.tensor(mean, device=self.device, dtype=self.dtype).view(1, -1, 1, 1)
         self.std = torch.tensor(std, device=self.device, dtype=self.dtype).view(1, -1, 1, 1)
         self.autocast: torch.dtype | None = None
-        """Set to torch.bfloat16 to run the trunk, and nothing behind it, in that precision."""
+        """Set to torch.bfloat16 to run the trunk, but not the head, in that precision."""
         self._cut: _GraphCut | _HookCut
         self._checked = False
         self._layout = torch.contiguous_format
         try:
             traced = cutting.trace(self.module)
-        except Exception as reason:  # torch.fx documents no closed set of errors; the slow path is right and is announced
+        except Exception as reason:  # torch.fx documents no closed set of errors; a hook is slower but correct
             self._fall_back(f"torch.fx cannot trace {type(module).__name__} ({reason})")
         else:
             self._cut = _GraphCut(traced, layer)
@@ -61,7 +61,7 @@ class SplitModel:
         self._cut = _HookCut(self.module, self.layer)
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Context]:
-        """Images (N,3,H,W) in [0,1] -> activations A (N,K,h,w) and the head's context. No gradient flows."""
+        """Map images (N,3,H,W) in [0,1] to activations A (N,K,h,w) and the head's context, without gradients."""
         with torch.no_grad():
             normalised = (images.to(self.device, self.dtype) - self.mean) / self.std
             if not self._checked:
@@ -76,49 +76,48 @@ class SplitModel:
         return self._plain(activations), tuple(self._plain(c) for c in context)
 
     def _plain(self, tensor: Tensor) -> Tensor:
-        """In the model's precision and in the order of its axes, as methods expect it that `view` maps."""
+        """Convert to the model's precision and to contiguous memory, since methods may call `view`."""
         return (tensor.to(self.dtype) if tensor.is_floating_point() else tensor).contiguous()
 
     def head(self, activations: Tensor, context: Context = ()) -> Tensor:
-        """Activations (N,K,h,w) and the context of the same images -> logits (N,C); differentiable, inputs unharmed."""
-        # Clones, because an in-place ReLU right behind the cut would overwrite what the caller keeps.
-        logits: Tensor = self._cut.head(activations.clone(), tuple(c.clone() for c in context))
-        return logits
+        """Map activations (N,K,h,w) and the context of the same images to logits (N,C); differentiable, inputs are not changed."""
+        # Cloned, because an in-place ReLU right after the cut would overwrite the caller's tensors.
+        return self._cut.head(activations.clone(), tuple(c.clone() for c in context))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (N,3,H,W) in [0,1] -> logits (N,C), without gradients."""
+        """Map images (N,3,H,W) in [0,1] to logits (N,C), without gradients."""
         with torch.no_grad():
             return self.head(*self.trunk(images))
 
     @property
     def head_graph(self) -> fx.GraphModule | None:
-        """The traced head, its first placeholder the activations and the rest the context; None behind a hook."""
+        """The traced head: its first placeholder is the activations, the others are the context. None where a hook is used."""
         return self._cut.after if isinstance(self._cut, _GraphCut) else None
 
     @cached_property
     def layers(self) -> list[str]:
-        """Names that `layer` accepts, in the order in which data passes them."""
+        """Names that `layer` accepts, in the order in which the data passes them."""
         return list(self._cut.layers)
 
     @property
     def layout(self) -> torch.memory_format:
-        """In which images pass the trunk; known after the first ones did."""
+        """Memory format of the images in the trunk, chosen on the first images."""
         return self._layout
 
     def _precision(self) -> AbstractContextManager[object]:
         return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
 
     def _check(self, normalised: Tensor) -> None:
-        """Compare head(trunk(x)) with the model on the first image; where it differs, or cannot run, use the hook."""
+        """Compare head(trunk(x)) with the model on the first image; use the hook where they differ or the cut cannot run."""
         whole = self.module(normalised)
         if not isinstance(whole, Tensor) or whole.dim() != 2:
             raise UserError(f"{type(self.module).__name__} must return logits (images, classes) as one tensor")
         self._checked = True
         if isinstance(self._cut, _HookCut):
-            return  # it is the model itself
+            return  # the hook runs the model itself
         activations, context = self._cut.trunk(normalised)
         if activations.dim() != 4:
-            return  # refused by the caller, with its shape
+            return  # the caller reports the shape
         if not all(isinstance(c, Tensor) and c.dim() > 0 and len(c) == len(normalised) for c in context):
             self._fall_back(f"behind '{self.layer}', {type(self.module).__name__} reads something that is no tensor of the batch")
             return
@@ -131,34 +130,34 @@ class SplitModel:
             if differs(self.module(normalised)):
                 raise UserError(
                     f"{type(self.module).__name__} is not deterministic: two passes over one image differ in eval mode, "
-                    "as with a functional dropout that is not told of it"
+                    "for example because of a functional dropout without training=False"
                 )
             self._fall_back(f"cutting {type(self.module).__name__} at '{self.layer}' changes its output")
         else:
             self._choose_layout(normalised, activations)
 
     def _choose_layout(self, normalised: Tensor, activations: Tensor) -> None:
-        """Images with their colours side by side, where the trunk takes them.
+        """Use channels-last images where the trunk accepts them.
 
-        Convolutions are then half again to nearly twice as fast on a CPU, whatever the layout of the weights; but a network
-        that calls `view` on its activations may refuse, and is left as it is.
+        Convolutions are then 1.5 to nearly 2 times as fast on a CPU, whatever the layout of the weights. A network that
+        calls `view` on its activations may fail; it keeps contiguous images.
         """
         try:
-            turned, _ = self._cut.trunk(normalised.contiguous(memory_format=torch.channels_last))
+            channels_last, _ = self._cut.trunk(normalised.contiguous(memory_format=torch.channels_last))
         except RuntimeError as reason:
             log.info("%s runs on contiguous images only: %s", type(self.module).__name__, first_line(reason))
             return
         largest = float(activations.nan_to_num().abs().max())
-        if torch.allclose(turned, activations, rtol=1e-4, atol=1e-4 * largest, equal_nan=True):
+        if torch.allclose(channels_last, activations, rtol=1e-4, atol=1e-4 * largest, equal_nan=True):
             self._layout = torch.channels_last
 
 
-def _shadow(module: nn.Module) -> nn.Module:
-    """A copy of all module objects that shares every tensor, in eval mode."""
+def _sharing_copy(module: nn.Module) -> nn.Module:
+    """Copy all module objects, in eval mode; every tensor is shared."""
     memo: dict[int, object] = {}
     for part in module.modules():
-        held = [*part.parameters(recurse=False), *part.buffers(recurse=False), *vars(part).values()]
-        memo.update({id(tensor): tensor for tensor in held if isinstance(tensor, Tensor)})
+        values = [*part.parameters(recurse=False), *part.buffers(recurse=False), *vars(part).values()]
+        memo.update({id(tensor): tensor for tensor in values if isinstance(tensor, Tensor)})
     try:
         return copy.deepcopy(module, memo).eval()
     except (TypeError, RuntimeError) as reason:  # locks, open files, tensors that are part of a graph
@@ -168,7 +167,7 @@ def _shadow(module: nn.Module) -> nn.Module:
 
 
 class _GraphCut:
-    """The graph in two: what does not depend on the layer's output, and what does."""
+    """The graph in two parts: what does not depend on the layer's output, and what does."""
 
     def __init__(self, traced: cutting.Traced, layer: str) -> None:
         node = traced.node(layer)
@@ -192,12 +191,11 @@ class _GraphCut:
         return activations, tuple(context)
 
     def head(self, activations: Tensor, context: Context) -> Tensor:
-        logits: Tensor = self.after(activations, *context)
-        return logits
+        return self.after(activations, *context)
 
 
 class _HookCut:
-    """One forward hook that reads, or swaps, the layer's output; the head repeats the whole network."""
+    """A forward hook that reads or replaces the layer's output; the head repeats the whole network."""
 
     def __init__(self, module: nn.Module, layer: str) -> None:
         parts = dict(module.named_modules())
@@ -226,7 +224,6 @@ class _HookCut:
     def head(self, activations: Tensor, context: Context) -> Tensor:
         handle = self.target.register_forward_hook(lambda _module, _args, _out: activations)
         try:
-            logits: Tensor = self.module(*context)
+            return self.module(*context)
         finally:
             handle.remove()
-        return logits

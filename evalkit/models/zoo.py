@@ -1,4 +1,4 @@
-"""From a model's config to a loaded, cut and checked model."""
+"""Loading of a model from its config: it is built, cut and checked."""
 
 import hashlib
 import pickle
@@ -27,10 +27,10 @@ from evalkit.models.split import SplitModel
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to be evaluated. `weights` says in words where they come from; "random" stands out everywhere."""
+    """A model ready to be evaluated. `weights` says where they come from; it starts with "random" where they are not trained."""
 
     module: nn.Module
-    """As its factory built it, with its weights; `net` works on a shadow of it."""
+    """The module as its factory built it, with its weights; `net` works on a copy that shares them."""
     net: SplitModel
     preprocess: Preprocess
     classes: Classes
@@ -39,9 +39,9 @@ class LoadedModel:
 
 
 def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None = None) -> LoadedModel:
-    """Build, load, move, cut, check on an image of `size` (height, width), by default what the config makes of any image.
+    """Build, load, move and cut a model, and check it on an image of `size` (height, width), by default `input_size`.
 
-    Raises UserError for every mistake in the config.
+    Raises UserError for every error in the config.
     """
     module, weights = build(config)
     module.to(device)
@@ -53,10 +53,10 @@ def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None
 
 
 def build(config: ModelConfig) -> tuple[nn.Module, str]:
-    """The module with its weights, on the CPU, and where those come from."""
+    """Return the module with its weights, on the CPU, and where the weights come from."""
     module = _construct(config, config.seed)
     if config.weights is None:
-        again = _construct(config, config.seed + 1)  # a factory may load weights of its own, and they are not random
+        again = _construct(config, config.seed + 1)  # if the seed changes nothing, the factory loads weights
         fixed = all(map(torch.equal, again.state_dict().values(), module.state_dict().values()))
         return module, f"set by {config.factory}" if fixed else f"random (seed {config.seed})"
     state = _state_dict(config)
@@ -69,10 +69,10 @@ def build(config: ModelConfig) -> tuple[nn.Module, str]:
 
 
 def proposed_layer(config: ModelConfig) -> str:
-    """The layer for `layer: auto` (see `propose`); it depends on no weights. Raises UserError where there is none to propose."""
+    """Return the layer for `layer: auto` (see `propose`); it does not depend on weights. Raises UserError where there is none."""
     size = input_size(config)
     try:
-        with torch.device("meta"):  # nothing is computed there; a constructor that looks at its own numbers fails
+        with torch.device("meta"):  # nothing is computed there, so a constructor that reads its own values fails
             module = _construct(config, config.seed)
         return propose(module.eval(), torch.empty(1, 3, *size, device="meta"))
     except NoLayer:
@@ -82,8 +82,10 @@ def proposed_layer(config: ModelConfig) -> str:
     try:
         return propose(module, torch.rand(1, 3, *size))
     except RuntimeError as reason:
-        said = f"{config.factory} cannot process a {size[0]}x{size[1]} image ({first_line(reason)})"
-        raise NoLayer(f"{said}, so no layer can be proposed: check model.resize and model.crop, or set model.layer=...") from reason
+        raise NoLayer(
+            f"{config.factory} cannot process a {size[0]}x{size[1]} image ({first_line(reason)}), so no layer can be proposed: "
+            "check model.resize and model.crop, or set model.layer=..."
+        ) from reason
 
 
 def _construct(config: ModelConfig, seed: int) -> nn.Module:
@@ -92,16 +94,16 @@ def _construct(config: ModelConfig, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         try:
             module = factory(**config.args)
-        except Exception as reason:  # whatever somebody's constructor raises
-            said = f"{type(reason).__name__}: {first_line(reason)}"
-            raise UserError(f"model.factory={config.factory} cannot be called with model.args={config.args}: {said}") from reason
+        except Exception as reason:  # a user's constructor may raise anything
+            error = f"{type(reason).__name__}: {first_line(reason)}"
+            raise UserError(f"model.factory={config.factory} cannot be called with model.args={config.args}: {error}") from reason
     if not isinstance(module, nn.Module):
         raise UserError(f"model.factory={config.factory} returned {type(module).__name__}, not a torch.nn.Module")
     return module
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:
-    """Hash over all parameters and buffers, whatever file or download they came in."""
+    """Return a hash over all parameters and buffers, whatever file or download they come from."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
@@ -139,21 +141,20 @@ def _torchvision_weights(factory: str, name: str) -> Mapping[str, Any]:
             f"model.weights={name} is no .safetensors or .pth file, and {factory} has no weights by name; "
             "give such a file, or null for random weights"
         )
-    known = torchvision.models.get_model_weights(model)
-    if name not in known.__members__:
-        raise UserError(f"torchvision has no weights '{name}' for {model}{did_you_mean(name, known.__members__)}")
+    available = torchvision.models.get_model_weights(model)
+    if name not in available.__members__:
+        raise UserError(f"torchvision has no weights '{name}' for {model}{did_you_mean(name, available.__members__)}")
     try:
-        state: Mapping[str, Any] = known[name].get_state_dict(progress=False, check_hash=True)
+        return available[name].get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as reason:
         raise UserError(
-            f"cannot download {name} for {model} ({reason}); fetch {known[name].url} elsewhere and set model.weights to the file, "
+            f"cannot download {name} for {model} ({reason}); fetch {available[name].url} elsewhere and set model.weights to the file, "
             "or model.weights=null for random weights"
         ) from reason
-    return state
 
 
 def _timm_weights(config: ModelConfig, tag: str) -> Mapping[str, Any]:
-    """Weights by timm's name for them, its pretrained tag, as timm itself loads and converts them."""
+    """Return the weights of a pretrained tag, as timm itself loads and converts them."""
     timm = import_timm(f"model.weights={tag}")
     model = str(config.args.get("model_name")).partition(".")[0]
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{model}.*")]
@@ -162,9 +163,9 @@ def _timm_weights(config: ModelConfig, tag: str) -> Mapping[str, Any]:
     try:
         module: nn.Module = timm.create_model(**{**config.args, "model_name": f"{model}.{tag}"}, pretrained=True)
     except (OSError, RuntimeError) as reason:  # URLError and the Hub's own errors are OSErrors
-        where = timm.get_pretrained_cfg(f"{model}.{tag}")
+        settings = timm.get_pretrained_cfg(f"{model}.{tag}")
         raise UserError(
-            f"cannot download {tag} for {model} ({first_line(reason)}); fetch {_timm_address(where)} elsewhere and set model.weights "
+            f"cannot download {tag} for {model} ({first_line(reason)}); fetch {_timm_address(settings)} elsewhere and set model.weights "
             "to the file, or model.weights=null for random weights"
         ) from reason
     return module.state_dict()
@@ -176,29 +177,29 @@ def _timm_address(settings: Any) -> str:
 
 
 def fixed_size(config: ModelConfig) -> tuple[int, int] | None:
-    """Height and width after preprocessing; None where they follow the image."""
+    """Return height and width after preprocessing; None where they depend on the image."""
     if config.crop is not None:
         return config.crop, config.crop
     return config.resize if isinstance(config.resize, tuple) else None
 
 
 def input_size(config: ModelConfig) -> tuple[int, int]:
-    """Height and width for images made up here: the fixed size, or a square where the config leaves it open."""
+    """Return height and width for test images: the fixed size, or a square where the config does not fix it."""
     side = config.resize if isinstance(config.resize, int) else 224
     return fixed_size(config) or (side, side)
 
 
 def _check(net: SplitModel, config: ModelConfig, size: tuple[int, int], device: torch.device) -> int:
-    """Run one random image; returns the number of outputs."""
+    """Run one random image and return the number of outputs."""
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
     for name, part in net.module.named_modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
-            raise UserError(f"{config.factory}: '{name}' has no running statistics, so its output depends on what else is in the batch")
+            raise UserError(f"{config.factory}: '{name}' has no running statistics, so its output depends on the other images of the batch")
     try:
         outputs: int = net(image).shape[1]
     except UserError:
         raise
-    except Exception as reason:  # whatever somebody's forward raises
+    except Exception as reason:  # a user's forward may raise anything
         raise UserError(
             f"{config.factory} cannot process a {size[0]}x{size[1]} image: {type(reason).__name__}: {first_line(reason)}; "
             "check model.resize and model.crop"

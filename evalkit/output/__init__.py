@@ -1,1 +1,1 @@
-"""From numbers to tables, figures and pages. Nothing here imports torch."""
+"""Tables, figures and pages of the results. Nothing here imports torch."""

@@ -1,6 +1,6 @@
 """The paper's table in LaTeX: methods as rows, the six metrics as columns, intervals beneath; booktabs.
 
-As wide as the text of a page in one column; in two columns it stands across both, which `table*` sees to.
+It is as wide as the text of a one-column page; on a two-column page, `table*` makes it span both columns.
 """
 
 import math
@@ -24,19 +24,19 @@ _SPECIAL = {
 
 
 def latex(evaluated: Sequence[Evaluated]) -> str:
-    """One table for each run and main point. The caption says who was counted; what else was known of the run follows as comments."""
+    """Return one table for each run and main point. The caption counts the images; other facts of the run follow as comments."""
     tables = [_table(one, point) for one in evaluated for point in main_points(one.run)]
     return "\n\n".join(["% needs \\usepackage{booktabs}", *tables]) + "\n"
 
 
 def _table(evaluated: Evaluated, point: Point) -> str:
     run, summary = evaluated.run, at_point(evaluated.summary, point).set_index(["method", "metric", "score"])
-    known = {(metric, score) for _, metric, score in summary.index}
-    columns = [column for column in _COLUMNS if column in known]  # no win where there is one method
+    available = {(metric, score) for _, metric, score in summary.index}
+    columns = [column for column in _COLUMNS if column in available]  # one method alone has no win
     metrics = list(dict.fromkeys(metric for metric, _ in columns))
-    said, name = caption(run), re.sub(r"^Table \d: ", "", title(run))  # LaTeX numbers its tables
-    end = next((i for i, line in enumerate(said) if line.startswith("Excluded")), len(said) - 1) + 1
-    counted = " ".join([*said[:end], *(line for line in said[end:] if line == cited(run))])
+    notes, name = caption(run), re.sub(r"^Table \d: ", "", title(run))  # LaTeX adds its own number
+    end = next((i for i, line in enumerate(notes) if line.startswith("Excluded")), len(notes) - 1) + 1
+    counted = " ".join([*notes[:end], *(line for line in notes[end:] if line == cited(run))])
     arrow = {metric: r"$\downarrow$" if lower_is_better(metric, point.select) else r"$\uparrow$" for metric in metrics}
     lines = [
         r"\begin{table*}", r"\centering", r"\setlength{\tabcolsep}{4pt}",
@@ -49,21 +49,21 @@ def _table(evaluated: Evaluated, point: Point) -> str:
         *(line for method in run.methods for line in _lines(summary, method, columns, cited_as(run, point))),
         r"\bottomrule", r"\end{tabular}", r"\end{table*}",
     ]  # fmt: skip
-    return "\n".join([*lines, *(f"% {line}" for line in said[end:])])
+    return "\n".join([*lines, *(f"% {line}" for line in notes[end:])])
 
 
 def _lines(summary: pd.DataFrame, method: str, columns: Sequence[tuple[str, str]], source: str) -> list[str]:
-    """Values, intervals, and where somebody published such a number, that and its source."""
-    found = [summary.loc[(method, *column)] for column in columns]
-    values = [escaped(method), *(f"{row.value:.2f}" for row in found)]
-    bounds = [rf"\fontsize{{6}}{{7}}\selectfont [{row.low:.1f}, {row.high:.1f}]" if math.isfinite(row.low) else "" for row in found]
+    """Return the lines of one method: values, intervals and, if there are any, published values with their source."""
+    rows = [summary.loc[(method, *column)] for column in columns]
+    values = [escaped(method), *(f"{row.value:.2f}" for row in rows)]
+    bounds = [rf"\fontsize{{6}}{{7}}\selectfont [{row.low:.1f}, {row.high:.1f}]" if math.isfinite(row.low) else "" for row in rows]
     lines = [" & ".join(values) + r" \\", " & ".join(["", *bounds]) + r" \\"]
-    if any(math.isfinite(row.reference) for row in found):
-        references = [rf"\itshape {row.reference:.2f}" if math.isfinite(row.reference) else "" for row in found]
+    if any(math.isfinite(row.reference) for row in rows):
+        references = [rf"\itshape {row.reference:.2f}" if math.isfinite(row.reference) else "" for row in rows]
         lines.append(" & ".join([rf"\quad\itshape {source}", *references]) + r" \\")
     return [*lines[:-1], lines[-1] + "[2pt]"]
 
 
 def escaped(text: str) -> str:
-    """Text in which no character means anything to LaTeX; those that its usual fonts lack become `?`."""
+    """Escape text for LaTeX; characters that its usual fonts lack become `?`."""
     return "".join(_SPECIAL.get(letter, letter if letter.isascii() or letter in "äöüßéèáàçñ" else "?") for letter in text)

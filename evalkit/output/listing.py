@@ -1,4 +1,4 @@
-"""What can be chosen, as tables."""
+"""Tables of the models, methods, data sets and layers that can be chosen."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def models(conf: Path | None) -> Table:
-    """Every entry of conf/model."""
+    """Return a table of the entries of conf/model."""
     caption = "and any other network of torchvision (model=resnet18, model=resnet50.IMAGENET1K_V2) or timm (model=timm/resnet10t)"
     table = Table("model", "target layer", "input", "top-1 %", "weights", title="models: evalkit run model=NAME", caption=caption)
     for name in choices("model", conf):
@@ -25,7 +25,7 @@ def models(conf: Path | None) -> Table:
 
 
 def methods(conf: Path | None) -> Table:
-    """Every entry of conf/method."""
+    """Return a table of the entries of conf/method."""
     table = Table("method", "options", "about", title="methods: evalkit run 'method=[NAME,NAME]' method.NAME.OPTION=VALUE")
     for name in choices("method", conf):
         content, about = method_entry(name, conf)
@@ -37,7 +37,7 @@ def methods(conf: Path | None) -> Table:
 
 
 def data(conf: Path | None) -> Table:
-    """Every entry of conf/data."""
+    """Return a table of the entries of conf/data."""
     table = Table("data", "keys (??? must be given)", "about", title="data: evalkit run data=NAME data.KEY=...")
     for name in choices("data", conf):
         text = read_choice("data", name, conf, as_text=True)
@@ -48,7 +48,7 @@ def data(conf: Path | None) -> Table:
 
 
 def layers(title: str, caption: str, found: Iterable["Layer"], chosen: str, about: str) -> Table:
-    """Return the layers that a model could explain; the `chosen` one is marked with what there is to say `about` it."""
+    """Return a table of the layers that can be explained; the text `about` marks the row of the `chosen` one."""
     table = Table("layer", "channels", "height x width", "separates", "", title=title, caption=escape(caption) or None)
     for layer in found:
         mark = about if layer.name == chosen else ""

@@ -1,4 +1,4 @@
-"""Tables beside the paper's: what was measured of the maps, and the same maps under every protocol."""
+"""Tables that the paper does not have: measures of the maps, and the same maps under every protocol."""
 
 import math
 
@@ -31,16 +31,16 @@ AGREEMENT = "Kendall's tau with the first column"
 
 
 def measure_cells(evaluated: Evaluated) -> list[list[str]]:
-    """A header, then a line for each method, with its seconds per map; empty where nothing was measured."""
+    """Return a header, then a line for each method with its seconds per map; empty if nothing was measured."""
     run, measures = evaluated.run, evaluated.measures
     if measures.empty:
         return []
     keys = list(measures[["metric", "select", "fill", "score"]].drop_duplicates().itertuples(index=False, name=None))
     table = [["method", *(_measure_label(*key) for key in keys), "Seconds per map"]]
     for method, seconds in run.seconds_per_map().items():
-        mine = measures[measures.method == method].reset_index(drop=True)
+        rows = measures[measures.method == method].reset_index(drop=True)
         took = f"{seconds:.2g}" if math.isfinite(seconds) else ""
-        table.append([method, *(_measured(row, mine.n.max()) for row in mine.itertuples()), took])
+        table.append([method, *(_measured(row, rows.n.max()) for row in rows.itertuples()), took])
     return table
 
 
@@ -63,21 +63,21 @@ def _measured(row: object, most: int) -> str:
 
 
 def protocol_cells(evaluated: Evaluated) -> list[list[str]]:
-    """Methods against protocol points; empty for a run with one kind of selection and fill."""
+    """Return the average drop and rank of each method at each protocol point; empty for one kind of selection and fill."""
     run, summary = evaluated.run, evaluated.summary
     if len({(point.select, point.fill) for point in run.points}) < 2:
         return []
     drops = summary[(summary.metric == "average_drop") & (summary.score == "confidence")]
     columns = {}
     for point in run.points:
-        found = at_point(drops, point).set_index("method").reindex(run.methods)
-        rank = found.value.rank(ascending=lower_is_better("average_drop", point.select), method="min")
-        columns[point] = found.assign(rank=rank)
+        column = at_point(drops, point).set_index("method").reindex(run.methods)
+        rank = column.value.rank(ascending=lower_is_better("average_drop", point.select), method="min")
+        columns[point] = column.assign(rank=rank)
     header = ["method", *(f"{describe_point(point)} ({direction('average_drop', point.select)} is better)" for point in columns)]
     lines = [
         [method, *(f"{interval(f.value[method], f.low[method], f.high[method])} ({f['rank'][method]:.0f})" for f in columns.values())]
         for method in run.methods
     ]
     first = next(iter(columns.values()))["rank"]
-    agreement = [f"{kendalltau(first, found['rank']).statistic:.2f}" for found in columns.values()]
+    agreement = [f"{kendalltau(first, column['rank']).statistic:.2f}" for column in columns.values()]
     return [header, *lines, [AGREEMENT, *agreement]]

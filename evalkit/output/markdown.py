@@ -1,4 +1,4 @@
-"""Tables as Markdown, for tables.md and other files."""
+"""Tables in Markdown, for tables.md and other files."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from evalkit.output.tables import PAIRED, caption, cells, comparison_table, desc
 
 
 def markdown(evaluated: Sequence[Evaluated]) -> str:
-    """All protocol points of all runs, with win matrices and paired tests, and what was measured of the maps."""
+    """Return all protocol points of all runs, with win matrices, paired tests and the measures of the maps."""
     parts = []
     for one in evaluated:
         run = one.run
@@ -36,12 +36,12 @@ def markdown(evaluated: Sequence[Evaluated]) -> str:
 
 
 def inert(text: str) -> str:
-    """Markdown in which names from a run folder become neither tags nor links or images; no text of ours does."""
+    """Escape Markdown so that names from a run folder form no tags, links or images; other text of the tables has none."""
     return re.sub(r"<(?=[A-Za-z/!?])|(?<=\])\(", r"\\\g<0>", text)
 
 
 def pipes(lines: list[list[str]]) -> str:
-    """A markdown table of a header and lines, the first column to the left."""
+    """Return a Markdown table of a header and lines, the first column aligned left, all others right."""
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     rule = ["---", *("---:" for _ in lines[0][1:])]
     return "\n".join("| " + " | ".join(line) + " |" for line in [escaped[0], rule, *escaped[1:]])

@@ -21,10 +21,10 @@ from evalkit.analysis.summary import PAPER_METRICS, SCORES, scores_of, win_matri
 from evalkit.output.tables import LABELS, MANY, PAPER_POINT, cited_network, describe_point, main_points, title, whom_win_beats
 
 METADATA: Any = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-"""Of each format: no times, so that the same call writes the same files."""
+"""Metadata of each format, without times, so that the same call writes the same bytes."""
 FORMATS = tuple(METADATA)
 TEXT: Any = {"text.parse_math": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "evalkit"}
-"""Text stays text, in SVG and as TrueType in PDF; a name with dollar signs is no formula."""
+"""Text is stored as text in SVG and as TrueType in PDF; dollar signs in a name do not start a formula."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -40,7 +40,7 @@ def write_figures(evaluated: Sequence[Evaluated], out: Path) -> None:
 
 
 def figures(evaluated: Evaluated) -> Iterator[tuple[str, Figure]]:
-    """Every figure of one run, with a name for its file; whoever takes one closes it."""
+    """Yield every figure of one run with a name for its file. The caller closes the figures."""
     sns.set_theme(style="whitegrid", context="paper", palette="colorblind", rc=TEXT)
     run, summary = evaluated.run, evaluated.summary
     for (select, fill), part in summary[summary.top_percent.notna()].groupby(["select", "fill"]):
@@ -58,7 +58,7 @@ def figures(evaluated: Evaluated) -> Iterator[tuple[str, Figure]]:
 
 
 def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
-    """The six metrics of the paper against the kept percentage, with 95 % intervals."""
+    """Plot the six metrics of the paper against the percentage of pixels, with 95 % intervals."""
     select = str(part["select"].iloc[0])
     figure, axes = plt.subplots(2, 3, figsize=(10.5, 6), sharex=True, layout="constrained")
     colours = dict(zip(run.methods, sns.color_palette("colorblind", len(run.methods)), strict=True))
@@ -80,10 +80,10 @@ def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
 
 
 def one_panel_a_method(run: Run, part: pd.DataFrame, score: str) -> Figure:
-    """Average drop against the percentage, each method before all others in grey: more lines than colours can tell apart."""
+    """Plot the average drop against the percentage, one panel per method, since colours cannot distinguish so many lines."""
     select = str(part["select"].iloc[0])
-    here = part[(part.metric == "average_drop") & (part.score == score)].sort_values("top_percent")
-    lines = {method: here[here.method == method] for method in run.methods}
+    drops = part[(part.metric == "average_drop") & (part.score == score)].sort_values("top_percent")
+    lines = {method: drops[drops.method == method] for method in run.methods}
     columns = 6
     rows = -(-len(lines) // columns)
     figure, axes = plt.subplots(
@@ -107,10 +107,10 @@ def one_panel_a_method(run: Run, part: pd.DataFrame, score: str) -> Figure:
 
 
 def drop_per_method(evaluated: Evaluated) -> Figure:
-    """Average drop of each method at the main protocol points, with 95 % intervals and the published values."""
+    """Plot the average drop of each method at the main protocol points, with 95 % intervals and published values."""
     run, summary = evaluated.run, evaluated.summary
     points = main_points(run)
-    pairs = 1 if len(points) < 4 else 2  # a pair of panels a point; many points stand side by side
+    pairs = 1 if len(points) < 4 else 2  # each point has a pair of panels
     rows = -(-len(points) // pairs)
     size = (9 * pairs, 0.8 + rows * (0.9 + 0.32 * len(run.methods)))
     figure, axes = plt.subplots(rows, 2 * pairs, figsize=size, sharey=True, squeeze=False, layout="constrained")
@@ -120,20 +120,20 @@ def drop_per_method(evaluated: Evaluated) -> Figure:
     for pair, point in zip(panels, points, strict=False):
         for ax, score in zip(pair, ("confidence", "activation"), strict=True):
             drops = at_point(summary[(summary.metric == "average_drop") & (summary.score == score)], point)
-            here = drops.set_index("method").loc[run.methods]
+            drops = drops.set_index("method").loc[run.methods]
             positions = range(len(run.methods))
             ax.errorbar(
-                here.value,
+                drops.value,
                 positions,
-                xerr=[(here.value - here.low).clip(lower=0), (here.high - here.value).clip(lower=0)],  # rounding
+                xerr=[(drops.value - drops.low).clip(lower=0), (drops.high - drops.value).clip(lower=0)],  # not negative by rounding
                 fmt="o",
                 capsize=3,
                 color="C0",
                 label="measured, 95 % interval",
             )
-            if here.reference.notna().any():
+            if drops.reference.notna().any():
                 ax.scatter(
-                    here.reference,
+                    drops.reference,
                     positions,
                     marker="x",
                     color="C1",
@@ -152,7 +152,7 @@ def drop_per_method(evaluated: Evaluated) -> Figure:
 
 
 def distribution(run: Run) -> Figure:
-    """Per-image drops at the first main point: the share of images whose drop is at most so large, a line a method."""
+    """Plot the share of images with at most a given drop, at the first main point, one line per method."""
     point = main_points(run)[0]
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
     colours = sns.color_palette("colorblind" if len(run.methods) <= MANY else "viridis", len(run.methods))
@@ -160,10 +160,10 @@ def distribution(run: Run) -> Figure:
     for ax, score in zip(axes, SCORES, strict=True):
         full, masked, _ = scores_of(run, point, score)
         for method, drops, colour in zip(run.methods, relative_drop(full, masked), colours, strict=True):
-            known = drops[~np.isnan(drops)]
-            if len(known):
+            defined = drops[~np.isnan(drops)]
+            if len(defined):
                 style = "--" if method in CONTROLS else "-"
-                at = np.percentile(known, shares, method="inverted_cdf").clip(max=100)  # drops that occurred, and none between
+                at = np.percentile(defined, shares, method="inverted_cdf").clip(max=100)  # only drops that occurred
                 ax.plot(at, shares, style, color=colour, label=method, drawstyle="steps-post")
         ax.set_xlim(0, 100)
         ax.set_ylim(0, 100)
@@ -176,11 +176,11 @@ def distribution(run: Run) -> Figure:
 
 
 def wins(run: Run) -> Figure:
-    """Share of images where the row's method beats the column's, at the first main point."""
+    """Plot the share of images where the row's method beats the column's, at the first main point."""
     point = main_points(run)[0]
     many = len(run.methods) > MANY
     side = 2.2 + (0.4 if many else 0.55) * len(run.methods)
-    width = 2 * side + (2.5 if many else 0)  # long names
+    width = 2 * side + (2.5 if many else 0)  # room for long names
     figure, axes = plt.subplots(1, 2, figsize=(width, side), layout="constrained")
     for ax, score in zip(axes, ("confidence", "activation"), strict=True):
         shares, fmt = win_matrix(run, point, score), ".0f" if many else ".1f"
@@ -199,7 +199,7 @@ def save(figure: Figure, stem: Path, dpi: int = 150) -> list[Path]:
     for form, metadata in METADATA.items():
         file = stem.with_name(f"{stem.name}.{form}")
         figure.savefig(file, dpi=dpi, metadata=metadata)
-        figure.set_layout_engine("none")  # laid out once, not once a format
+        figure.set_layout_engine("none")  # the layout is the same for all formats
         written.append(file)
     plt.close(figure)
     return written

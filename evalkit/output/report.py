@@ -1,4 +1,4 @@
-"""From runs to the report's page."""
+"""The report: one HTML page of one or more runs."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from evalkit.output.pages import data_uri, page
 from evalkit.output.tables import PAIRED, caption, cells, comparison_table, describe_point, main_points, title
 
 MOST_EXCLUDED = 500
-"""Excluded images that are named one by one."""
+"""Largest number of excluded images that are listed."""
 FIGURES = {
     "threshold": "Every metric against the share of the pixels",
     "drop": "Average drop of each method, with its interval",
@@ -31,11 +31,11 @@ WHY = {"error": "unreadable", "nonfinite": "map or score not finite"}
 
 
 def write_report(evaluated: Sequence[Evaluated], galleries: Sequence[Mapping[str, Any]], notes: Sequence[Sequence[str]], out: Path) -> None:
-    """Write one HTML file. Each run has a gallery, as report.js draws it, and notes on what its gallery could not show.
+    """Write the report as one HTML file, with the gallery of each run (as report.js reads it) and notes on its gaps.
 
-    Raises UserError where the file cannot be written.
+    Raises UserError if the file cannot be written.
     """
-    sections = [_section(one, of_run) for one, of_run in zip(evaluated, notes, strict=True)]
+    sections = [_section(one, its_notes) for one, its_notes in zip(evaluated, notes, strict=True)]
     publish(out, page("report", {"galleries": list(galleries)}, sections=sections, paired=PAIRED).encode())
 
 
@@ -66,13 +66,13 @@ def _section(evaluated: Evaluated, notes: Sequence[str]) -> dict[str, Any]:
 
 
 def _caption(name: str) -> str:
-    """Of a figure that `plots.figures` calls so: what it shows, and of which points."""
+    """Return the caption of a figure by its name in `plots.figures`: what it shows, and for which points."""
     of, word = next((name[: name.index(word)].strip("-").replace("-", ", "), word) for word in FIGURES if word in name.split("-"))
     return FIGURES[word] + (f" ({of.replace('_', ' ')} fill)" if of else "")
 
 
 def _svg_uri(figure: Figure) -> str:
-    """As an image inside an address: its names and scripts, if text smuggles any in, stay out of the page."""
+    """Return a figure as a data URI: in an image, scripts and links in the SVG have no effect on the page."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata=plots.METADATA["svg"])
     plt.close(figure)
@@ -80,7 +80,7 @@ def _svg_uri(figure: Figure) -> str:
 
 
 def _speed(run: Run) -> list[list[str]]:
-    """Where the time went, as a table; what methods share falls to the first."""
+    """Return a table of the time per map and stage; work that methods share counts for the first of them."""
     stages: dict[str, float] = {}
     for shard in run.shards:
         for stage, seconds in shard.get("seconds_per_stage", {}).items():
@@ -93,7 +93,7 @@ def _speed(run: Run) -> list[list[str]]:
 
 
 def _excluded(run: Run) -> dict[str, Any]:
-    """Images that no number counts, with the reason."""
+    """Return the images that are excluded from all numbers, with the reasons."""
     bad = run.rows[run.rows.status.isin(WHY)]
     first = bad.drop_duplicates("index")
     methods = bad[bad.status == "nonfinite"].groupby("index").method.unique()

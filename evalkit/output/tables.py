@@ -1,4 +1,4 @@
-"""Tables 1 and 2 from any set of runs, as rows of text, and what a reader needs to judge them."""
+"""The paper's Tables 1 and 2 of any set of runs, as rows of text, with captions."""
 
 import math
 
@@ -22,9 +22,9 @@ LABELS = {
     "score_change": "Mean change of the score",
 }
 MANY = 6
-"""Methods above which a table has them as rows."""
+"""Largest number of methods that are columns; more are rows."""
 PAPERS = {"table1": "VGG16", "table2": "Inception-v3"}
-"""Whose values the paper's tables hold."""
+"""The network of each table of the paper."""
 PAPER_POINT = Point("keep_top", 20.0, "black")
 PAIRED = "Paired tests (average drop: bootstrap; increase: McNemar; win: sign test; those of all pairs are in comparisons.csv)"
 LINES = [
@@ -43,7 +43,7 @@ CHANGE = (
 
 
 def title(run: Run) -> str:
-    """What the table shows, random weights in capitals."""
+    """Return what a run's tables show, with random weights in capitals."""
     number = f"Table {run.provenance['paper_table'][-1]}: " if cited_network(run) else ""
     identity = run.provenance["identity"]
     random = " with RANDOM WEIGHTS" if run.provenance["weights"].startswith("random") else ""
@@ -52,14 +52,14 @@ def title(run: Run) -> str:
 
 
 def describe_point(point: Point) -> str:
-    """A protocol point in words."""
+    """Describe a protocol point in words."""
     top = f"top {point.top_percent:g} %" if point.top_percent is not None else ""
     kept = {"keep_top": f"{top} kept", "remove_top": f"{top} removed", "soft": "soft mask"}[point.select]
     return f"{kept}, {point.fill} fill"
 
 
 def caption(run: Run) -> list[str]:
-    """What a reader needs to judge the numbers: who was counted, who was not, and why."""
+    """Return the lines of the caption: which images were counted, which were not, why, and other facts."""
     counts, identity = run.counts(), run.provenance["identity"]
     explained = f" ({counts['items']} explained classes)" if counts["items"] > counts["scored"] else ""
     lines = [
@@ -78,8 +78,8 @@ def caption(run: Run) -> list[str]:
         lines.append(f"{counts['left_out']} images left out: none of their labels is in the model's class map.")
     if run.provenance["missing_shards"]:
         lines.append(f"INCOMPLETE: {shards_in_words(run.provenance['missing_shards'])} missing.")
-    whose = f" ({counted(counts['nonfinite_of'])})" if counts["nonfinite"] else ""
-    lines.append(f"Excluded: {counts['unreadable']} unreadable, {counts['nonfinite']} with non-finite maps or scores{whose}.")
+    per_method = f" ({counted(counts['nonfinite_of'])})" if counts["nonfinite"] else ""
+    lines.append(f"Excluded: {counts['unreadable']} unreadable, {counts['nonfinite']} with non-finite maps or scores{per_method}.")
     degenerate = ", ".join(
         f"{method} {number} ({100 * number / max(counts['maps'], 1):.1f} %)" for method, number in counts["degenerate"].items() if number
     )
@@ -108,23 +108,23 @@ def caption(run: Run) -> list[str]:
 
 
 def cited_network(run: Run) -> str:
-    """The network whose values in the paper stand beside this run's (`PAPERS`); empty without any."""
+    """Return the network (`PAPERS`) whose values in the paper are shown beside this run's; empty if there are none."""
     return PAPERS.get(str(run.provenance["paper_table"]), "")
 
 
 def cited_as(run: Run, point: Point) -> str:
-    """What a value that others published is called beside this run's: the paper's by its network, which `cited` explains."""
+    """Return the label of published values: the network of the paper's values, which `cited` explains, or "published"."""
     return (cited_network(run) if point == PAPER_POINT else "") or "published"
 
 
 def cited(run: Run) -> str:
-    """What the values of another network are doing in this run's table."""
+    """Explain the paper's values, which this run's table shows beside its own."""
     network = cited_network(run)
     return f"Named {network}: the paper's own values, of {network} on ImageNet val, which other networks and data need not meet."
 
 
 def whom_win_beats(run: Run) -> str:
-    """Whom each method's `win` is counted against (`summary.rival`), in words; empty for a single method."""
+    """Describe which method each method's `win` compares with (`summary.rival`); empty for a single method."""
     if len(run.methods) < 2:
         return ""
     first, second = run.methods[:2]
@@ -132,15 +132,15 @@ def whom_win_beats(run: Run) -> str:
 
 
 def cells(evaluated: Evaluated, point: Point) -> list[list[str]]:
-    """One table as text: a header, then a line for each metric, published values in columns of their own.
+    """Return one table as text: a header, then a line for each metric, with published values in separate columns.
 
-    With more than MANY methods they are the lines, and the metrics the columns.
+    With more than MANY methods, the methods are the lines and the metrics the columns.
     """
     table = _by_metric(evaluated, point)
     if len(evaluated.run.methods) <= MANY:
         return table
-    turned = [list(column) for column in zip(*table, strict=True)]
-    return [["method", *turned[0][1:]], *turned[1:]]
+    transposed = [list(column) for column in zip(*table, strict=True)]
+    return [["method", *transposed[0][1:]], *transposed[1:]]
 
 
 def _by_metric(evaluated: Evaluated, point: Point) -> list[list[str]]:
@@ -160,12 +160,15 @@ def _by_metric(evaluated: Evaluated, point: Point) -> list[list[str]]:
 
 
 def interval(value: float, low: float, high: float) -> str:
-    """`41.52 [40.90, 42.11]`."""
+    """Format a value with its interval: `41.52 [40.90, 42.11]`."""
     return f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{value:.2f} [no interval: too few images]"
 
 
 def comparison_table(evaluated: Evaluated, point: Point) -> list[list[str]]:
-    """The paired tests of the first method against every other (of many: the second), and the centre control; empty for one method."""
+    """Return the paired tests of the first method against the others and the centre control; empty for a single method.
+
+    With more than MANY methods, only the second and the control are compared with the first.
+    """
     run = evaluated.run
     if evaluated.comparisons.empty:
         return []
@@ -186,6 +189,6 @@ def comparison_table(evaluated: Evaluated, point: Point) -> list[list[str]]:
 
 
 def main_points(run: Run) -> list[Point]:
-    """The points whose tables people see at once: those nearest to the paper's 20 %, and the soft ones."""
+    """Return the points whose tables are shown first: those nearest to the paper's 20 %, and the soft ones."""
     nearest = min((abs(p.top_percent - 20) for p in run.points if p.top_percent is not None), default=0)
     return [p for p in run.points if p.top_percent is None or abs(p.top_percent - 20) == nearest]

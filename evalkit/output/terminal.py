@@ -17,11 +17,11 @@ from evalkit.output.tables import LABELS, PAIRED, caption, cited_as, comparison_
 from evalkit.point import Point
 
 LOCATED = ("pointing", "energy_inside", "best_iou")
-"""Measures of the maps that are printed too; all others are in the files."""
+"""Measures of the maps that are printed; the others are only in the files."""
 
 
 def print_tables(console: Console, evaluated: Sequence[Evaluated]) -> None:
-    """The six metrics to the terminal, methods as rows, so that 80 columns suffice, and what boxes tell; all others are in the files."""
+    """Print the six metrics, methods as rows, so that 80 columns suffice, and the measures against boxes."""
     for one in evaluated:
         run = one.run
         for point in main_points(run):
@@ -50,8 +50,8 @@ def _location_table(evaluated: Evaluated) -> Table:
         table.add_column(f"{map_tables.MEASURE_LABELS[metric]} \N{UPWARDS ARROW}", justify="right")
     values = measures[measures.metric.isin(LOCATED)].set_index(["method", "metric"])
     for method in run.methods:
-        found = [values.loc[(method, metric)] if (method, metric) in values.index else None for metric in LOCATED]
-        table.add_row(escape(method), *("" if row is None else interval(row.value, row.low, row.high) for row in found))
+        rows = [values.loc[(method, metric)] if (method, metric) in values.index else None for metric in LOCATED]
+        table.add_row(escape(method), *("" if row is None else interval(row.value, row.low, row.high) for row in rows))
     return table
 
 
@@ -64,14 +64,14 @@ def _score_table(evaluated: Evaluated, point: Point, score: str) -> Table:
         table.add_column(f"{LABELS[metric]} {arrow}", justify="right")
     scored = at_point(summary[summary.score == score], point)
     for method in run.methods:
-        mine = scored[scored.method == method].set_index("metric")
+        estimates = scored[scored.method == method].set_index("metric")
         row = []
         for metric in PAPER_METRICS:
-            if metric not in mine.index:
+            if metric not in estimates.index:
                 row.append("")
                 continue
-            found = mine.loc[metric]
-            reference = f"\n({cited_as(run, point)} {found.reference:.2f})" if pd.notna(found.reference) else ""
-            row.append(interval(found.value, found.low, found.high) + reference)
+            estimate = estimates.loc[metric]
+            reference = f"\n({cited_as(run, point)} {estimate.reference:.2f})" if pd.notna(estimate.reference) else ""
+            row.append(interval(estimate.value, estimate.low, estimate.high) + reference)
         table.add_row(escape(method), *map(escape, row))
     return table

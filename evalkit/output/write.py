@@ -14,7 +14,7 @@ Plot = Callable[[Sequence[Evaluated], Path], None]
 
 
 def write_all(evaluated: Sequence[Evaluated], out: Path, plot: Plot | None) -> None:
-    """Write tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv and, by `plot`, the figures. Raises UserError."""
+    """Write tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv and, with `plot`, figures. Raises UserError."""
     writable_folder(out, "--out")
     tables = {"summary": [one.summary for one in evaluated], "comparisons": [one.comparisons for one in evaluated]}
     for name, parts in {**tables, "maps": [one.measures for one in evaluated]}.items():

@@ -1,1 +1,1 @@
-"""Images with their maps: photographs explained, figures, the local page, the gallery of a report."""
+"""Images with their maps: explained photographs, figures, the local page, the gallery of a report."""

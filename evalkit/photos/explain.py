@@ -1,4 +1,4 @@
-"""What each method highlights on a photograph: one picture an image."""
+"""Pictures of what each method highlights on a photograph."""
 
 from pathlib import Path
 
@@ -15,16 +15,16 @@ from evalkit import protocol
 from evalkit.config.schema import RunConfig
 from evalkit.files import writable_folder
 from evalkit.models import zoo
-from evalkit.photos.pictures import COLOURS, OVERLAY
+from evalkit.photos.pictures import COLOURS, OVERLAY, to_array
 from evalkit.photos.session import in_full, open_photographs, remark
 from evalkit.probe import Probe
 from evalkit.scores import confidence_and_logit
 
 
 def explain_images(config: RunConfig, files: list[Path], out: Path) -> list[Path]:
-    """Write `<out>/<name>.png` for each file and class that is explained; returns the paths.
+    """Write `<out>/<name>-explained.png` for each file and explained class; return the paths.
 
-    Raises UserError: a file cannot be read (before anything is computed), or target=label, which a photograph has not.
+    Raises UserError before anything is computed: for a file that cannot be read, or target=label (photographs have no labels).
     """
     session, pictures = open_photographs(config, files)
     writable_folder(out, "--out")
@@ -41,16 +41,16 @@ def explain_images(config: RunConfig, files: list[Path], out: Path) -> list[Path
 
 
 def _free(out: Path, stem: str, written: list[Path]) -> Path:
-    """A name that neither a photograph (they may lie in the same folder) nor an earlier picture of this call has."""
+    """Return a path that is neither a photograph's (they may be in the same folder) nor an earlier one of this call."""
     names = (f"{stem}-explained{suffix}.png" for suffix in ("", *(f"-{n}" for n in range(2, len(written) + 3))))
     return next(out / name for name in names if out / name not in written)
 
 
 def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str, Tensor]) -> Figure:
-    """One row a method: the photograph, the heat map over it, and for each protocol point what it keeps, with its scores."""
+    """Draw a row for each method: the photograph, the map over it, and the image perturbed at each protocol point with its scores."""
     points = config.protocol.all_points()
     fillers = protocol.fillings(probe.images, points, model.net.mean)
-    photo = _picture(probe.images)
+    photo = to_array(probe.images[0])
     index = int(probe.targets[0])
     name = model.classes.name(index)
     confidence, logit = confidence_and_logit(probe.logits, probe.targets, config.model.output)
@@ -60,18 +60,18 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
         row[0].imshow(photo)
         row[0].set_title("photograph as the model sees it", fontsize=10)
         row[1].imshow(photo.mean(axis=2), cmap="gray", vmin=0, vmax=1)  # a coloured one would mix with the map's colours
-        shown = row[1].imshow(heat[0].cpu().numpy(), cmap=COLOURS, alpha=OVERLAY)
-        scale = ScalarMappable(shown.norm, shown.cmap)  # opaque, unlike the overlay
+        overlaid = row[1].imshow(heat[0].cpu().numpy(), cmap=COLOURS, alpha=OVERLAY)
+        scale = ScalarMappable(overlaid.norm, overlaid.cmap)  # opaque, unlike the overlay
         figure.colorbar(scale, ax=row[1], fraction=0.046, pad=0.03, label="saliency (each method has its own scale)")
-        row[1].set_title(f"{method}" + remark(heat), fontsize=10)
+        row[1].set_title(method + remark(heat), fontsize=10)
         ranking = protocol.Ranking(heat)
         for ax, point in zip(row[2:], points, strict=True):
             mask, _ = protocol.kept(point, ranking)
             perturbed = protocol.perturb(probe.images, mask, fillers[point.fill])
             after = confidence_and_logit(model.net(perturbed), probe.targets, config.model.output)
-            changed = " → ".join(in_full(float(values[0])) for values in (confidence, after[0]))
-            scores = f"confidence {changed}\nscore (logit) {logit[0]:.2f} → {after[1][0]:.2f}"
-            ax.imshow(_picture(perturbed))
+            change = " → ".join(in_full(float(values[0])) for values in (confidence, after[0]))
+            scores = f"confidence {change}\nscore (logit) {logit[0]:.2f} → {after[1][0]:.2f}"
+            ax.imshow(to_array(perturbed[0]))
             ax.set_title(f"{in_words(point)}\n{scores}", fontsize=10)
         for ax in row:
             ax.set_xticks([])
@@ -83,14 +83,10 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
 
 
 def in_words(point: protocol.Point) -> str:
-    """A protocol point for the title of a panel."""
+    """Describe a protocol point for the title of a panel."""
     rest = {"black": "the rest black", "mean": "the rest mean colour", "blur": "the rest blurred"}[point.fill]
     if point.top_percent is None:
         return f"weighted by the map, {rest}"
     return (
         f"top {point.top_percent:g} % kept, {rest}" if point.select == "keep_top" else f"top {point.top_percent:g} % removed ({point.fill})"
     )
-
-
-def _picture(images: Tensor):  # type: ignore[no-untyped-def]
-    return images[0].float().permute(1, 2, 0).clamp(0, 1).cpu().numpy()

@@ -1,4 +1,4 @@
-"""The gallery's data: for each chosen image its photograph, maps, explanation maps and scores, small enough for one file."""
+"""Data of a report's gallery: photograph, maps, explanation maps and scores of each chosen image, limited in size."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -24,57 +24,57 @@ from evalkit.point import Point
 SIDE = 176
 """Longer side of a gallery's pictures, in pixels."""
 MOST_BYTES = 12 * 2**20
-"""Of all pictures of one report."""
+"""Largest size of all pictures of one report."""
 
 
 class Gallery:
-    """The chosen images of one run at one protocol point, as JSON; `room` is how many bytes of pictures it may hold."""
+    """The chosen images of one run at one protocol point, as JSON; `room` is the largest number of bytes of its pictures."""
 
     def __init__(self, run: Run, point: Point, each: int, room: int = MOST_BYTES, root: str | None = None) -> None:
         self.run, self.point = run, point
         self.notes: list[str] = []
-        """Sentences on what could not be shown, and why."""
+        """Sentences on what is not shown, and why."""
         self.used = 0
         """Bytes of pictures."""
-        self._photographs = self._open(root)
+        self._images = self._open(root)
         self._scores = at_point(run.scored, point).set_index([*ITEM, "method"]).sort_index()
-        self.items = list(self._within(room, select(run, point, each)))
+        self.entries = list(self._within(room, select(run, point, each)))
 
     def json(self) -> dict[str, Any]:
-        """What report.js draws."""
+        """Return the data that report.js draws."""
         return {
             "point": describe_point(self.point),
             "select": self.point.select,
             "methods": self.run.methods,
             "shown": shown_methods(self.run),
             "without": f"only scores: pictures are of the first {len(shown_methods(self.run))} methods that are no controls",
-            "items": self.items,
+            "items": self.entries,
         }
 
     def _open(self, root: str | None) -> RunImages | None:
         try:
-            photographs = RunImages(self.run, root)
+            images = RunImages(self.run, root)
         except UserError as reason:
             self.notes.append(f"No photographs: {reason}.")
             return None
         try:
-            _ = photographs.maps
+            _ = images.maps
         except UserError as reason:
             self.notes.append(f"No maps: {reason}.")
-        return photographs
+        return images
 
     def _within(self, room: int, chosen: Sequence[GalleryEntry]) -> Iterable[dict[str, Any]]:
-        for number, item in enumerate(chosen):
-            described = self._described(item)
-            size = sum(map(len, _addresses(described)))
+        for number, entry in enumerate(chosen):
+            described = self._described(entry)
+            size = sum(map(len, _data_uris(described)))
             if self.used + size > room:
                 self.notes.append(f"Only {number} of {len(chosen)} chosen images, so that the file stays small.")
                 return
             self.used += size
             yield described
 
-    def _described(self, item: GalleryEntry) -> dict[str, Any]:
-        scores = self._scores.loc[(item.index, item.target)]
+    def _described(self, entry: GalleryEntry) -> dict[str, Any]:
+        scores = self._scores.loc[(entry.index, entry.target)]
         first = scores.iloc[0]
         label, predicted = (None if pd.isna(value) else self._class_name(int(value)) for value in (first.label, first.predicted))
         described: dict[str, Any] = {
@@ -82,47 +82,47 @@ class Gallery:
             "label": label,
             "predicted": predicted,
             "explained": printable(str(first.target_name)),
-            "winner": item.winner,
-            "reasons": item.reasons,
+            "winner": entry.winner,
+            "reasons": entry.reasons,
             "confidence": first.prob_full,
             "logit": first.logit_full,
             "photograph": None,
             "methods": [_method(row) for row in scores.reindex(self.run.methods).itertuples()],
         }
-        if self._photographs is not None:
-            self._add_pictures(self._photographs, item, described)
+        if self._images is not None:
+            self._add_pictures(self._images, entry, described)
         return described
 
     def _class_name(self, index: int) -> str:
         names = self.run.provenance.get("class_names")
         return str(names[index]) if isinstance(names, list) and index < len(names) else str(index)
 
-    def _add_pictures(self, photographs: RunImages, item: GalleryEntry, described: dict[str, Any]) -> None:
+    def _add_pictures(self, images: RunImages, entry: GalleryEntry, described: dict[str, Any]) -> None:
         try:
-            image = photographs.image(item.index)
+            image = images.image(entry.index)
         except UnreadableImage as reason:
             self.notes.append(f"{described['image']} can no longer be read: {printable(str(reason))}.")
             return
         described["photograph"] = webp_uri(image, SIDE)
-        if "maps" not in vars(photographs):  # told once, when it was opened
+        if "maps" not in vars(images):  # noted once, in `_open`
             return
         shown = shown_methods(self.run)
         for method in described["methods"]:
             if method["name"] in shown:
                 with torch.no_grad():
-                    heat = overlay(image, photographs.map(method["name"], item.index, item.target))
-                    seen = photographs.explanation(method["name"], item.index, item.target, self.point)
+                    heat = overlay(image, images.map(method["name"], entry.index, entry.target))
+                    seen = images.explanation(method["name"], entry.index, entry.target, self.point)
                 method["map"], method["seen"] = webp_uri(heat, SIDE), webp_uri(seen, SIDE)
 
 
 def _method(row: Any) -> dict[str, Any]:
-    """What a gallery says of one method: its scores and its drop in confidence, in percent (eq. 5); None where undefined."""
+    """Return one method's scores on an image and its drop in confidence, in percent (eq. 5), None where undefined."""
     drop = float(relative_drop(np.array([row.prob_full]), np.array([row.prob_masked]))[0])
     scores = {"confidence": row.prob_masked, "logit": row.logit_masked, "drop": None if math.isnan(drop) else drop}
     return {"name": row.Index, **scores, "constant": row.status == "degenerate"}
 
 
-def _addresses(described: dict[str, Any]) -> Iterable[str]:
+def _data_uris(described: dict[str, Any]) -> Iterable[str]:
     for part in (described, *described["methods"]):
         yield from (part[key] for key in ("photograph", "map", "seen") if part.get(key))
 
@@ -130,10 +130,10 @@ def _addresses(described: dict[str, Any]) -> Iterable[str]:
 def report_runs(
     evaluated: Sequence[Evaluated], file: Path, *, each: int, root: str | None = None, most_bytes: int = MOST_BYTES
 ) -> list[str]:
-    """Write the report of runs with their galleries (`evalkit.output.report`); returns sentences on what it could not show.
+    """Write the report of runs with their galleries (`evalkit.output.report`); return sentences on what it does not show.
 
-    `each` is how many images a gallery shows for every reason, `root` where the images have moved. Raises UserError where
-    the file cannot be written.
+    `each` is how many images a gallery shows for every reason, `root` the data folder if the images have moved. Raises
+    UserError if the file cannot be written.
     """
     galleries = [Gallery(one.run, main_points(one.run)[0], each, most_bytes // len(evaluated), root) for one in evaluated]
     write_report(evaluated, [gallery.json() for gallery in galleries], [gallery.notes for gallery in galleries], file)

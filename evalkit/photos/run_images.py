@@ -1,4 +1,4 @@
-"""What a finished run looked at: its images decoded again, its stored maps over them, and both as pictures for a page."""
+"""Images and stored maps of a finished run, for pictures of them."""
 
 from functools import cached_property, lru_cache
 
@@ -18,22 +18,23 @@ from evalkit.point import Point
 from evalkit.runs.stored_maps import StoredMaps
 
 OUR_SOURCES = "evalkit.data."
-"""A run folder may be somebody else's: of the functions it names only our own readers of images are called."""
+"""Where evalkit's own data sources are. A run folder may come from others, so no other function that it names is called."""
 
 
 class RunImages:
-    """The images of a run as its network saw them, with the maps that were stored of them.
+    """Preprocessed images of a run, with the maps stored of them.
 
-    `root` replaces the folder that the run names, where the images have moved. Raises UserError: they are not there, or
-    are not those of the run.
+    `root` replaces the run's data folder if the images have moved. Raises UserError if the images are missing or differ
+    from those of the run.
     """
 
     def __init__(self, run: Run, root: str | None = None) -> None:
         self.run = run
         self.config = _configuration(run)
         settings = dict(self.config.data)
-        if not str(settings.get("_target_")).startswith(OUR_SOURCES):
-            raise UserError(f"{run.path} read its images by {settings.get('_target_')}, which is not called again for pictures")
+        reader = str(settings.get("_target_"))
+        if not reader.startswith(OUR_SOURCES):
+            raise UserError(f"the images of {run.path} were read by {reader}, which is not called again: it is not part of evalkit")
         if root is not None:
             settings["path" if "path" in settings else "root"] = root
         try:
@@ -41,7 +42,7 @@ class RunImages:
         except UserError as reason:
             raise UserError(f"the images of {run.path} are not there ({reason}); name their folder with --data-root") from reason
         if self.source.fingerprint != run.provenance["identity"]["data"]["fingerprint"]:
-            raise UserError(f"the images of {run.path} have changed since, or are others; name their folder with --data-root")
+            raise UserError(f"the images of {run.path} have changed since, or are not those of the run; name their folder with --data-root")
         model = self.config.model
         self.preprocess = Preprocess(model.resize, model.crop, model.interpolation)
         self.image = lru_cache(maxsize=1)(self._image)
@@ -49,20 +50,20 @@ class RunImages:
 
     @cached_property
     def maps(self) -> StoredMaps:
-        """Raises UserError where the run was made without maps=store."""
+        """Stored maps of the run. Raises UserError if it was made without maps=store."""
         return StoredMaps(self.run.folders)
 
     def _image(self, index: int) -> Tensor:
-        """The image at a position of the data set after preprocessing, (3,H,W) in [0,1]. Raises UnreadableImage."""
+        """Load and preprocess the image at a position of the data set; returns (3,H,W) in [0,1]. Raises UnreadableImage."""
         return self.preprocess(self.source.load(index)).float() / 255
 
     def _map(self, method: str, index: int, target: int) -> Tensor:
-        """A method's map of an image and class, at the image's size (H,W), as it was ranked."""
+        """Return a method's map of an image and class at the image's size (H,W), from which pixels were ranked."""
         height, width = self.image(index).shape[1:]
         return protocol.upsample(self.maps.of(method, [index], [target]), (height, width))[0]
 
     def explanation(self, method: str, index: int, target: int, point: Point) -> Tensor:
-        """What the network was shown at a protocol point, (3,H,W)."""
+        """Return the image (3,H,W) as it was perturbed at a protocol point."""
         image = self.image(index)[None]
         kept, _ = protocol.kept(point, protocol.Ranking(self.map(method, index, target)[None]))
         mean = torch.tensor(self.config.model.mean)[None, :, None, None]

@@ -1,4 +1,4 @@
-"""Which images a gallery shows: where methods differ, where each wins, where all fail, and some at random."""
+"""Choice of a gallery's images: where methods differ, where each wins, where all fail, and some at random."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from evalkit.analysis.summary import scores_of
 from evalkit.point import Point
 
 MOST_METHODS = 8
-"""Methods whose maps a gallery shows side by side."""
+"""Largest number of methods whose maps a gallery shows side by side."""
 DIFFER, FAIL, RANDOM = "methods differ most", "all fail", "drawn at random"
 TIE = "tie"
 FAILURE = 50.0
-"""Drop in percent of the confidence above which a method has failed; where pixels were removed, below which."""
+"""Drop in percent of the confidence above which a method has failed; under remove_top, below which."""
 
 
 @dataclass(frozen=True)
@@ -27,32 +27,33 @@ class GalleryEntry:
     winner: str
     """The shown method with the strictly smallest clipped drop in confidence (largest under remove_top), or `TIE`."""
     reasons: list[str] = field(default_factory=list)
-    """Why it is shown: `DIFFER`, `FAIL`, `RANDOM`, or `METHOD wins`."""
+    """Reasons for showing it: `DIFFER`, `FAIL`, `RANDOM`, or `METHOD wins`."""
 
 
 def shown_methods(run: Run) -> list[str]:
-    """The first methods that are no controls; all where those are the only ones."""
+    """Return the first `MOST_METHODS` methods that are not controls, or of all methods if there are only controls."""
     methods = [method for method in run.methods if method not in CONTROLS] or run.methods
     return methods[:MOST_METHODS]
 
 
 def select(run: Run, point: Point, each: int) -> list[GalleryEntry]:
-    """Up to `each` items for every reason, by the drop in confidence at one protocol point; none twice, the first reason's first.
+    """Choose up to `each` images for every reason, by the drop in confidence at one protocol point.
 
-    Most different: by the spread of the drops among the shown methods. A win: by its margin over the second. All fail:
-    by the drop of the best method, largest first; under remove_top, where a drop is a success, smallest first; see `FAILURE`.
+    Differing: by the spread of the drops among the shown methods. A win: by its margin over the second. All fail: by the
+    drop of the best method, largest first; under remove_top, where a drop is a success, smallest first; see `FAILURE`.
+    Entries are unique, in the order of their first reason.
     """
     full, masked, _ = scores_of(run, point, "confidence")
-    here = [run.methods.index(method) for method in shown_methods(run)]
-    drops = metrics.relative_drop(full, masked)[here]
-    losses = metrics.clipped_drop(full, masked)[here]
+    methods = shown_methods(run)
+    rows = [run.methods.index(method) for method in methods]
+    drops = metrics.relative_drop(full, masked)[rows]
+    losses = metrics.clipped_drop(full, masked)[rows]
     if point.select == "remove_top":
         drops, losses = -drops, -losses
     n = drops.shape[1]
-    items = list(run.scored[ITEM].drop_duplicates().sort_values(ITEM).itertuples(index=False, name=None))  # as scores_of orders them
+    pairs = list(run.scored[ITEM].drop_duplicates().sort_values(ITEM).itertuples(index=False, name=None))  # as scores_of orders them
     best = losses.argmin(0)
-    margin = np.partition(losses, 1, axis=0)[1] - losses.min(0) if len(here) > 1 else np.zeros(n)
-    methods = shown_methods(run)
+    margin = np.partition(losses, 1, axis=0)[1] - losses.min(0) if len(methods) > 1 else np.zeros(n)
     winners = [methods[best[i]] if margin[i] > 0 else TIE for i in range(n)]
 
     chosen: dict[int, list[str]] = {}
@@ -61,16 +62,16 @@ def select(run: Run, point: Point, each: int) -> list[GalleryEntry]:
         for i in ranked[:each]:
             chosen.setdefault(int(i), []).append(reason)
 
-    if len(here) > 1:
+    if len(methods) > 1:
         take(DIFFER, _descending(np.ptp(drops, axis=0)))
         for number, method in enumerate(methods):
             take(f"{method} wins", _descending(np.where(best == number, margin, 0)))
     take(FAIL, _descending(drops.min(0), above=-FAILURE if point.select == "remove_top" else FAILURE))
     take(RANDOM, np.random.default_rng(0).permutation(n))
-    return [GalleryEntry(items[i][0], items[i][1], winners[i], reasons) for i, reasons in chosen.items()]
+    return [GalleryEntry(pairs[i][0], pairs[i][1], winners[i], reasons) for i, reasons in chosen.items()]
 
 
 def _descending(values: np.ndarray, above: float = 0) -> np.ndarray:
-    """Positions by falling value, of those above a bound; ties in order."""
+    """Return the positions of values above a bound, by descending value; ties in order."""
     order = np.argsort(-values, kind="stable")
     return order[values[order] > above]

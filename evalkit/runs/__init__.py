@@ -1,1 +1,1 @@
-"""The run folder: what a run is, its shards, who works on them, its stored maps."""
+"""The run folder: the identity of a run, its shards, the claims of its workers, its stored maps."""

@@ -1,4 +1,4 @@
-"""Who is at work on which shard. Hints, never locks: nothing waits for them, and one that is wrong costs time, not rows."""
+"""Claims: which worker computes which shard. They are hints, not locks: no worker waits for them, and a wrong one costs only time."""
 
 import os
 import platform
@@ -10,11 +10,11 @@ from evalkit.files import Place, create
 
 
 class Claims:
-    """The claims of one worker, each an empty-handed file in the run folder that only one worker can create.
+    """The claims of one worker, each a file in the run folder that only one worker can create.
 
-    Workers need not know of each other: whoever runs the same command on any machine that reaches the folder takes what
-    nobody has claimed. What others have claimed comes last, for they may be dead; it is dropped as soon as they finish it.
-    No clock is read. Leaving the block withdraws the claims whose shards are not finished.
+    Workers need no connection to each other: a process that runs the same command, on any machine that reaches the folder,
+    takes unclaimed shards first. Shards that others have claimed come last, since those workers may have died; they are
+    skipped once finished. No clock is read. Leaving the `with` block removes the claims on unfinished shards.
     """
 
     def __init__(self, folder: Place) -> None:
@@ -29,36 +29,36 @@ class Claims:
             self.release(shard)
 
     def take(self, missing: Sequence[int], is_done: Callable[[int], bool], *, start: float = 0.0) -> Iterator[int]:
-        """Missing shards in the order in which this worker should compute them.
+        """Claim missing shards, and yield them in the order in which this worker should compute them.
 
-        `start` in [0,1) is where in their list it begins, so that workers of known rank do not meet. A shard that is done
-        by the time its turn comes is left out.
+        `start` in [0,1) is the relative position in their list at which it begins, so that workers of known rank begin apart.
+        A shard that is done before its turn is skipped.
         """
         first = int(start * len(missing))
-        claimed = []
+        claimed_by_others = []
         for shard in [*missing[first:], *missing[:first]]:
             if is_done(shard):
                 continue
             if self._claim(shard):
                 yield shard
             else:
-                claimed.append(shard)
-        random.shuffle(claimed)  # idle workers spread over what is left
-        for shard in claimed:
+                claimed_by_others.append(shard)
+        random.shuffle(claimed_by_others)  # so that idle workers choose different shards
+        for shard in claimed_by_others:
             if not is_done(shard):
                 yield shard
 
     def release(self, shard: int) -> None:
-        """The shard is finished, or given up."""
+        """Remove the claim on a shard that is finished or given up."""
         self._file(shard).unlink(missing_ok=True)
-        self._mine.discard(shard)  # afterwards: whoever is interrupted here must not forget the file
+        self._mine.discard(shard)  # after the file, so that an interrupt between the two lines loses no claim
 
     def _claim(self, shard: int) -> bool:
-        self._mine.add(shard)  # beforehand, for the same reason
-        made = create(self._file(shard), f"process {os.getpid()} on {platform.node()}\n".encode())
-        if not made:
+        self._mine.add(shard)  # before the file, for the same reason
+        created = create(self._file(shard), f"process {os.getpid()} on {platform.node()}\n".encode())
+        if not created:
             self._mine.discard(shard)
-        return made
+        return created
 
     def _file(self, shard: int) -> Place:
         return self.folder / f"shard-{shard:05d}"

@@ -1,10 +1,10 @@
-"""The run folder: one parquet file a shard, moved into place when complete. The file is the done-marker.
+"""The run folder: two parquet files per shard, each moved into place when complete. The rows file marks its shard as done.
 
 <out>/run.yaml           the resolved configuration
 <out>/provenance.json    identity, versions, weights' hash, data fingerprint, hardware
 <out>/rows/*.parquet     one row per image x method x protocol point
 <out>/maps/*.parquet     one row per image x method, with the low-resolution map itself where stored
-<out>/claims/            who is at work on what; hints, see `evalkit.runs.claims`
+<out>/claims/            which worker computes which shard; hints, see `evalkit.runs.claims`
 """
 
 import hashlib
@@ -29,65 +29,65 @@ log = logging.getLogger(__name__)
 
 
 class Damaged(UserError):
-    """A record that cannot be trusted."""
+    """Error of a damaged provenance.json."""
 
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """What became of a run's images."""
+    """Counts of a run's images by outcome."""
 
     missing: list[int]
     """Shards that still have to be computed."""
     images: Counter[str]
-    """Images by `status` of any of their rows."""
+    """Number of images by `status`; an image counts for each status among its rows."""
     nonfinite: Counter[str]
-    """Images by method whose map or score is not finite."""
+    """Number of images whose map or score is not finite, by method."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """All that a run folder holds."""
+    """The contents of a run folder."""
 
     missing: list[int]
-    """Shards that still have to be computed, damaged ones among them."""
+    """Shards that still have to be computed, including damaged ones."""
     rows: pd.DataFrame
-    """`ROWS`, by index."""
+    """Table with the columns `ROWS`, ordered by `index`."""
     maps: pd.DataFrame
-    """`MAPS` without the maps themselves, by index."""
+    """Table with the columns `MAPS` except the maps themselves, ordered by `index`."""
     shards: list[dict[str, Any]]
-    """What each finished shard says of itself: seconds, code and library versions, device."""
+    """Description of each finished shard: seconds, code and library versions, device."""
 
 
 class RunFolder:
-    """One run, on a disk or wherever fsspec reaches."""
+    """The folder of one run, on a disk or any file system of fsspec."""
 
     def __init__(self, path: str | Place) -> None:
         self.path = place(path)
         self._identity_hash: str | None = None
-        self._named: set[Place] = set()
-        """Damaged and misplaced files that somebody was told of."""
+        self._reported: set[Place] = set()
+        """Damaged and misplaced files that were already logged."""
 
     @property
     def exists(self) -> bool:
-        """Whether a run was ever started here."""
+        """Whether a run was started in this folder."""
         return self._record.is_file()
 
     def create_or_resume(self, identity: Identity, provenance: dict[str, Any], run_yaml: str, images: int, shard_size: int) -> None:
         """Make the folder, or check that it belongs to the same run.
 
-        A folder that another configuration left without a single finished shard is taken over; a damaged record is
-        written anew, since the shards say whose they are. Raises UserError: the folder belongs to another run (the
-        difference is in the message), or cannot be written.
+        A folder of another configuration without any finished shard is taken over; a damaged record is rewritten, since the
+        shards hold the hash of their run's identity. Raises UserError: the folder belongs to another run (the difference is
+        in the message), or cannot be written.
         """
-        shards = [said for file in listed(self.path / "rows", "shard-*.parquet") if (said := described(file)) is not None]
+        shards = [description for file in listed(self.path / "rows", "shard-*.parquet") if (description := described(file)) is not None]
         before = self._identity_before()
-        if before is None and any(said.get("identity") != identity.hash for said in shards):
+        if before is None and any(description.get("identity") != identity.hash for description in shards):
             raise UserError(f"{self.path} holds shards of another run; choose another folder with out=, or remove that one")
         if before is not None and shards and before.hash != identity.hash:
             difference = "; ".join(identity.difference(before))
             raise UserError(f"{self.path} holds another run ({difference}); choose another folder with out=, or remove that one")
         if before is None or before.hash != identity.hash:
-            size = next((int(said["shard_size"]) for said in shards), shard_size)
+            size = next((int(description["shard_size"]) for description in shards), shard_size)
             record = {"identity_hash": identity.hash, "identity": identity.facts, "images": images, "shard_size": size, **provenance}
             writable_folder(self.path, "out=")
             publish(self.path / "run.yaml", run_yaml.encode())
@@ -95,7 +95,7 @@ class RunFolder:
         self._identity_hash = identity.hash
 
     def _identity_before(self) -> Identity | None:
-        """Whose folder it is; None where there is no record, or a damaged one."""
+        """Read the identity of the folder's run; None where the record is absent or damaged."""
         try:
             return Identity(self.provenance["identity"]) if self.exists else None
         except Damaged as reason:
@@ -108,20 +108,20 @@ class RunFolder:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Identity, versions, hardware. Raises UserError where this is not a run folder."""
+        """The record of the run: identity, versions, hardware. Raises UserError where this is not a run folder."""
         if not self.exists:
             raise UserError(f"{self.path} is not a run folder: it has no provenance.json (evalkit run ... out={self.path} makes one)")
         try:
             record: dict[str, Any] = json.loads(self._record.read_bytes())
         except ValueError as reason:
-            raise Damaged(f"{self._record} is damaged ({reason}); the command that made it writes it anew") from reason
+            raise Damaged(f"{self._record} is damaged ({reason}); the command that made it rewrites it") from reason
         if not isinstance(record, dict) or not {"identity", "images", "shard_size", "checksum"} <= record.keys():
-            raise UserError(f"{self._record} was not written by evalkit, or by an older one; name a run folder")
+            raise UserError(f"{self._record} was not written by evalkit, or by an older version; name a run folder")
         numbers = (record["images"], record["shard_size"])
         if not all(isinstance(number, int) and number > 0 for number in numbers) or not isinstance(record["identity"], dict):
             raise UserError(f"{self._record} is no record of a run: images and shard_size must be whole numbers above 0")
         if record.pop("checksum") != _checksum(record):
-            raise Damaged(f"{self._record} is damaged (its checksum does not fit); the command that made it writes it anew")
+            raise Damaged(f"{self._record} is damaged (its checksum does not match); the command that made it rewrites it")
         return record
 
     @property
@@ -129,7 +129,7 @@ class RunFolder:
         return Identity(self.provenance["identity"]).hash
 
     def missing(self, *, maps: bool = False) -> list[int]:
-        """Shards that still have to be computed, damaged ones among them; with `maps`, also those without stored maps."""
+        """Return the shards that still have to be computed, including damaged ones; with `maps`, also those without stored maps."""
         return [shard for shard in self.shards if not self.is_done(shard, maps=maps)]
 
     @property
@@ -144,35 +144,35 @@ class RunFolder:
         return range(shard_count(record["images"], record["shard_size"]))
 
     def is_done(self, shard: int, *, maps: bool = False) -> bool:
-        """Whether a shard is finished, of this run, and every bit of it as it was written."""
-        found = self._shard(shard)
-        return found is not None and (not maps or bool(found[2]["maps_stored"]))
+        """Return whether a shard is finished, unchanged and of this run; with `maps`, also whether its maps are stored."""
+        contents = self._shard(shard)
+        return contents is not None and (not maps or bool(contents[2]["maps_stored"]))
 
     def _shard(self, shard: int) -> tuple[pa.Table, pa.Table, dict[str, Any]] | None:
-        """Rows, maps and description of a finished shard."""
+        """Read the rows, maps and description of a finished shard; None where it is not finished or is damaged."""
         if not self._rows_file(shard).is_file():
             return None
         rows, maps = read_parquet(self._rows_file(shard), ROWS), read_parquet(self._maps_file(shard), MAPS)
-        for file, found in ((self._rows_file(shard), rows), (self._maps_file(shard), maps)):
-            if found is None:
-                self._tell(file, "is damaged or gone, so its shard counts as missing")
+        for file, table in ((self._rows_file(shard), rows), (self._maps_file(shard), maps)):
+            if table is None:
+                self._warn_once(file, "is damaged or gone, so its shard counts as missing")
         if rows is None or maps is None or rows[1]["identity"] != (self._identity_hash or self._hash):
             return None
-        if not all(said.get("shard", shard) == shard for _, said in (rows, maps)):  # older files do not say which they are
-            self._tell(self._rows_file(shard), "holds images of another shard, so its own counts as missing")
+        if not all(description.get("shard", shard) == shard for _, description in (rows, maps)):  # older files lack the number
+            self._warn_once(self._rows_file(shard), "holds images of another shard, so its own counts as missing")
             return None
         return rows[0], maps[0], rows[1]
 
     def stored_maps(self, shard: int) -> tuple[pa.Table, dict[str, Any]] | None:
-        """`MAPS` of a finished shard with the maps themselves, and its description; None where they were not stored."""
-        found = self._shard(shard)
-        return None if found is None or not found[2]["maps_stored"] else (found[1], found[2])
+        """Read the table `MAPS` of a finished shard, maps included, and its description; None where the maps were not stored."""
+        contents = self._shard(shard)
+        return None if contents is None or not contents[2]["maps_stored"] else contents[1:]
 
-    def _tell(self, file: Place, what: str) -> None:
-        """Once a file, however often its shard is looked at."""
-        if file not in self._named:
-            self._named.add(file)
-            log.warning("%s %s", file, what)
+    def _warn_once(self, file: Place, problem: str) -> None:
+        """Log a warning once per file."""
+        if file not in self._reported:
+            self._reported.add(file)
+            log.warning("%s %s", file, problem)
 
     def _rows_file(self, shard: int) -> Place:
         return self.path / "rows" / f"shard-{shard:05d}.parquet"
@@ -181,49 +181,50 @@ class RunFolder:
         return self.path / "maps" / f"shard-{shard:05d}.parquet"
 
     def write_shard(self, shard: int, rows: pa.Table, maps: pa.Table, metadata: Mapping[str, Any]) -> None:
-        """Publish one shard: its maps first, its rows, which mark it as done, last; each whole or not at all."""
+        """Publish one shard: first its maps, then its rows, which mark it as done. Each file appears complete or not at all."""
         record = self.provenance
         identity = Identity(record["identity"]).hash
         if self._identity_hash not in (None, identity):
-            raise UserError(f"another run has taken {self.path} over meanwhile; choose another folder with out=")
-        whose = {"identity": identity, "shard": shard}
-        publish(self._maps_file(shard), parquet_bytes(maps, whose))
-        publish(self._rows_file(shard), parquet_bytes(rows, {**metadata, **whose, "shard_size": record["shard_size"]}))
+            raise UserError(f"another run has taken over {self.path} meanwhile; choose another folder with out=")
+        owner = {"identity": identity, "shard": shard}
+        publish(self._maps_file(shard), parquet_bytes(maps, owner))
+        publish(self._rows_file(shard), parquet_bytes(rows, {**metadata, **owner, "shard_size": record["shard_size"]}))
 
     def load(self) -> Stored:
-        """Everything of the shards that are done."""
+        """Load everything except the maps themselves from the shards that are done."""
         missing: list[int] = []
         rows, maps, shards = [ROWS.empty_table()], [MAPS.empty_table().drop_columns("map")], []
         for shard in self.shards:
-            found = self._shard(shard)
-            if found is None:
+            contents = self._shard(shard)
+            if contents is None:
                 missing.append(shard)
                 continue
-            rows.append(found[0])
-            maps.append(found[1].drop_columns("map"))
-            shards.append(found[2])
+            rows.append(contents[0])
+            maps.append(contents[1].drop_columns("map"))
+            shards.append(contents[2])
         return Stored(missing, pa.concat_tables(rows).to_pandas(), pa.concat_tables(maps).to_pandas(), shards)
 
     def image_counts(self) -> ImageCounts:
-        """What became of the images; holds one shard at a time."""
+        """Count the images by outcome, with one shard in memory at a time."""
         counts = ImageCounts([], Counter(), Counter())
         for shard in self.shards:
-            found = self._shard(shard)
-            if found is None:
+            contents = self._shard(shard)
+            if contents is None:
                 counts.missing.append(shard)
                 continue
-            counts.images.update(found[0].group_by(["index", "status"]).aggregate([])["status"].to_pylist())
-            bad = found[0].filter(pc.field("status") == "nonfinite")
-            counts.nonfinite.update(bad.group_by(["index", "method"]).aggregate([])["method"].to_pylist())
+            rows = contents[0]
+            counts.images.update(rows.group_by(["index", "status"]).aggregate([])["status"].to_pylist())
+            nonfinite = rows.filter(pc.field("status") == "nonfinite")
+            counts.nonfinite.update(nonfinite.group_by(["index", "method"]).aggregate([])["method"].to_pylist())
         return counts
 
     def rows(self) -> pd.DataFrame:
-        """`load().rows`."""
+        """Return the rows of the shards that are done."""
         return self.load().rows
 
 
 def shard_count(images: int, shard_size: int) -> int:
-    """How many contiguous ranges of `shard_size` cover `images`."""
+    """Return how many contiguous ranges of `shard_size` cover `images`."""
     return -(-images // shard_size)
 
 

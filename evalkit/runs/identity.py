@@ -1,4 +1,4 @@
-"""What makes two runs the same run."""
+"""The identity of a run: the facts that two runs must share to be the same run."""
 
 import hashlib
 import json
@@ -9,17 +9,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Identity:
-    """What decides a run's numbers, and nothing else: no batch size, device, worker count or path of the output."""
+    """The facts that determine a run's numbers, and only those: no batch size, device, worker count or output path."""
 
     facts: Mapping[str, Any]
 
     @property
     def hash(self) -> str:
-        """The same on every machine."""
+        """Hash of the facts, 16 hexadecimal digits, the same on every machine."""
         return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def difference(self, other: "Identity") -> list[str]:
-        """`key: theirs -> ours` for every fact that differs."""
+        """Return `key: theirs -> ours` for every fact that differs; "theirs" is `other`."""
         ours, theirs = _flatten(self.facts), _flatten(other.facts)
         keys = sorted(ours.keys() | theirs.keys())
         return [f"{key}: {theirs.get(key)} -> {ours.get(key)}" for key in keys if ours.get(key) != theirs.get(key)]

@@ -1,4 +1,4 @@
-"""What a run is (its identity), and what else a reader may ask of its numbers."""
+"""The identity of a run, and the record of how its numbers came about."""
 
 import hashlib
 import inspect
@@ -20,16 +20,15 @@ from evalkit.runs.identity import Identity
 VERSIONS = (
     "torch", "torchvision", "numpy", "pillow", "pyarrow", "hydra-core", "pandas", "captum", "timm", "grad-cam", "torchcam",
 )  # fmt: skip
-"""Packages that can decide numbers, the last three where they are installed."""
-
+"""Packages that can affect numbers; the last three are optional."""
 
 PACKAGE = Path(evalkit.__file__).parent
 DECISIVE = ("ablation", "data", "evaluation", "methods", "models", "runs")
-"""Packages from which rows come, stored maps among them."""
+"""Subpackages whose code determines rows and stored maps."""
 
 
 def identify(session: Session) -> Identity:
-    """What changes numbers."""
+    """Return the identity of a run: the settings, hashes of weights and user code, and data that determine its numbers."""
     config, model = session.config, session.model
     settings = config.model.model_dump(
         mode="json", exclude={"expected_top1", "expected_top1_source", "paper_table", "seed", "weights", "classes", "class_map"}
@@ -39,7 +38,7 @@ def identify(session: Session) -> Identity:
     for name, method in session.methods.items():
         if isinstance(method, partial):
             code[f"method.{name}"] = source_hash(method.func)
-            if method.func is guided and "method" in method.keywords:  # which takes another method by its dotted path
+            if method.func is guided and "method" in method.keywords:  # it takes another method by its dotted path
                 code[f"method.{name}.method"] = source_hash(find(method.keywords["method"], f"method.{name}.method"))
     code["model.factory"] = source_hash(find(config.model.factory, "model.factory"))
     facts = {
@@ -55,7 +54,7 @@ def identify(session: Session) -> Identity:
 
 
 def provenance(session: Session) -> dict[str, Any]:
-    """What else a reader may ask of a number."""
+    """Return what provenance.json holds besides the identity: weights, class names, commit, versions, hardware."""
     model, config = session.model, session.config
     return {
         "weights": model.weights,
@@ -72,16 +71,16 @@ def provenance(session: Session) -> dict[str, Any]:
 
 
 def shard_metadata(session: Session) -> dict[str, Any]:
-    """What each shard says of the code and the machine that made it."""
+    """Return the metadata of a shard: the code, torch version, device and batch size that computed it."""
     device = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else "cpu"
     code = "+".join(sorted({code_version(), *(session.stored.code if session.stored else ())}))
     return {"code": code, "torch": torch.__version__, "device": device, "batch_size": session.config.batch_size}
 
 
 def source_hash(function: Any) -> str | None:
-    """Hash of the file that defines a method or model of somebody else's; None for this package and installed libraries.
+    """Return a hash of the file that defines a user's method or model; None for this package and installed libraries.
 
-    Whoever edits a method must not be served the numbers of its former version.
+    The hash keeps an edited method from reusing the numbers of its previous version.
     """
     function = inspect.unwrap(function)
     if inspect.isbuiltin(function):
@@ -93,7 +92,7 @@ def source_hash(function: Any) -> str | None:
 
 
 def code_version() -> str:
-    """Return a hash over the modules that decide numbers: `DECISIVE`, and what stands at the root of the package."""
+    """Return a hash over the modules that determine numbers: those of `DECISIVE` and those at the root of the package."""
     files = [*PACKAGE.glob("*.py"), *(file for name in DECISIVE for file in (PACKAGE / name).rglob("*.py"))]
     digest = hashlib.sha256()
     for file in sorted(files):
@@ -110,12 +109,12 @@ def _installed(name: str) -> bool:
 
 
 def _git_commit() -> str | None:
-    """The checkout's commit; None for an installed package."""
+    """Return the commit of the checkout; None for an installed package."""
     root = PACKAGE.parent
     if not (root / ".git").exists():
         return None
-    shown = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return shown.stdout.strip() or None
+    result = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None
 
 
 def _processor() -> str:

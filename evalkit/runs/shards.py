@@ -1,4 +1,4 @@
-"""One table of a shard as a parquet file that says what it holds and knows its own checksum."""
+"""Tables of a shard as parquet files with their own description and checksum."""
 
 import hashlib
 import io
@@ -15,35 +15,36 @@ from evalkit.files import Place
 
 
 def parquet_bytes(table: pa.Table, metadata: dict[str, Any]) -> bytes:
-    """A parquet file that says of itself `metadata`, and knows its own checksum."""
-    said = json.dumps(metadata).encode()
+    """Return a table as the bytes of a parquet file that holds its description `metadata` and its checksum."""
+    description = json.dumps(metadata).encode()
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({b"evalkit": said, b"checksum": checksum(table, said)}), buffer, compression="zstd")
+    described_table = table.replace_schema_metadata({b"evalkit": description, b"checksum": checksum(table, description)})
+    pq.write_table(described_table, buffer, compression="zstd")
     return buffer.getvalue()
 
 
 def described(path: Place) -> dict[str, Any] | None:
-    """What a parquet file says of itself, by its footer alone; None where that is damaged."""
+    """Read the description of a parquet file from its footer alone; None where the footer is damaged."""
     try:
         with path.open("rb") as file:
             stored = pq.read_metadata(file).metadata or {}
-    except (OSError, pa.ArrowException):  # Arrow's own errors are of both kinds
+    except (OSError, pa.ArrowException):  # Arrow raises both
         return None
-    return _said(stored)
+    return _description(stored)
 
 
-def _said(stored: Mapping[bytes, bytes]) -> dict[str, Any] | None:
+def _description(stored: Mapping[bytes, bytes]) -> dict[str, Any] | None:
     try:
-        said: dict[str, Any] = json.loads(stored.get(b"evalkit", b""))
+        description: dict[str, Any] = json.loads(stored.get(b"evalkit", b""))
     except ValueError:
         return None
-    return said
+    return description
 
 
 def read_parquet(path: Place, schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]] | None:
-    """What `parquet_bytes` made, with its description; None where there is no such file, or any bit of it has changed.
+    """Read a file of `parquet_bytes`: its table and description; None where it does not exist or any bit of it has changed.
 
-    Raises UserError: the file is there but cannot be read.
+    Raises UserError: the file exists but cannot be read.
     """
     try:
         content = path.read_bytes()
@@ -51,19 +52,19 @@ def read_parquet(path: Place, schema: pa.Schema) -> tuple[pa.Table, dict[str, An
         return None
     except OSError as reason:
         why = reason.strerror or first_line(reason)
-        raise UserError(f"cannot read {path} ({why}); mend or remove it, and run the same command again") from reason
+        raise UserError(f"cannot read {path} ({why}); repair or remove it, and run the same command again") from reason
     try:
         table = pq.read_table(pa.BufferReader(content))
         stored = table.schema.metadata or {}
-        said = _said(stored)
-        whole = said is not None and table.schema.equals(schema) and stored.get(b"checksum") == checksum(table, stored[b"evalkit"])
-    except (OSError, ValueError, KeyError, pa.ArrowException):  # whatever damaged pages, lengths and letters make of it
+        description = _description(stored)
+        intact = table.schema.equals(schema) and stored.get(b"checksum") == checksum(table, stored[b"evalkit"])
+    except (OSError, ValueError, KeyError, pa.ArrowException):  # damaged pages, lengths or characters
         return None
-    return (table.replace_schema_metadata(), said) if whole and said is not None else None
+    return (table.replace_schema_metadata(), description) if intact and description is not None else None
 
 
 def checksum(table: pa.Table, said: bytes) -> bytes:
-    """SHA-256 over what a table holds and what is said of it: the same whatever wrote or compressed the file."""
+    """Return the SHA-256 of a table's values and its description `said`, independent of how the file was written or compressed."""
     digest = hashlib.sha256(said)
     for name, column in zip(table.column_names, table.columns, strict=True):
         digest.update(f"{name} {len(column)} ".encode())

@@ -13,11 +13,11 @@ from evalkit.runs.folder import RunFolder
 from evalkit.runs.identity import Identity
 
 _DECIDE_MAPS = ("model", "data", "precision", "decode")
-"""What of an identity every method's maps depend on, beside the method's own settings and code."""
+"""Parts of an identity on which the maps of every method depend, besides the method's own settings and code."""
 
 
 class StoredMaps:
-    """The raw maps of run folders; each method is looked up in the first that has it.
+    """The raw maps of run folders; each method is looked up in the first folder that has it.
 
     Raises UserError: a folder is not finished, or was run without maps=store.
     """
@@ -32,12 +32,13 @@ class StoredMaps:
             shard_of: dict[int, int] = {}
             missing = 0
             for shard in folder.shards:
-                found = folder.stored_maps(shard)
-                if found is None:
+                stored = folder.stored_maps(shard)
+                if stored is None:
                     missing += 1
                     continue
-                shard_of |= dict.fromkeys(found[0]["index"].to_pylist(), shard)
-                self.code.add(str(found[1].get("code")))
+                table, description = stored
+                shard_of |= dict.fromkeys(table["index"].to_pylist(), shard)
+                self.code.add(str(description.get("code")))
             if missing:
                 raise UserError(
                     f"{folder.path} lacks the maps of {shards_in_words(missing)}: "
@@ -52,24 +53,24 @@ class StoredMaps:
         return method in self._folder_of
 
     def of(self, method: str, positions: Sequence[int], targets: Sequence[int]) -> Tensor:
-        """Raw maps (N,h,w), float32, of images by their position in the data set and the explained class.
+        """Return the raw maps (N,h,w), float32, of images given by their position in the data set and the explained class.
 
-        Raises UserError where there is none.
+        Raises UserError where a map is missing.
         """
         return torch.from_numpy(np.stack([self._one(method, *item) for item in zip(positions, targets, strict=True)]))
 
     def _one(self, method: str, position: int, target: int) -> np.ndarray:
         number = self._folder_of[method]
         shard = self._shard_of[number].get(position)
-        found = None if shard is None else self._maps(number, shard).get((method, position, target))
-        if found is None:
+        map_ = None if shard is None else self._maps(number, shard).get((method, position, target))
+        if map_ is None:
             raise UserError(f"{self.folders[number].path} holds no map of {method} for image {position} and class {target}")
-        return found
+        return map_
 
     def _read(self, number: int, shard: int) -> dict[tuple[str, int, int], np.ndarray]:
         stored = self.folders[number].stored_maps(shard)
         if stored is None:
-            raise UserError(f"{self.folders[number].path} has lost the maps of shard {shard} meanwhile")
+            raise UserError(f"{self.folders[number].path} no longer holds the maps of shard {shard}: removed or damaged meanwhile")
         table = stored[0].filter(stored[0]["map"].is_valid())
         values = table["map"].combine_chunks()
         flat, ends = values.flatten().to_numpy(), values.value_lengths().to_numpy().cumsum()
@@ -81,9 +82,9 @@ class StoredMaps:
 
 
 def reused(folder: RunFolder, facts: Mapping[str, Any]) -> StoredMaps:
-    """The maps of a run for another whose identity is `facts`: other protocol points, fewer images, further methods.
+    """Return the stored maps of a run for reuse in another with the identity `facts`: other protocol points, fewer images, more methods.
 
-    Raises UserError where its maps would not be this run's, and names the difference.
+    Raises UserError, which names the difference, where the other run's maps would not be the same.
     """
     theirs = folder.provenance["identity"]
     shared = [name for name in facts["method"] if name in theirs["method"]]

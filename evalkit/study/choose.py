@@ -1,4 +1,4 @@
-"""Which images a study shows, as the paper chose them. All from the rows of finished runs."""
+"""Choice of the images that a study shows, as in the paper, from the rows of finished runs."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,9 @@ COLUMNS = ["index", "image_id", "label", "predicted", "target", "target_name"]
 
 
 def best_classes(run: Run, number: int) -> "pd.Series[float]":
-    """The classes with the highest F1 on the run's own predictions (section 6.3), falling; ties by class index.
+    """Return the classes with the highest F1 of the run's predictions (section 6.3), best first; ties by class index.
 
-    Raises UserError where the run has no labels, or has left out the images that the network gets wrong.
+    Raises UserError if the run has no labels, or left out the images that the network gets wrong.
     """
     if run.provenance["identity"]["images"] == "correct":
         raise UserError(f"{run.path} left out what the network gets wrong, so its classes have no F1 score: run it with images=all")
@@ -26,15 +26,15 @@ def best_classes(run: Run, number: int) -> "pd.Series[float]":
     labels, predicted = images.label.agg(set), images.predicted.agg(set)
     columns = MultiLabelBinarizer(sparse_output=True).fit([*labels, *predicted])  # an image may have several labels
     score = f1_score(columns.transform(labels), columns.transform(predicted), average=None, zero_division=0)
-    found: pd.Series[float] = pd.Series(score, columns.classes_)
-    return found[found.index.isin(set.union(*labels))].nlargest(number)
+    scores: pd.Series[float] = pd.Series(score, columns.classes_)
+    return scores[scores.index.isin(set.union(*labels))].nlargest(number)
 
 
 def better(run: Run, classes: int, number: int | None, seed: int) -> tuple[pd.DataFrame, int]:
-    """Section 6.3: images of the best classes, and how many of these are left out.
+    """Return images of the best classes (section 6.3), and how many of these are left out.
 
-    Those are left out whose map explains another class than their label: with the network's mistake for a name, nobody
-    could say which map shows it better.
+    Images whose map explains another class than their label are left out: raters cannot judge maps of a class that the
+    image does not show.
     """
     items = items_of(run)
     items = items[items.label.isin(best_classes(run, classes).index)]
@@ -43,10 +43,10 @@ def better(run: Run, classes: int, number: int | None, seed: int) -> tuple[pd.Da
 
 
 def trust(runs: tuple[Run, Run], classes: int, number: int | None, seed: int) -> tuple[pd.DataFrame, int]:
-    """Section 6.4: images of the first run's best classes that both networks get right, and how many are left out.
+    """Return images of the first run's best classes that both networks get right (section 6.4), and how many are left out.
 
-    `second_target` is the output of the second network that stands for the class. Raises UserError where the runs saw
-    other images.
+    `second_target` is the output of the second network for the same class. Raises UserError if the runs saw different
+    images.
     """
     first, second = runs
     prints = [run.provenance["identity"]["data"]["fingerprint"] for run in runs]
@@ -57,15 +57,15 @@ def trust(runs: tuple[Run, Run], classes: int, number: int | None, seed: int) ->
     other = _right(second)[["image_id", "target", "target_name"]].rename(columns=lambda name: name.replace("target", "second_target"))
     both = _right(first).merge(other, on="image_id")
     both = both[both["index"].isin(items["index"])]
-    same = (both.target == both.second_target) | (both.target_name == both.second_target_name)  # of several labels, the same one
+    same = (both.target == both.second_target) | (both.target_name == both.second_target_name)  # the same label, if an image has several
     return _per_class(both[same], number, seed), len(items) - int(same.sum())
 
 
 def which(run: Run, number: int | None, seed: int, labels: Callable[[int], int]) -> tuple[pd.DataFrame, int]:
-    """Section 6.5: both classes of images with exactly two labelled categories, and how many other images there are.
+    """Return both classes of images with exactly two labelled categories (section 6.5), and the number of other images.
 
-    `labels` tells for a position of the data set how many categories it is labelled with, some perhaps without an output.
-    Raises UserError where the run did not explain labels.
+    `labels` returns the number of labelled categories, with or without an output of the model, at a position of the data
+    set. Raises UserError if the run did not explain labels.
     """
     target = run.provenance["identity"]["target"]
     if target != "label":
@@ -78,7 +78,7 @@ def which(run: Run, number: int | None, seed: int, labels: Callable[[int], int])
 
 
 def items_of(run: Run) -> pd.DataFrame:
-    """`COLUMNS` of the images and explained classes that every method of a run could be scored on."""
+    """Return `COLUMNS` of the images and explained classes that every method of a run could be scored on."""
     return run.scored.drop_duplicates(ITEM)[COLUMNS].sort_values(ITEM).astype({"target": int})
 
 

@@ -1,4 +1,4 @@
-"""Items of a study, blinded: each as the raters' page holds it, and as the key explains it."""
+"""Blinded items of a study: each with its data for the raters' page and its record for the key."""
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,17 +18,17 @@ from evalkit.study.records import Design, Question
 from evalkit.study.wording import WORDING
 
 SIDE = 320
-"""Longer side of every picture in pixels: one size for all, or the size would tell two networks apart."""
+"""Longer side of every picture in pixels: the same for all, so that the size does not reveal the network."""
 CAP = 0.99
-"""Quantile of the positive values at which maps shown alone saturate: else a few pixels leave the others black
-(SmoothGrad, Smilkov et al., 2017, caps at the same)."""
+"""Quantile of the positive values at which maps shown alone saturate, since a few high pixels would leave the others black
+(SmoothGrad, Smilkov et al., 2017, uses the same quantile)."""
 
 Blinded = tuple[dict[str, Any], Question]
-"""An item for the page, still without an id, and for the key."""
+"""An item for the page, without an id, and the same item for the key."""
 
 
 def better(photographs: RunImages, chosen: pd.DataFrame, methods: Sequence[str]) -> Iterator[Blinded]:
-    """Two methods' maps over one photograph (section 6.3)."""
+    """Yield two methods' maps over one photograph (section 6.3)."""
     for row in chosen.itertuples():
         options = _ids(methods)
         image = _image(photographs, row.index)
@@ -37,18 +37,18 @@ def better(photographs: RunImages, chosen: pd.DataFrame, methods: Sequence[str])
 
 
 def trust(shown: Sequence[RunImages], chosen: pd.DataFrame, method: str, models: Sequence[str]) -> Iterator[Blinded]:
-    """One method's maps of two networks, each over the photograph as its network saw it (section 6.4)."""
+    """Yield one method's maps of two networks, each over the photograph as its network saw it (section 6.4)."""
     for row in chosen.itertuples():
         options = _ids(models)
         images = [_image(photographs, row.index) for photographs in shown]
         targets = (row.target, row.second_target)
         maps = [overlay(image, of.map(method, row.index, target)) for image, of, target in zip(images, shown, targets, strict=True)]
-        # Each network may crop in its own way: the photograph beside the maps must not always be the same one's.
+        # The networks may crop differently: always showing the crop of the same one would reveal it.
         yield _compared("trust", row, secrets.choice(images), options, maps), _item(row, options)
 
 
 def which(photographs: RunImages, chosen: pd.DataFrame, methods: Sequence[str]) -> Iterator[Blinded]:
-    """Each method's map of each of an image's two categories, one at a time beside the photograph (section 6.5, figure 7)."""
+    """Yield each method's map of each of an image's two categories, beside the photograph (section 6.5, figure 7)."""
     measured = photographs.run.maps.dropna(subset="target").set_index([*ITEM, "method"]).sort_index()
     fine = _at_pixels(photographs, chosen, methods)
     for _, pair in chosen.groupby("index"):
@@ -60,24 +60,24 @@ def which(photographs: RunImages, chosen: pd.DataFrame, methods: Sequence[str]) 
                 choices = [{"id": name, "name": printable(options[name])} for name in sorted(options)]
                 energies = measured.loc[(row.index, row.target, method), ["energy_inside", "energy_others"]].astype(float)
                 inside, others = (None if np.isnan(energy) else float(energy) for energy in energies)
-                asked = {"question": WORDING["which"].question, "photograph": _uri(image), "picture": _uri(picture), "options": choices}
-                yield asked, _item(row, options, method=method, energy_inside=inside, energy_others=others)
+                question = {"question": WORDING["which"].question, "photograph": _uri(image), "picture": _uri(picture), "options": choices}
+                yield question, _item(row, options, method=method, energy_inside=inside, energy_others=others)
 
 
 def drawn(made: Iterable[Blinded]) -> dict[str, Blinded]:
-    """Items by ids, in the order of the ids."""
+    """Return the items by random ids, in the order of the ids."""
     return dict(sorted((secrets.token_hex(8), blinded) for blinded in made))
 
 
 def _ids(meanings: Iterable[str]) -> dict[str, str]:
-    """An opaque id for each. In the order of the ids nothing is left of any other."""
+    """Return the meanings by random ids, whose order says nothing about that of the meanings."""
     return {secrets.token_hex(8): meaning for meaning in meanings}
 
 
 def _at_pixels(photographs: RunImages, chosen: pd.DataFrame, methods: Sequence[str]) -> bool:
-    """Whether all maps are as fine as the photograph, as guided ones are.
+    """Return whether all maps have the resolution of the photograph, as guided ones do.
 
-    Those show contours by themselves; a coarse one is a blot without the photograph under it.
+    Such maps show contours without the photograph; coarse maps need it below them.
     """
     size = photographs.image(int(chosen["index"].iloc[0])).shape[1:]
     maps = photographs.run.maps[photographs.run.maps.method.isin(methods) & photographs.run.maps.target.notna()]
@@ -85,7 +85,7 @@ def _at_pixels(photographs: RunImages, chosen: pd.DataFrame, methods: Sequence[s
 
 
 def _alone(values: Tensor) -> Tensor:
-    """A fine map (H,W) in shades of grey (3,H,W), white where it is highest, black where it is not positive."""
+    """Draw a map (H,W) in shades of grey (3,H,W), white where it is highest, black where it is not positive."""
     positive = values[values > 0]
     return heat(values.clamp(0, float(positive.quantile(CAP)) if len(positive) else 0), "gray")
 
@@ -106,12 +106,12 @@ def _compared(design: Design, row: Any, image: Tensor, options: dict[str, str], 
     }
 
 
-def _item(row: Any, options: dict[str, str], **known: Any) -> Question:
-    return Question(index=row.index, image_id=row.image_id, target=row.target, target_name=row.target_name, options=options, **known)
+def _item(row: Any, options: dict[str, str], **details: Any) -> Question:
+    return Question(index=row.index, image_id=row.image_id, target=row.target, target_name=row.target_name, options=options, **details)
 
 
 def _uri(picture: Tensor) -> str:
-    """A picture (3,H,W), SIDE pixels at its longer side, as an address."""
+    """Return a picture (3,H,W) as a data URI, resized to SIDE pixels at its longer side."""
     height, width = picture.shape[1:]
     scale = SIDE / max(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))

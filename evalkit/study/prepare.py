@@ -1,4 +1,4 @@
-"""From finished runs to a page for raters and a key for the organiser."""
+"""Preparation of a study from finished runs: a page for raters and a key for the organiser."""
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,27 +34,27 @@ def prepare(
     seed: int = 0,
     data_root: str | None = None,
 ) -> tuple[Key, int]:
-    """Write <out>/study.html and <out>/key.json; returns the key, and how many images of the chosen classes do not fit the design.
+    """Write <out>/study.html and <out>/key.json; return the key, and how many images of the chosen classes do not fit the design.
 
-    `images` draws so many of each class, or of all for `which`; `seed` decides which. Ids are drawn anew each time, not
-    seeded: nobody must be able to guess them. Raises UserError: runs that do not suit, no images, a study is there.
+    `images` is the number of images drawn from each class, or from all for `which`, by `seed`. Ids do not depend on the
+    seed, so that they cannot be guessed. Raises UserError: runs that do not suit, no images, a study is there.
     """
     refuse_old(out)
     default = "" if methods else ", which the paper's study shows"
     methods = tuple(methods) or PAPER_METHODS[design]
-    shown = [RunImages(run, data_root) for run in _runs(design, paths, methods)]
-    _check_methods(shown, methods, default)
-    contestants = _model_names(shown) if design == "trust" else (methods[0], methods[1])
-    made, left_out = _made(design, shown, methods, contestants, classes, images, seed)
-    asked = items.drawn(made)
+    run_images = [RunImages(run, data_root) for run in _runs(design, paths, methods)]
+    _check_methods(run_images, methods, default)
+    contestants = _model_names(run_images) if design == "trust" else (methods[0], methods[1])
+    blinded, left_out = _blinded_items(design, run_images, methods, contestants, classes, images, seed)
+    questions = items.drawn(blinded)
     key = Key(
         study=secrets.token_hex(8),
         design=design,
         contestants=contestants,
         method=methods[0] if design == "trust" else None,
-        runs=[_record(photographs.run) for photographs in shown],
+        runs=[_record(photographs.run) for photographs in run_images],
         seed=seed,
-        items={name: item for name, (_, item) in asked.items()},
+        items={name: item for name, (_, item) in questions.items()},
     )
     writable_folder(out, "--out")
     publish(out / KEY, key.model_dump_json(indent=1).encode())
@@ -64,32 +64,34 @@ def prepare(
         "design": design,
         "captions": words.captions,
         "choices": words.choices,
-        "items": [{"id": name, **item} for name, (item, _) in asked.items()],
+        "items": [{"id": name, **item} for name, (item, _) in questions.items()],
     }
     publish(out / PAGE, page("study", data, title=words.title, task=words.task, choices=len(words.choices)).encode())
     return key, left_out
 
 
-def _made(
+def _blinded_items(
     design: Design,
-    shown: Sequence[RunImages],
+    run_images: Sequence[RunImages],
     methods: Sequence[str],
     contestants: Sequence[str],
     classes: int | None,
     images: int | None,
     seed: int,
 ) -> tuple[Iterator[items.Blinded], int]:
-    """The items, and how many images of the chosen classes are not among them."""
-    first = shown[0]
+    """Return the items, and how many images of the chosen classes are not among them."""
+    first = run_images[0]
     number = PAPER_CLASSES if classes is None else classes
     if design == "better":
         chosen, left_out = choose.better(first.run, number, images, seed)
         _check_some(chosen, f"all {left_out} images of its best classes are explained as another class than their label", first)
         return items.better(first, chosen, methods), left_out
     if design == "trust":
-        chosen, left_out = choose.trust((first.run, shown[1].run), number, images, seed)
-        _check_some(chosen, f"{shown[1].run.path} and it are not both right about any of the {left_out} images of its best classes", first)
-        return items.trust(shown, chosen, methods[0], contestants), left_out
+        second = run_images[1].run
+        chosen, left_out = choose.trust((first.run, second), number, images, seed)
+        reason = f"none of the {left_out} images of its best classes is classified correctly by both it and {second.path}"
+        _check_some(chosen, reason, first)
+        return items.trust(run_images, chosen, methods[0], contestants), left_out
     if classes is not None:
         raise UserError("--classes is for `better` and `trust`; `which` takes all images with exactly two categories")
     chosen, left_out = choose.which(first.run, images, seed, lambda index: len(first.source.class_keys(index)))
@@ -99,14 +101,14 @@ def _made(
 
 def _check_some(chosen: pd.DataFrame, why_none: str, photographs: RunImages) -> None:
     if chosen.empty:
-        raise UserError(f"no image of {photographs.run.path} suits this study: {why_none}")
+        raise UserError(f"no image of {photographs.run.path} fits this study: {why_none}")
 
 
 def _runs(design: Design, paths: Sequence[str], methods: Sequence[str]) -> list[Run]:
     needed = len(PAPER_METHODS[design])
     if len(set(methods)) != len(methods) or len(methods) != needed:
-        asked = "one method" if needed == 1 else "two different methods"
-        raise UserError(f"`{design}` shows {asked}, not {', '.join(methods)}: choose with --methods")
+        number = "one method" if needed == 1 else "two different methods"
+        raise UserError(f"`{design}` shows {number}, not {', '.join(methods)}: choose with --methods")
     runs, expected = load_runs(paths), 2 if design == "trust" else 1
     if len(runs) != expected:
         what = "two runs, of two models on the same images" if expected == 2 else "one run (or several that differ in nothing but methods)"
@@ -114,16 +116,16 @@ def _runs(design: Design, paths: Sequence[str], methods: Sequence[str]) -> list[
     return runs
 
 
-def _check_methods(shown: Iterable[RunImages], methods: Iterable[str], whose: str) -> None:
-    for photographs in shown:
+def _check_methods(run_images: Iterable[RunImages], methods: Iterable[str], whose: str) -> None:
+    for photographs in run_images:
         for method in methods:
             if method not in photographs.maps:
                 near = did_you_mean(method, photographs.run.methods)
                 raise UserError(f"{photographs.run.path} has no method '{method}'{whose or near}: choose others with --methods")
 
 
-def _model_names(shown: Sequence[RunImages]) -> tuple[str, str]:
-    first, second = (photographs.run for photographs in shown)
+def _model_names(run_images: Sequence[RunImages]) -> tuple[str, str]:
+    first, second = (photographs.run for photographs in run_images)
     return (first.name, second.name) if first.name != second.name else (f"{first.name} ({first.path})", f"{second.name} ({second.path})")
 
 

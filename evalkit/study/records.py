@@ -1,4 +1,4 @@
-"""The files of a study: the organiser's key, and the answers that raters send back, which may hold anything."""
+"""The files of a study: the organiser's key, and the answers of the raters, which are untrusted."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from evalkit.errors import UserError, first_line, printable
 Design = Literal["better", "trust", "which"]
 """Sections 6.3, 6.4 and 6.5 of the paper."""
 RATINGS = (2, 1, 0, -1, -2)
-"""Of the first map against the second: clearly more reliable, slightly more, equally, slightly less, clearly less (6.4)."""
+"""Ratings of the first map against the second: clearly more reliable, slightly more, equally, slightly less, clearly less (6.4)."""
 NEITHER = {"better": "same", "which": "both"}
 """The answer that names neither option alone."""
 KEY, PAGE = "key.json", "study.html"
@@ -23,24 +23,24 @@ class _Record(BaseModel):
 
 
 class Question(_Record):
-    """One question: the image and class it is about, and what its opaque ids stand for."""
+    """One question: its image and class, and the meanings of its random ids."""
 
     index: int
-    """Position of the image in the data set: what is resampled."""
+    """Position of the image in the data set; images are the unit of resampling."""
     image_id: str
     target: int
     target_name: str
     options: Annotated[dict[str, str], Field(min_length=2, max_length=2)]
     """Id -> contestant; for `which`, id -> category."""
     method: str | None = None
-    """Whose map is shown, for `which`."""
+    """For `which`, the method of the shown map."""
     energy_inside: float | None = None
     energy_others: float | None = None
     """Shares of the shown map's positive values inside the boxes of its category and of the other, where boxes are known."""
 
 
 class RunRecord(_Record):
-    """Whose maps were shown."""
+    """A run whose maps are shown."""
 
     path: str
     model: str
@@ -49,12 +49,12 @@ class RunRecord(_Record):
 
 
 class Key(_Record):
-    """What the organiser keeps: with it, the page and the answers are no longer blind."""
+    """The organiser's key, which reveals the methods and models behind the ids."""
 
     study: str
     design: Design
     contestants: tuple[str, str]
-    """Two methods, or for `trust` two models, as they were named on the command line."""
+    """Two methods, or for `trust` two models, in the order of the command line."""
     method: str | None = None
     """The one method of `trust`."""
     runs: list[RunRecord]
@@ -67,11 +67,11 @@ class Key(_Record):
             fits = all(sorted(item.options.values()) == sorted(self.contestants) for item in self.items.values())
         else:
             pairs = {(item.index, item.target) for item in self.items.values()}
-            asked = sorted((item.method or "", item.index, item.target) for item in self.items.values())
-            fits = asked == sorted((method, *pair) for method in self.contestants for pair in pairs)
+            items = sorted((item.method or "", item.index, item.target) for item in self.items.values())
+            fits = items == sorted((method, *pair) for method in self.contestants for pair in pairs)
             fits &= all(item.target_name in item.options.values() for item in self.items.values())
         if not fits:
-            raise ValueError("its items are not those that its design asks")
+            raise ValueError("its items do not fit its design")
         return self
 
 
@@ -85,35 +85,35 @@ class Answers(_Record):
     order: list[str]
     """The items in the order in which this rater saw them."""
     shown: dict[str, tuple[str, str]]
-    """Question -> its options in the order in which this rater saw them."""
+    """Item -> its options in the order in which this rater saw them."""
     answers: dict[str, str | StrictInt]
-    """Question -> the id of an option, or "same" or "both"; for `trust` a rating of the first shown against the second."""
+    """Item -> the id of an option, or "same" or "both"; for `trust` the rating of the option shown first against the other."""
 
 
 _Any = TypeVar("_Any", bound=_Record)
 
 
 def refuse_old(out: Path) -> None:
-    """Raises UserError where a study is there already."""
+    """Raise UserError if the folder holds a study."""
     for file in (out / KEY, out / PAGE):
         if file.exists():
-            raise UserError(f"{file} is there already, and answers to its study need its key: choose another folder with --out")
+            raise UserError(f"{file} exists, and answers to its study need its key: choose another folder with --out")
 
 
 def read_key(path: Path) -> Key:
-    """The key of a study, by its file or its folder. Raises UserError where it is none."""
+    """Read the key of a study from its file or folder. Raises UserError if it is no key."""
     return _read(path / KEY if path.is_dir() else path, Key, "key of a study (the file key.json that `evalkit study prepare` wrote)")
 
 
 def read_answers(key: Key, files: Sequence[Path]) -> list[Answers]:
-    """One sheet for each rater. Raises UserError: a file is damaged or of another study, a rater comes twice."""
+    """Read the answers of each rater. Raises UserError: a file is damaged or of another study, a rater occurs twice."""
     sheets: dict[str, tuple[Path, Answers]] = {}
     for file in files:
         sheet = _read(file, Answers, "file of answers that the study's page saved")
         _check(key, file, sheet)
         who = " ".join(sheet.rater.split()).casefold()
         if who in sheets:
-            raise UserError(f"{sheets[who][0]} and {file} are both of the rater '{printable(sheet.rater)}': give only the one that counts")
+            raise UserError(f"{sheets[who][0]} and {file} are both by the rater '{printable(sheet.rater)}': give only the one that counts")
         sheets[who] = file, sheet
     return [sheet for _, sheet in sheets.values()]
 
@@ -124,9 +124,9 @@ def _check(key: Key, file: Path, sheet: Answers) -> None:
     for name, answer in sheet.answers.items():
         options = key.items[name].options if name in key.items else {}
         if not options or sorted(sheet.shown.get(name, ())) != sorted(options):
-            raise UserError(f"{file} is damaged: it answers '{printable(name)[:40]}', which the study did not ask like that")
-        known = RATINGS if key.design == "trust" else (*options, NEITHER[key.design])
-        if answer not in known:
+            raise UserError(f"{file} is damaged: it answers '{printable(name)[:40]}', which is no item of this study with these options")
+        allowed = RATINGS if key.design == "trust" else (*options, NEITHER[key.design])
+        if answer not in allowed:
             raise UserError(f"{file} is damaged: '{printable(str(answer))[:40]}' is no answer to {name}")
 
 

@@ -1,4 +1,4 @@
-"""A study's scores for people: terminal, markdown, CSV."""
+"""The scores of a study as terminal table, Markdown and CSV."""
 
 import math
 from pathlib import Path
@@ -27,7 +27,7 @@ MEANING: dict[Design, str] = {
 
 
 def write(found: Scores, out: Path) -> None:
-    """scores.csv and scores.md. Raises UserError where the folder cannot be written."""
+    """Write scores.csv and scores.md. Raises UserError if the folder cannot be written."""
     writable_folder(out, "--out")
     counts = {f"Krippendorff's alpha, {LEVELS[found.key.design]}": found.alpha, "raters": found.raters, "answers": found.answers}
     rows = [{"quantity": name, "value": value} for name, value in {**counts, "skipped": found.skipped}.items()]
@@ -39,12 +39,12 @@ def write(found: Scores, out: Path) -> None:
 
 
 def print_scores(console: Console, found: Scores) -> None:
-    """The table with what a reader needs to judge it."""
+    """Print the table and the sentences that explain it."""
     console.print(title(found.key), style="bold", markup=False, highlight=False)
     header, *lines = cells(found)
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     for name, column in zip(header, zip(*lines, strict=True), strict=True):
-        least, most = {"quantity": (9, 14), "of": (20, None)}.get(name, (26, None))  # so 80 columns suffice
+        least, most = {"quantity": (9, 14), "of": (20, None)}.get(name, (26, None))  # fits 80 columns
         table.add_column(name, overflow="fold", min_width=min(least, max(map(len, (name, *column)))), max_width=most)
     for before, line in zip([[""], *lines], lines, strict=False):
         table.add_row(*map(escape, ["" if line[0] == before[0] else line[0], *line[1:]]))
@@ -53,19 +53,19 @@ def print_scores(console: Console, found: Scores) -> None:
 
 
 def title(key: Key) -> str:
-    """Who was compared by which design."""
+    """Return the question of the design, and what was compared."""
     models = " and ".join(dict.fromkeys(run.model for run in key.runs))
     compared = " and ".join(key.contestants)
-    asked = {
+    titles = {
         "better": f"Which map shows it better? {compared} of {models}",
         "trust": f"Which model is more reliable? {key.method} of {compared}",
         "which": f"Which category is it? {compared} of {models}",
     }
-    return printable(asked[key.design])
+    return printable(titles[key.design])
 
 
 def cells(found: Scores) -> list[list[str]]:
-    """A header, then a line for each quantity and what it is of."""
+    """Return a header, then a line for each quantity of each contestant."""
     lines = [["quantity", "of", "value [95 %]", "p", "n", "published"]]
     for row in found.table.itertuples():
         p = "" if math.isnan(row.p) else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
@@ -75,13 +75,13 @@ def cells(found: Scores) -> list[list[str]]:
 
 
 def sentences(found: Scores) -> list[str]:
-    """What the numbers mean, and how much stands behind them."""
+    """Return sentences on the number of answers, the meaning of the scores and the agreement between raters."""
     key = found.key
     alpha = f"undefined, since {found.undefined}" if found.undefined else f"{found.alpha:.3f}"
     images = len({item.index for item in key.items.values()})
-    asked = found.raters * len(key.items)
+    total = found.raters * len(key.items)
     return [
-        f"{found.raters} rater{'s' * (found.raters != 1)}, {len(key.items)} items of {images} images: {found.answers} of {asked} answers, "
+        f"{found.raters} rater{'s' * (found.raters != 1)}, {len(key.items)} items of {images} images: {found.answers} of {total} answers, "
         f"{found.skipped} skipped.",
         MEANING[key.design].format(n=found.table.n.iloc[0]),
         f"Agreement between raters (Krippendorff's alpha, {LEVELS[key.design]}): {alpha}.",

@@ -1,4 +1,4 @@
-"""From a key and answers to the paper's scores, with intervals over images and the agreement between raters."""
+"""The paper's scores from a key and answers, with intervals over images and the agreement between raters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ PUBLISHED: dict[Design, tuple[str, Mapping[str, float]]] = {
     "trust": ("section 6.4: Ablation-CAM of VGG16 over that of AlexNet, 10 raters", {"mean rating": 1.31}),
     "which": ("section 6.5: VGG16, 50 pairs of image and category, 10 raters", {"guided_ablation_cam": 73.6, "guided_grad_cam": 65.4}),
 }
-"""By design: what was measured, and the published scores."""
+"""By design: the published study, and its scores."""
 Level = Literal["nominal", "interval"]
 LEVELS: dict[Design, Level] = {"better": "nominal", "trust": "interval", "which": "nominal"}
-"""Of measurement, for Krippendorff's alpha."""
+"""Levels of measurement for Krippendorff's alpha."""
 DIFFERENCE = "difference"
-"""The first contestant less the second."""
+"""Label of the first contestant's score minus the second's."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a study found."""
+    """The scores of a study."""
 
     key: Key
     table: pd.DataFrame
@@ -39,9 +39,9 @@ class Scores:
     raters: int
     answers: int
     alpha: float
-    """Krippendorff's; nan where undefined."""
+    """Krippendorff's alpha; nan if undefined."""
     undefined: str
-    """Why it is, if it is."""
+    """Why alpha is undefined; empty if it is defined."""
 
     @property
     def skipped(self) -> int:
@@ -50,22 +50,22 @@ class Scores:
 
 
 def score(key: Key, sheets: Sequence[Answers]) -> Scores:
-    """All scores of a study. Raises UserError where nobody has answered anything."""
-    said = answers_as_numbers(key, sheets)
-    count = int(np.isfinite(said).sum())
+    """Return all scores of a study. Raises UserError if there are no answers."""
+    answers = answers_as_numbers(key, sheets)
+    count = int(np.isfinite(answers).sum())
     if not count:
-        raise UserError("nobody has answered any item of this study")
-    rows = {"better": _better, "trust": _trust, "which": _which}[key.design](key, said)
-    alpha, undefined = agreement(said, LEVELS[key.design])
+        raise UserError("these files hold no answer to any item of the study")
+    rows = {"better": _better, "trust": _trust, "which": _which}[key.design](key, answers)
+    alpha, undefined = agreement(answers, LEVELS[key.design])
     return Scores(key, pd.DataFrame(rows), len(sheets), count, alpha, undefined)
 
 
 def answers_as_numbers(key: Key, sheets: Sequence[Answers]) -> Array:
-    """(R,I): what each rater said of each item; nan where nothing.
+    """Return the answer of each of R raters to each of I items as numbers (R,I); nan where there is none.
 
-    `better`: 0 or 1, the position of the contestant that was chosen, or 2 for the same. `trust`: the rating of the first
-    contestant over the second, from -2 to 2. `which`: the position of the category among all of the study, or their
-    number for both.
+    `better`: 0 or 1, the position of the chosen contestant, or 2 for "same". `trust`: the rating of the first contestant
+    against the second, from -2 to 2. `which`: the position of the category among all of the study, or their number for
+    "both".
     """
     names = _meanings(key)
 
@@ -74,24 +74,24 @@ def answers_as_numbers(key: Key, sheets: Sequence[Answers]) -> Array:
             return answer if item.options[shown[0]] == names[0] else -answer
         return len(names) if answer == NEITHER[key.design] else names.index(item.options[answer])
 
-    said = np.full((len(sheets), len(key.items)), np.nan)
-    for row, sheet in zip(said, sheets, strict=True):
+    answers = np.full((len(sheets), len(key.items)), np.nan)
+    for row, sheet in zip(answers, sheets, strict=True):
         for column, (name, item) in enumerate(key.items.items()):
             if name in sheet.answers:
                 row[column] = number(item, sheet.shown[name], sheet.answers[name])
-    return said
+    return answers
 
 
 def _meanings(key: Key) -> list[str]:
-    """What options stand for."""
+    """Return all categories for `which`, else the contestants."""
     return sorted({item.target_name for item in key.items.values()}) if key.design == "which" else list(key.contestants)
 
 
 def agreement(said: Array, level: Level) -> tuple[float, str]:
-    """Krippendorff's alpha of answers (R,I) at a level of measurement, and why it is undefined, if it is.
+    """Return Krippendorff's alpha of answers (R,I) at a level of measurement, and why it is undefined, if it is.
 
-    Krippendorff, "Content analysis", 4th edition, 2018, chapter 12. Answers may be missing; 1 is full agreement, 0 what
-    chance gives.
+    Krippendorff, "Content analysis", 4th edition, 2018, chapter 12. Answers may be missing (nan); 1 is full agreement, 0
+    agreement by chance.
     """
     if len(said) < 2:
         return float("nan"), "there is one rater"
@@ -105,28 +105,29 @@ def agreement(said: Array, level: Level) -> tuple[float, str]:
 Row = dict[str, object]
 
 
-def _better(key: Key, said: Array) -> list[Row]:
-    """Section 6.3: shares of the answers to each image, summed over images; the maximum is the number of images."""
-    counts = np.stack([(said == option).sum(0) for option in range(3)]).astype(float)
+def _better(key: Key, answers: Array) -> list[Row]:
+    """Return shares of the answers to each image, summed over images (section 6.3); the maximum is the number of images."""
+    counts = np.stack([(answers == option).sum(0) for option in range(3)]).astype(float)
     answered = counts.sum(0) > 0
     shares = counts[:, answered] / counts[:, answered].sum(0)
     images = np.array([item.index for item in key.items.values()])[answered]
-    found = stats.bootstrap({"score": shares}, images)["score"]
+    estimates = stats.bootstrap({"score": shares}, images)["score"]
     n = int(answered.sum())
-    return _compared("score", found, [*key.contestants, NEITHER["better"]], [n] * 3, n, PUBLISHED["better"][1])
+    return _compared("score", estimates, [*key.contestants, NEITHER["better"]], [n] * 3, n, PUBLISHED["better"][1])
 
 
-def _trust(key: Key, said: Array) -> list[Row]:
-    """Section 6.4: the mean of all ratings."""
+def _trust(key: Key, answers: Array) -> list[Row]:
+    """Return the mean of all ratings (section 6.4)."""
     images = np.array([item.index for item in key.items.values()])
-    rated = np.isfinite(said)
-    found = stats.bootstrap({"rating": (np.where(rated, said, 0).sum(0)[None], rated.sum(0)[None].astype(float))}, images)["rating"]
-    (row,) = _rows("mean rating", found, [f"{key.contestants[0]} over {key.contestants[1]}"], [int(rated.sum())], 1, {})
-    return [{**row, "p": stats.p_of_difference(found.resampled)[0], "published": PUBLISHED["trust"][1]["mean rating"]}]
+    rated = np.isfinite(answers)
+    ratings = (np.where(rated, answers, 0).sum(0)[None], rated.sum(0)[None].astype(float))
+    estimate = stats.bootstrap({"rating": ratings}, images)["rating"]
+    (row,) = _rows("mean rating", estimate, [f"{key.contestants[0]} over {key.contestants[1]}"], [int(rated.sum())], 1, {})
+    return [{**row, "p": stats.p_of_difference(estimate.resampled)[0], "published": PUBLISHED["trust"][1]["mean rating"]}]
 
 
-def _which(key: Key, said: Array) -> list[Row]:
-    """Section 6.5: the percentage of answers that name the explained category; and what the boxes say, where known.
+def _which(key: Key, answers: Array) -> list[Row]:
+    """Return the percentage of answers that name the explained category (section 6.5), and measures of the boxes, if known.
 
     Every method's map of every image and category is an item, so the two methods are compared pair by pair.
     """
@@ -136,32 +137,32 @@ def _which(key: Key, said: Array) -> list[Row]:
     column = {(item.method, item.index, item.target): i for i, item in enumerate(items)}
     order = np.array([[column[method, *pair] for pair in pairs] for method in key.contestants])  # (2,P)
     truth = np.array([names.index(item.target_name) for item in items])
-    right, given = (said == truth).sum(0)[order].astype(float), np.isfinite(said).sum(0)[order].astype(float)
-    inside, others = (np.array([_known(getattr(item, name)) for item in items])[order] for name in ("energy_inside", "energy_others"))
+    right, answered = (answers == truth).sum(0)[order].astype(float), np.isfinite(answers).sum(0)[order].astype(float)
+    inside, others = (np.array([_nan_if_none(getattr(item, name)) for item in items])[order] for name in ("energy_inside", "energy_others"))
     boxed = np.isfinite(inside) & np.isfinite(others)
     measured: dict[str, tuple[Array, Array]] = {
-        "correct %": (right, given),
+        "correct %": (right, answered),
         "more energy in own boxes %": (np.where(boxed, inside > others, 0).astype(float), boxed.astype(float)),
         "energy in own boxes %": (np.where(boxed, inside, 0), boxed.astype(float)),
         "energy in the other's boxes %": (np.where(boxed, others, 0), boxed.astype(float)),
     }
-    known = {name: pair for name, pair in measured.items() if (pair[1].sum(1) > 0).all()}
-    found = stats.bootstrap(known, images)
+    defined = {name: pair for name, pair in measured.items() if (pair[1].sum(1) > 0).all()}
+    estimates = stats.bootstrap(defined, images)
     rows: list[Row] = []
-    for name, (_, counts) in known.items():
+    for name, (_, counts) in defined.items():
         published = PUBLISHED["which"][1] if name == "correct %" else {}
-        rows += _compared(name, found[name], key.contestants, [int(n) for n in counts.sum(1)], 100, published)
+        rows += _compared(name, estimates[name], key.contestants, [int(n) for n in counts.sum(1)], 100, published)
     return rows
 
 
-def _known(value: float | None) -> float:
+def _nan_if_none(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
 def _rows(
-    quantity: str, found: stats.Intervals, names: Sequence[str], numbers: Sequence[int], scale: float, published: Mapping[str, float]
+    quantity: str, estimates: stats.Intervals, names: Sequence[str], numbers: Sequence[int], scale: float, published: Mapping[str, float]
 ) -> list[Row]:
-    columns = (found.value * scale, found.low * scale, found.high * scale)
+    columns = (estimates.value * scale, estimates.low * scale, estimates.high * scale)
     return [
         {
             "quantity": quantity,
@@ -178,13 +179,13 @@ def _rows(
 
 
 def _compared(
-    quantity: str, found: stats.Bootstrapped, names: Sequence[str], numbers: Sequence[int], scale: float, published: Mapping[str, float]
+    quantity: str, estimates: stats.Bootstrapped, names: Sequence[str], numbers: Sequence[int], scale: float, published: Mapping[str, float]
 ) -> list[Row]:
-    """Each with its interval, and the paired difference of the first two: both are of the same resampled images."""
+    """Return each estimate, and the paired difference of the first two, which use the same resampled images."""
     first, second = names[:2]
-    gained = (found.resampled[0] - found.resampled[1])[None]
+    gained = (estimates.resampled[0] - estimates.resampled[1])[None]
     tails = np.quantile(gained, [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2], axis=1) if gained.size else np.full((2, 1), np.nan)
-    difference = stats.Intervals(found.value[:1] - found.value[1:2], *tails)
-    theirs = {DIFFERENCE: published[first] - published[second]} if {first, second} <= published.keys() else {}
-    (row,) = _rows(quantity, difference, [DIFFERENCE], [min(numbers[:2])], scale, theirs)
-    return [*_rows(quantity, found, names, numbers, scale, published), {**row, "p": stats.p_of_difference(gained)[0]}]
+    difference = stats.Intervals(estimates.value[:1] - estimates.value[1:2], *tails)
+    paper = {DIFFERENCE: published[first] - published[second]} if {first, second} <= published.keys() else {}
+    (row,) = _rows(quantity, difference, [DIFFERENCE], [min(numbers[:2])], scale, paper)
+    return [*_rows(quantity, estimates, names, numbers, scale, published), {**row, "p": stats.p_of_difference(gained)[0]}]

@@ -1,4 +1,4 @@
-"""What raters read. Nothing here, nor anywhere else on their page, names a method or a model."""
+"""The text that raters read. Neither it nor the rest of their page names a method or a model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,17 +8,17 @@ from evalkit.study.records import NEITHER, RATINGS
 
 @dataclass(frozen=True)
 class Wording:
-    """One design's words."""
+    """The text of one design."""
 
     title: str
     task: str
     """The task in two sentences."""
     question: str
-    """With the class for {name}."""
+    """The question; {name} stands for the class."""
     captions: tuple[str, ...]
-    """Of the maps, from left to right."""
+    """Captions of the maps, from left to right."""
     choices: tuple[dict[str, Any], ...]
-    """In the order of the keys 1, 2, ...: `option` is the position of what is chosen, `value` any other answer."""
+    """The answers, in the order of the keys 1, 2, ...: `option` is the position of the chosen option, `value` another answer."""
 
 
 _SHADES = "bright yellow counted most, what has no colour did not count"

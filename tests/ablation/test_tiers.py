@@ -7,7 +7,8 @@ import weakref
 import pytest
 import torch
 from builders import HALF, TinyFC, TinyGAP, Untraceable
-from exactness import CASES, Case, brute_force_drops, measure
+from exactness import CASES, measure
+from reference import Case, brute_force_drops
 from torch import Tensor, nn
 
 from evalkit import Probe, SplitModel, ablation
@@ -29,10 +30,11 @@ TIERS = {
 # Inner layers repeat the head for every channel: in the tests on light networks, at full size by exactness.py.
 SMALL = [case for case in CASES if case.layer not in ("features.22", "layer3")] + [
     Case("squeezenet1_0", "features.10"),
-    Case("resnet18", "layer3"),
+    Case("resnet18", "layer3", small=32),
 ]
 
 
+@pytest.mark.usefixtures("quick_weights")
 @pytest.mark.parametrize("case", SMALL, ids=lambda c: f"{c.model}-{c.layer}")
 def test_drops_equal_those_of_the_whole_network(case):
     single = measure(case, torch.float32, case.small, count=6, batch=1)

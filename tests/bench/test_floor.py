@@ -28,7 +28,7 @@ def test_figures(folder, tmp_path):
 
 def test_an_image_that_cannot_be_read(folder, tmp_path):
     (folder / "b" / "0.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"bench floor cannot use b/0\.png, and needs all its images: the file is empty"):
+    with pytest.raises(UserError, match=r"bench floor needs all images, and cannot read b/0\.png: the file is empty"):
         bench_floor(
             "custom", folder, overrides(folder, tmp_path), batch_size=5, limit=None, repeats=1, threads=1, workers=0, json_file=None
         )

@@ -10,8 +10,8 @@ import time
 
 import pandas as pd
 import pytest
-from builders import ROOT, tiny_overrides
-from commands import ENVIRONMENT, evalkit, here
+from builders import tiny_overrides
+from commands import ENVIRONMENT, Command, evalkit, here, through_main
 from kill_runs import heed_interrupts
 
 from evalkit.cli import main
@@ -28,7 +28,7 @@ def test_run_then_tables_then_nothing_left_to_do(folder, tmp_path):
     assert first.returncode == 0, first.stderr
     assert "12 images in" in first.stderr and "; 1 unreadable" in first.stderr and not first.stdout
     assert "every shard was done before" in here("run", *overrides).stderr
-    tables = evalkit("tables", str(tmp_path / "run"))
+    tables = through_main("tables", str(tmp_path / "run"))
     assert tables.returncode == 0, tables.stderr
     for text in ("RANDOM WEIGHTS", "11 of 12 images scored", "1 unreadable", "constant 11 (100.0 %)", "Average drop %"):
         assert text in tables.stdout
@@ -73,8 +73,9 @@ def test_mistakes_are_one_sentence(arguments, says, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [["run", "model=vgg61"], ["run", "target=all"], ["tables", "/nowhere"]])
-def test_mistakes_end_in_one_line_and_2(arguments, tmp_path):
-    found = evalkit(*arguments, cwd=tmp_path)
+def test_mistakes_end_in_one_line_and_2(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = through_main(*arguments)
     assert found.returncode == 2 and found.stderr.startswith("error: ") and not found.stdout
     assert "Traceback" not in found.stderr and len(found.stderr.strip().splitlines()) == 1
 
@@ -91,15 +92,15 @@ def test_multirun_names_folders_by_overrides(folder, tmp_path):
     assert "choose another folder with --out" in str(refused.exception)
 
 
-def test_a_method_and_a_yaml_from_outside_the_package(folder, tmp_path):
+def test_a_method_and_a_yaml_from_outside_the_package(folder, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "mine.py").write_text("def brightness(probe, sign=1):\n    return sign * probe.images.mean(1)\n")
     conf = tmp_path / "myconf" / "method"
     conf.mkdir(parents=True)
     (conf / "dark.yaml").write_text("# @package method.dark\n# The darker, the higher.\n_target_: mine.brightness\nsign: -1\n")
     base = tiny_overrides(folder, tmp_path / "run")
-    path = os.pathsep.join([str(tmp_path), str(ROOT / "tests")])
     arguments = ["--conf", str(tmp_path / "myconf"), *base, "method=[grad_cam,dark]", "+method.bright._target_=mine.brightness"]
-    found = evalkit("run", *arguments, PYTHONPATH=path)
+    found = through_main("run", *arguments)
     assert found.returncode == 0, found.stderr
     rows = pd.concat(pd.read_parquet(f) for f in (tmp_path / "run" / "rows").glob("*.parquet"))
     assert set(rows.method) == {"grad_cam", "dark", "bright"}
@@ -119,12 +120,11 @@ def test_kill_and_resume(tmp_path):
     """SIGKILL after the first shard and before the last; then another batch size."""
     base = ["run", "limit=120", "shard_size=20", "workers=0", "method=[ablation_cam,grad_cam,random]"]
     assert here(*base, f"out={tmp_path / 'whole'}").exit_code == 0
-    command = [sys.executable, "-m", "evalkit", *base, f"out={tmp_path / 'cut'}", "batch_size=4"]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Command(tmp_path / "printed", *base, f"out={tmp_path / 'cut'}", "batch_size=4")
     rows = tmp_path / "cut" / "rows"
     while process.poll() is None and not (rows / "shard-00000.parquet").exists():
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = len(list(rows.glob("shard-*.parquet")))
     assert 1 <= done < 6

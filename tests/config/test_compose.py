@@ -106,7 +106,7 @@ def test_folders_whose_names_look_like_numbers(name):
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("bad", "# @package method.bad\n_target_: [", "no valid yaml: while parsing"),
+        ("bad", "# @package method.bad\n_target_: [", "not valid yaml: while parsing"),
         ("loose", "_target_: mine.f\n", "begins with the line '# @package method.NAME'"),
         ("grad_cam", "# @package method.grad_cam\n_target_: mine.f\n", "has the name of one of evalkit's own"),
     ],

@@ -136,7 +136,7 @@ def test_labels_without_an_output(labelled, tmp_path, caplog):
     listed.write_text(listed.read_text() + "a/0.png,zebra\n")
     rows = run(labelled).rows()
     assert set(rows[rows.image_id == "a/0.png"].target_name) == {"a", "b"}
-    assert "no output of the model stands for 1 labels, which are not explained: zebra" in caplog.text
+    assert "1 labels have no output in the model and are not explained: zebra" in caplog.text
     listed.write_text(listed.read_text().replace("c/3.png,c", "c/3.png,zebra"))
     with pytest.raises(UserError, match=r"1 of 12 images have no label among the model's classes \(the first is c/3.png\)"):
         run(labelled)
@@ -145,4 +145,4 @@ def test_labels_without_an_output(labelled, tmp_path, caplog):
 def test_boxes_of_other_images_are_pointed_out(labelled, tmp_path, caplog):
     (tmp_path / "boxes.csv").write_text("file,w,h,x1,y1,x2,y2\nelsewhere.png,20,16,1,1,5,5\n")
     run([*labelled, f"data.boxes={tmp_path}/boxes.csv"])
-    assert "holds no box of any of the 12 images" in caplog.text
+    assert "has no box for any of the 12 images" in caplog.text

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from builders import alone, launched, tiny_overrides
+from commands import ForkedWorkers
 
 from evalkit.config.compose import compose_jobs
 from evalkit.errors import UserError
@@ -22,16 +23,23 @@ KEY = ["index", "method", "select", "top_percent", "fill"]
 pytestmark = pytest.mark.usefixtures("reachable")
 
 
-def test_three_processes_make_the_table_of_one(folder, tmp_path):
+@pytest.fixture
+def forked(monkeypatch):
+    """Fork the workers; otherwise each imports everything anew, as it does for users."""
+    monkeypatch.setattr(local, "mp", ForkedWorkers)
+
+
+def test_three_processes_make_the_table_of_one(folder, tmp_path, monkeypatch):
     base = tiny_overrides(folder, tmp_path / "run")
     images = []
     shared, announced = launched([*base, "devices=3"], images.append)
     pd.testing.assert_frame_equal(shared.rows(), alone(base, tmp_path / "alone"), check_exact=True)
     assert announced == [(12, 0)] and sum(images) >= 12
+    monkeypatch.setattr(local, "mp", ForkedWorkers)
     assert launched([*base, "devices=2"])[1] == [(12, 12)]
 
 
-def test_a_worker_that_is_killed_leaves_its_shards_to_the_others(folder, tmp_path, caplog):
+def test_a_worker_that_is_killed_leaves_its_shards_to_the_others(folder, tmp_path, caplog, forked):
     base = [*tiny_overrides(folder, tmp_path / "run"), "shard_size=1", "batch_size=1", "devices=2"]
     killed = []
 
@@ -42,16 +50,16 @@ def test_a_worker_that_is_killed_leaves_its_shards_to_the_others(folder, tmp_pat
             os.kill(killed[0], signal.SIGKILL)
 
     shared, _ = launched(base, kill_one)
-    assert killed and "1 of 2 workers died (SIGKILL); the others did their shards" in caplog.text
+    assert killed and "1 of 2 workers died (SIGKILL); the other workers computed their shards" in caplog.text
     pd.testing.assert_frame_equal(shared.rows(), alone(base, tmp_path / "alone"), check_exact=True)
 
 
-def test_a_mistake_of_all_workers_is_told_once(folder, tmp_path):
+def test_a_mistake_of_all_workers_is_told_once(folder, tmp_path, forked):
     with pytest.raises(UserError, match="target=77 is no output: the model has 5"):
         launched([*tiny_overrides(folder, tmp_path / "run"), "devices=2", "target=77"])
 
 
-def test_ctrl_c_stops_the_workers_and_withdraws_their_claims(folder, tmp_path):
+def test_ctrl_c_stops_the_workers_and_withdraws_their_claims(folder, tmp_path, forked):
     base = [*tiny_overrides(folder, tmp_path / "run"), "shard_size=1", "batch_size=1", "devices=2"]
 
     seen = []
@@ -94,7 +102,7 @@ def test_a_job_array(folder, tmp_path, monkeypatch):
         launched([*base, f"out={tmp_path / 'b'}", "launcher=slurm"])
 
 
-def test_workers_whose_parent_was_killed_stop(folder, tmp_path):
+def test_workers_whose_parent_was_killed_stop(folder, tmp_path, monkeypatch):
     """No process is left behind that goes on computing."""
     base = [*tiny_overrides(folder, tmp_path / "run"), "shard_size=1", "batch_size=1", "devices=2"]
     parent = os.fork()
@@ -115,4 +123,5 @@ def test_workers_whose_parent_was_killed_stop(folder, tmp_path):
             break
         time.sleep(0.1)
     assert gone.is_set()
+    monkeypatch.setattr(local, "mp", ForkedWorkers)
     pd.testing.assert_frame_equal(launched(base)[0].rows(), alone(base, tmp_path / "alone"), check_exact=True)

@@ -22,5 +22,5 @@ def test_shard_count():
 
 @pytest.mark.parametrize("wrong", [{"RANK": "abc"}, {"WORLD_SIZE": "two"}, {"LOCAL_RANK": ""}])
 def test_an_environment_of_nonsense(wrong):
-    with pytest.raises(UserError, match="which is no whole number"):
+    with pytest.raises(UserError, match="which is not a whole number"):
         worker_rank({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", **wrong})

@@ -291,7 +291,7 @@ def test_networks_that_cannot_be_guided():
     [
         (lambda p: methods.occlusion(p, window=17, stride=4), "stride <= window <= 16"),
         (lambda p: methods.occlusion(p, window=4, stride=5), "not stride=5, window=4"),
-        (lambda p: methods.occlusion(p, window=4, stride=2, fill="grey"), "fill=grey is no choice; known: black, blur, mean"),
+        (lambda p: methods.occlusion(p, window=4, stride=2, fill="grey"), "fill=grey is not a valid choice; known: black, blur, mean"),
         (lambda p: methods.integrated_gradients(p, steps=0), "steps=0 must be a whole number"),
         (lambda p: methods.guided(p, "evalkit.methods.grad_kam"), "did you mean 'grad_cam'"),
     ],

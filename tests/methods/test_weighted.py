@@ -122,7 +122,7 @@ def test_grad_cam_of_the_normalised_output_is_autograd_through_the_whole_network
     wanted = torch.einsum("nk,nkhw->nhw", g.mean((2, 3)), kept[0]).clamp(min=0).detach()
     probe = Probe(net, images, targets=[1, 4])
     torch.testing.assert_close(methods.grad_cam(probe, gradient=gradient), wanted, atol=1e-12, rtol=1e-9)
-    with pytest.raises(UserError, match="gradient=sigmiod is no choice; did you mean 'sigmoid'"):
+    with pytest.raises(UserError, match="gradient=sigmiod is not a valid choice; did you mean 'sigmoid'"):
         methods.grad_cam(probe, gradient="sigmiod")
 
 
@@ -173,7 +173,7 @@ def test_a_saturated_confidence_still_ranks(drop):
 
 
 def test_ablation_variants_have_names(tiny_fc):
-    with pytest.raises(UserError, match="drop=softmx is no choice; did you mean 'softmax'"):
+    with pytest.raises(UserError, match="drop=softmx is not a valid choice; did you mean 'softmax'"):
         methods.ablation_cam(Probe(tiny_fc, torch.rand(1, 3, 16, 16)), drop="softmx")
 
 

@@ -2,7 +2,7 @@
 
 import torch
 from builders import HALF
-from exactness import brute_force_drops
+from reference import brute_force_drops
 from train_cifar7 import augmented, step
 
 from evalkit import Probe, SplitModel

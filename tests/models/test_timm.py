@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from exactness import randomise_norms
+from reference import randomise_norms
 from tiers import config, measure_module
 
 from evalkit import SplitModel
@@ -11,6 +11,7 @@ from evalkit.models import zoo
 pytest.importorskip("timm")
 
 
+@pytest.mark.usefixtures("quick_weights")
 @pytest.mark.parametrize(
     ("name", "layer", "tier"),
     [

@@ -105,5 +105,5 @@ def test_files_that_cannot_be_imported(tmp_path, monkeypatch, text, says):
 
 @pytest.mark.parametrize("path", ["./mine.py", "mine", ".mine.f", "mine..f", ""])
 def test_what_is_no_dotted_path(path):
-    with pytest.raises(UserError, match="is no dotted path"):
+    with pytest.raises(UserError, match="is not a dotted path"):
         zoo.find(path, "method.m._target_")

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from builders import ESCAPE, HOSTILE, finished_rows, make_run, tiny_overrides
-from commands import evalkit
+from commands import through_main
 
 from evalkit.analysis.evaluated import evaluate_run
 from evalkit.analysis.load import load_runs
@@ -69,7 +69,7 @@ def test_names_in_a_data_set(folder, tmp_path):
 
 def test_messages_carry_no_escape_sequences(folder, tmp_path):
     (folder / "labels.csv").write_text(f"file,wnid\n../{ESCAPE}x.png,n\n")
-    ended = evalkit("run", *tiny_overrides(folder, tmp_path / "run"))
+    ended = through_main("run", *tiny_overrides(folder, tmp_path / "run"))
     assert ended.returncode == 2 and "lies outside" in ended.stderr and "\x1b" not in ended.stderr and "\\x1b" in ended.stderr
 
 

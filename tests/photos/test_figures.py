@@ -38,7 +38,7 @@ def session(*overrides: str) -> PhotoSession:
     return open_photo_session(compose_jobs(list(overrides))[0].config)
 
 
-def subjects(opened: PhotoSession, *positions: int, target: int | None = None) -> list[ExplainedPhoto]:
+def explained(opened: PhotoSession, *positions: int, target: int | None = None) -> list[ExplainedPhoto]:
     return [ExplainedPhoto(f"{position}.png", opened.probe(Digits().load(position), target)) for position in positions]
 
 
@@ -82,13 +82,13 @@ def stems(ax) -> np.ndarray:
 @pytest.mark.parametrize("model", ["digits_fc", "digits_gap"])
 def test_units_are_the_drops_of_the_whole_network(model):
     opened = session(f"model={model}")
-    shown = subjects(opened, 3, 4, target=2)
+    shown = explained(opened, 3, 4, target=2)
     figure = units.draw(opened, shown)
     curves = [ax for ax in figure.axes if ax.collections]
     assert len(curves) == 2
     brute = WholeNetwork(opened)
-    for ax, subject in zip(curves, shown, strict=True):
-        wanted = brute.drops(subject.probe.images, 2, range(64))
+    for ax, photo in zip(curves, shown, strict=True):
+        wanted = brute.drops(photo.probe.images, 2, range(64))
         np.testing.assert_allclose(stems(ax), wanted, atol=1e-4 * np.abs(wanted).max())
         named = [int(k) for k in re.findall(r"(\d+)\s\([+-]", ax.get_title())]
         assert named == np.argsort(-wanted)[: units.NAMED].tolist()
@@ -97,13 +97,13 @@ def test_units_are_the_drops_of_the_whole_network(model):
 
 def test_unit_shows_its_activation_its_gradient_and_their_correlation():
     opened = session("model=digits_fc")
-    (subject,) = subjects(opened, 5)
-    target = int(subject.probe.targets[0])
+    (photo,) = explained(opened, 5)
+    target = int(photo.probe.targets[0])
     brute = WholeNetwork(opened)
     for asked in (None, 7):
-        figure = unit.draw(opened, [subject], asked)
-        k = int(brute.drops(subject.probe.images, target, range(64)).argmax()) if asked is None else asked
-        gradients = brute.gradients(subject.probe.images, target)[k]
+        figure = unit.draw(opened, [photo], asked)
+        k = int(brute.drops(photo.probe.images, target, range(64)).argmax()) if asked is None else asked
+        gradients = brute.gradients(photo.probe.images, target)[k]
         activations = brute.activations[0, k].detach()
         drawn = [ax.images[0].get_array() for ax in figure.axes[1:3]]
         np.testing.assert_allclose(drawn[0], activations, atol=1e-4)
@@ -116,7 +116,7 @@ def test_unit_shows_its_activation_its_gradient_and_their_correlation():
 
 def test_behind_global_average_pooling_gradients_are_constant_and_have_no_correlation():
     opened = session("model=digits_gap")
-    figure = unit.draw(opened, subjects(opened, 5))
+    figure = unit.draw(opened, explained(opened, 5))
     assert "no r: gradient constant" in figure.axes[2].get_title()
     assert len(np.unique(figure.axes[2].images[0].get_array())) == 1
 
@@ -130,9 +130,9 @@ def laid_over(image, low) -> np.ndarray:
 
 def test_methods_stand_side_by_side():
     opened = session("model=digits_fc", f"method={methods.DEFAULT}")
-    (subject,) = subjects(opened, 6)
-    image, target = subject.probe.images[0], int(subject.probe.targets[0])
-    figure = methods.draw(opened, [subject])
+    (photo,) = explained(opened, 6)
+    image, target = photo.probe.images[0], int(photo.probe.targets[0])
+    figure = methods.draw(opened, [photo])
     named = {ax.get_title(): ax.images[0].get_array() for ax in figure.axes if ax.images}
     assert list(named) == ["", "grad_cam", "guided_grad_cam", "ablation_cam", "guided_ablation_cam"]
     np.testing.assert_allclose(named[""], image.permute(1, 2, 0))
@@ -145,7 +145,7 @@ def test_methods_stand_side_by_side():
     for name, w in weights.items():
         low = torch.einsum("k,khw->hw", w, brute.activations[0].detach()).clamp(min=0)
         assert np.abs(named[name] - laid_over(image, low)).mean() < 1e-3
-    fine = cam_methods.guided_grad_cam(subject.probe)[0].detach().numpy()
+    fine = cam_methods.guided_grad_cam(photo.probe)[0].detach().numpy()
     dark, bright = fine <= np.quantile(fine, 0.05), fine >= np.quantile(fine, 0.995)
     assert named["guided_grad_cam"][bright].sum(1).min() > 2.5
     assert named["guided_grad_cam"][dark].sum(1).max() < 0.1
@@ -153,10 +153,10 @@ def test_methods_stand_side_by_side():
 
 def test_explanation_map_keeps_exactly_the_highest_pixels():
     opened = session("model=digits_fc", "method=[ablation_cam]", "protocol.top_percent=[20,5]", "target=4")
-    (subject,) = subjects(opened, 8, target=4)
-    figure = explanation.draw(opened, [subject])
-    image = subject.probe.images[0]
-    ranked = np.argsort(-opened.map("ablation_cam", subject.probe)[0].numpy().ravel(), kind="stable")
+    (photo,) = explained(opened, 8, target=4)
+    figure = explanation.draw(opened, [photo])
+    image = photo.probe.images[0]
+    ranked = np.argsort(-opened.map("ablation_cam", photo.probe)[0].numpy().ravel(), kind="stable")
     for ax, percent in zip(figure.axes[2:4], (20, 5), strict=True):
         kept = np.zeros(64 * 64, bool)
         kept[ranked[: round(percent / 100 * 64 * 64)]] = True
@@ -266,14 +266,14 @@ def test_several_photographs_and_classes_share_a_figure(photo, tmp_path):
 
 def test_random_weights_are_named_in_capitals():
     opened = session("model=digits_fc", "model.weights=null")
-    assert "RANDOM WEIGHTS" in units.draw(opened, subjects(opened, 1)).get_suptitle()
+    assert "RANDOM WEIGHTS" in units.draw(opened, explained(opened, 1)).get_suptitle()
 
 
 def test_names_of_classes_and_files_are_only_text(tmp_path):
     opened = session("model=digits_fc", f"method={methods.DEFAULT}")
     classes = Classes(10, [HOSTILE.replace(",", "") + str(i) for i in range(10)])
     opened = replace(opened, model=replace(opened.model, classes=classes))
-    shown = [ExplainedPhoto(HOSTILE, subject.probe) for subject in subjects(opened, 3)]
+    shown = [ExplainedPhoto(HOSTILE, photo.probe) for photo in explained(opened, 3)]
     with layout.style():
         for name, draw in (("methods", methods.draw), ("units", units.draw)):
             layout.save(draw(opened, shown), tmp_path / name)
@@ -313,11 +313,11 @@ def test_units_of_a_real_network_and_photograph():
         "model.crop=null",
     )
     picture = Image.open(next((REAL / "nips17_dev" / "images" / "n02112018").iterdir())).convert("RGB")
-    subject = ExplainedPhoto("dog.png", opened.probe(picture))
-    figure = units.draw(opened, [subject])
+    photo = ExplainedPhoto("dog.png", opened.probe(picture))
+    figure = units.draw(opened, [photo])
     (ax,) = (ax for ax in figure.axes if ax.collections)
     assert "Pomeranian" in figure.axes[0].get_title()
     drawn = stems(ax)
     chosen = [*np.argsort(-drawn)[:3], *np.argsort(drawn)[:3]]
-    wanted = WholeNetwork(opened).drops(subject.probe.images, 259, chosen)
+    wanted = WholeNetwork(opened).drops(photo.probe.images, 259, chosen)
     np.testing.assert_allclose(drawn[chosen], wanted, atol=1e-4 * np.abs(drawn).max())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from browsing import needs_browser, opened
 from builders import HOSTILE, fresh, make_run, tiny_overrides
-from commands import evalkit
+from commands import through_main
 
 from evalkit.analysis.evaluated import evaluate_run
 from evalkit.analysis.load import at_point, load_runs
@@ -41,37 +41,37 @@ def embedded(page: str) -> dict:
 def test_selection_against_brute_force(tmp_path):
     full, masked = scores(200)
     run = make_run(tmp_path / "run", full, masked)
-    items = {item.index: item for item in selection.select(run, POINT, 10)}
+    entries = {entry.index: entry for entry in selection.select(run, POINT, 10)}
     drops = {name: relative_drop(full, masked[name]) for name in ("ablation_cam", "grad_cam")}
     clipped = {name: np.maximum(0, full - masked[name]) for name in drops}
     differ = np.argsort(-np.abs(drops["ablation_cam"] - drops["grad_cam"]), kind="stable")[:10]
-    assert {i for i, item in items.items() if selection.DIFFER in item.reasons} == set(differ)
+    assert {i for i, entry in entries.items() if selection.DIFFER in entry.reasons} == set(differ)
     best = np.minimum(*drops.values())
     fail = [i for i in np.argsort(-best, kind="stable") if best[i] > 50][:10]
-    assert {i for i, item in items.items() if selection.FAIL in item.reasons} == set(fail)
+    assert {i for i, entry in entries.items() if selection.FAIL in entry.reasons} == set(fail)
     for one, other in (("ablation_cam", "grad_cam"), ("grad_cam", "ablation_cam")):
         margin = clipped[other] - clipped[one]
         best = sorted(np.flatnonzero(margin > 0), key=lambda i: -margin[i])[:10]
-        assert {i for i, item in items.items() if f"{one} wins" in item.reasons} == set(best)
-        assert {i for i, item in items.items() if item.winner == one} == {i for i in items if margin[i] > 0}
-    assert sum(selection.RANDOM in item.reasons for item in items.values()) == 10
-    assert selection.select(run, POINT, 10) == list(items.values())
+        assert {i for i, entry in entries.items() if f"{one} wins" in entry.reasons} == set(best)
+        assert {i for i, entry in entries.items() if entry.winner == one} == {i for i in entries if margin[i] > 0}
+    assert sum(selection.RANDOM in entry.reasons for entry in entries.values()) == 10
+    assert selection.select(run, POINT, 10) == list(entries.values())
 
 
 def test_selection_where_pixels_were_removed(tmp_path):
     full, masked = np.array([5.0, 5, 5, 5]), {"a": np.array([1.0, 5, 4, 5]), "b": np.array([2.0, 1, 4, 5])}
-    items = {
-        item.index: item
-        for item in selection.select(make_run(tmp_path, full, masked, select="remove_top"), Point("remove_top", 20.0, "black"), 1)
+    entries = {
+        entry.index: entry
+        for entry in selection.select(make_run(tmp_path, full, masked, select="remove_top"), Point("remove_top", 20.0, "black"), 1)
     }
-    assert (items[0].winner, items[1].winner) == ("a", "b") and "all fail" in items[3].reasons and "b wins" in items[1].reasons
+    assert (entries[0].winner, entries[1].winner) == ("a", "b") and "all fail" in entries[3].reasons and "b wins" in entries[1].reasons
 
 
 @pytest.mark.parametrize(("methods", "n"), [(("ablation_cam",), 5), (("random", "constant"), 5), (("ablation_cam", "grad_cam"), 1)])
 def test_selection_of_little(tmp_path, methods, n):
     full = np.arange(1.0, n + 1)
-    items = selection.select(make_run(tmp_path, full, dict.fromkeys(methods, full / 2)), POINT, 3)
-    assert items and {item.winner for item in items} == {selection.TIE}
+    entries = selection.select(make_run(tmp_path, full, dict.fromkeys(methods, full / 2)), POINT, 3)
+    assert entries and {entry.winner for entry in entries} == {selection.TIE}
 
 
 @pytest.fixture
@@ -120,10 +120,10 @@ def test_a_gallery_stays_within_its_bytes(run_folder, tmp_path):
 
 
 def test_the_command(run_folder, tmp_path):
-    ended = evalkit("report", str(run_folder))
+    ended = through_main("report", str(run_folder))
     assert ended.returncode == 0 and "written:" in ended.stderr and (run_folder / "report.html").is_file()
     for arguments, says in (([str(tmp_path / "nothing")], "not a run folder"), ([str(run_folder), "--out", str(tmp_path)], "is a folder")):
-        ended = evalkit("report", *arguments)
+        ended = through_main("report", *arguments)
         assert ended.returncode == 2 and says in ended.stderr and "Traceback" not in ended.stderr
 
 
@@ -137,10 +137,10 @@ def test_names_in_a_run_are_only_text(tmp_path):
 
 
 @needs_browser
-def test_the_gallery_in_a_browser(run_folder, tmp_path):
+def test_the_gallery_in_a_browser(run_folder, tmp_path, browser):
     report_of(load_runs([run_folder]), tmp_path / "report.html")
     items = embedded((tmp_path / "report.html").read_text())["galleries"][0]["items"]
-    with opened((tmp_path / "report.html").as_uri()) as page:
+    with opened(browser, (tmp_path / "report.html").as_uri()) as page:
         cards = page.locator(".card")
         assert cards.count() == len(items) == 11 and page.locator("img").first.evaluate("i => i.complete")
         for menu, option, fits in (
@@ -168,9 +168,9 @@ def test_the_gallery_in_a_browser(run_folder, tmp_path):
 
 
 @needs_browser
-def test_hostile_names_in_a_browser(tmp_path):
+def test_hostile_names_in_a_browser(tmp_path, browser):
     full, masked = scores(6)
     made = make_run(tmp_path / "run", full, {HOSTILE: masked["grad_cam"], "<img src=http://z/y.png onerror=alert(1)>": masked["centre"]})
     report_of([made], tmp_path / "report.html")
-    with opened((tmp_path / "report.html").as_uri()) as page:
+    with opened(browser, (tmp_path / "report.html").as_uri()) as page:
         assert page.locator(".card").count() == 6 and page.locator("img:not([src^='data:'])").count() == 0

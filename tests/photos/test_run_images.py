@@ -97,10 +97,10 @@ def test_heat_maps_run_from_dark_to_bright():
     assert grey.shape == (3, 3, 4) and grey.min() >= 0 and grey.max() <= 1
 
 
-def test_addresses_hold_the_picture():
+def test_data_uris_hold_the_picture():
     image = torch.rand(3, 4, 6).repeat_interleave(40, 1).repeat_interleave(40, 2)
-    address = pictures.webp_uri(image, 120)
-    kind, _, content = address.partition(",")
+    data_uri = pictures.webp_uri(image, 120)
+    kind, _, content = data_uri.partition(",")
     picture = Image.open(io.BytesIO(base64.b64decode(content)))
     assert kind == "data:image/webp;base64" and picture.size == (120, 80)
     expected = pictures.to_pil(image).resize((120, 80), Image.Resampling.BOX)

@@ -56,7 +56,7 @@ def test_a_folder_without_a_finished_shard_is_taken_over_and_its_former_run_stop
     former = created(tmp_path / "run")
     RunFolder(tmp_path / "run").create_or_resume(Identity({**FACTS, "limit": 5}), {}, "", 5, 4)
     assert former.provenance["images"] == 5
-    with pytest.raises(UserError, match="another run has taken"):
+    with pytest.raises(UserError, match="another run has taken over"):
         former.write_shard(0, ROWS.empty_table(), MAPS.empty_table(), {"maps_stored": False})
     assert not list((tmp_path / "run").rglob("*.parquet"))
 

@@ -4,10 +4,12 @@ import boto3
 import pandas as pd
 import pytest
 from builders import alone, launched, tiny_overrides
+from commands import ForkedWorkers
 from moto.server import ThreadedMotoServer
 
 from evalkit.analysis.load import load_runs
 from evalkit.errors import UserError
+from evalkit.launch import local
 from evalkit.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("reachable")
@@ -39,7 +41,8 @@ def uploaded(bucket, folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pictures_and_rows_on_s3(uploaded, folder, tmp_path, workers):
+def test_pictures_and_rows_on_s3(uploaded, folder, tmp_path, workers, monkeypatch):
+    monkeypatch.setattr(local, "mp", ForkedWorkers)
     here = alone(tiny_overrides(folder, tmp_path / "run"), tmp_path / "alone")
     overrides = [*tiny_overrides(folder, tmp_path / "run"), f"out=s3://bucket/run-{workers}", f"data.root={uploaded}"]
     overrides += [f"workers={workers}", "devices=2" if workers == 0 else "devices=1"]

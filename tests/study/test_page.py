@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from browsing import needs_browser, opened
-from commands import evalkit as command
-from playwright.sync_api import Page
+from commands import through_main as command
+from playwright.sync_api import Browser, Page
 from studies import digits, page_data, pairs
 
 from evalkit.study.prepare import prepare
@@ -35,9 +35,9 @@ def studies(runs, folder, tmp_path):
 
 
 @contextmanager
-def rating(study: Path, rater: str = "Ann") -> Iterator[Page]:
+def rating(browser: Browser, study: Path, rater: str = "Ann") -> Iterator[Page]:
     """The page after a rater's name; leaving it fails the test where the browser complained or asked for another host."""
-    with opened((study / PAGE).as_uri()) as page:
+    with opened(browser, (study / PAGE).as_uri()) as page:
         page.get_by_label("Your name or code").fill(rater)
         page.get_by_role("button", name="Start").click()
         yield page
@@ -67,10 +67,10 @@ def save(page: Page, folder: Path) -> Path:
     return file
 
 
-def test_better_by_keyboard(studies, tmp_path):
+def test_better_by_keyboard(studies, tmp_path, browser):
     study = studies("better")
     key, data = read_key(study), page_data(study)
-    with rating(study) as page:
+    with rating(browser, study) as page:
         size = len(key.items)
         for number in range(size):
             assert page.locator("#progress").text_content() == f"{number + 1} of {size}"
@@ -85,10 +85,10 @@ def test_better_by_keyboard(studies, tmp_path):
         assert ended.returncode == 0 and f"{size} of {size} answers, 0 skipped" in ended.stdout
 
 
-def test_trust_by_mouse(studies, tmp_path):
+def test_trust_by_mouse(studies, tmp_path, browser):
     study = studies("trust")
     key, data = read_key(study), page_data(study)
-    with rating(study) as page:
+    with rating(browser, study) as page:
         while page.locator("#item").is_visible():
             item, shown = current(page, data)
             first = key.items[item].options[shown[0]] == "digits_fc"
@@ -99,10 +99,10 @@ def test_trust_by_mouse(studies, tmp_path):
         assert found.value.tolist() == [1] and set(sheet.answers.values()) <= {1, -1}
 
 
-def test_which_by_keyboard(studies, tmp_path):
+def test_which_by_keyboard(studies, tmp_path, browser):
     study = studies("which")
     key, data = read_key(study), page_data(study)
-    with rating(study) as page:
+    with rating(browser, study) as page:
         while page.locator("#item").is_visible():
             item, shown = current(page, data)
             asked = key.items[item]
@@ -112,11 +112,11 @@ def test_which_by_keyboard(studies, tmp_path):
         assert found.value.tolist() == [100, 0, 100]
 
 
-def test_going_back_skipping_and_reloading(studies, tmp_path):
+def test_going_back_skipping_and_reloading(studies, tmp_path, browser):
     study = studies("better")
     key, data = read_key(study), page_data(study)
     size = len(key.items)
-    with rating(study, "Zoë 7") as page:
+    with rating(browser, study, "Zoë 7") as page:
         first, _ = current(page, data)
         for pressed in "123":
             page.keyboard.press(pressed)
@@ -142,10 +142,10 @@ def test_going_back_skipping_and_reloading(studies, tmp_path):
         assert page.locator("#progress").text_content() == f"4 of {size}"
 
 
-def test_raters_who_share_a_browser(studies):
+def test_raters_who_share_a_browser(studies, browser):
     study = studies("better")
     data = page_data(study)
-    with rating(study) as page:
+    with rating(browser, study) as page:
         page.keyboard.press("1")
         ann, _ = current(page, data)
         page.get_by_role("button", name="Not Ann?").click()
@@ -165,11 +165,11 @@ def test_raters_who_share_a_browser(studies):
         assert turned == {True, False}  # of 18 pairs
 
 
-def test_a_browser_that_keeps_nothing(studies, tmp_path):
+def test_a_browser_that_keeps_nothing(studies, tmp_path, browser):
     study = studies("better")
     key = read_key(study)
     refuse = "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('denied', 'SecurityError'); }});"
-    with opened((study / PAGE).as_uri()) as page:
+    with opened(browser, (study / PAGE).as_uri()) as page:
         page.add_init_script(refuse)
         page.reload()
         page.get_by_label("Your name or code").fill("Ann")
@@ -181,9 +181,9 @@ def test_a_browser_that_keeps_nothing(studies, tmp_path):
         assert len(sheet.answers) == len(key.items)
 
 
-def test_a_double_click_answers_once(studies):
+def test_a_double_click_answers_once(studies, browser):
     study = studies("better")
-    with rating(study) as page:
+    with rating(browser, study) as page:
         page.wait_for_timeout(300)
         page.locator("#choices button").nth(2).dblclick()
         assert page.locator("#progress").text_content().startswith("2 of")
@@ -191,8 +191,8 @@ def test_a_double_click_answers_once(studies):
 
 
 @pytest.mark.parametrize("design", ["better", "trust", "which"])
-def test_it_fits_the_screen(design, studies):
-    with rating(studies(design)) as page:
+def test_it_fits_the_screen(design, studies, browser):
+    with rating(browser, studies(design)) as page:
         for width, height in ((1280, 720), (390, 844), (360, 640)):
             page.set_viewport_size({"width": width, "height": height})
             assert page.evaluate("document.documentElement.scrollWidth") <= width

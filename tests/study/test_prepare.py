@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from commands import evalkit as command
+from commands import through_main as command
 from PIL import Image
 from sklearn.metrics import f1_score
 from studies import digits, page_data, pairs, run
@@ -173,7 +173,7 @@ def test_a_study_is_never_overwritten(runs, tmp_path):
     assert "2 items of 2 images" in first.stdout and "give this one file to every rater" in first.stdout
     key = read_key(tmp_path / "study")
     again = command(*arguments)
-    assert again.returncode == 2 and "is there already, and answers to its study need its key" in again.stderr
+    assert again.returncode == 2 and "exists, and answers to its study need its key" in again.stderr
     assert read_key(tmp_path / "study") == key
 
 

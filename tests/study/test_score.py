@@ -7,7 +7,7 @@ import krippendorff
 import numpy as np
 import pytest
 from builders import HOSTILE, fresh
-from commands import evalkit as command
+from commands import through_main as command
 from studies import make_key, sheet
 
 from evalkit.analysis import stats
@@ -171,7 +171,7 @@ def test_incomplete_answers_are_used_and_counted():
     assert (found.answers, found.skipped) == (14, 6)
     assert [value(found, "score", name).value for name in BETTER] == [6.5, 2.5, 0]  # of the nine images that somebody judged
     assert "14 of 20 answers, 6 skipped" in sentences(found)[0] and "at most 9" in sentences(found)[1]
-    with pytest.raises(UserError, match="nobody has answered"):
+    with pytest.raises(UserError, match="no answer to any item"):
         score(key, [sheet(key, "none", lambda _: None)])
 
 
@@ -211,11 +211,11 @@ def test_answers_that_cannot_count_end_in_one_sentence(tmp_path):
     (tmp_path / "list.json").write_text(json.dumps([1]))
     (tmp_path / "bytes.json").write_bytes(b"\xff\x00")
     for files, says in [
-        ([first, second], "are both of the rater"),
+        ([first, second], "are both by the rater"),
         ([other], "answers another study"),
         ([odd], "'item-1' is no answer to item-0"),
-        ([strange], "which the study did not ask like that"),
-        ([turned], "which the study did not ask like that"),
+        ([strange], "which is no item of this study with these options"),
+        ([turned], "which is no item of this study with these options"),
         ([tmp_path / "cut.json"], "is no file of answers that the study's page saved, or damaged"),
         ([tmp_path / "list.json"], "is no file of answers"),
         ([tmp_path / "bytes.json"], "is no file of answers"),
@@ -239,7 +239,7 @@ def test_a_key_that_lost_items_is_no_key(tmp_path):
     lacking = json.loads(whole.model_dump_json())
     del lacking["items"]["item-3"]
     (tmp_path / KEY).write_text(json.dumps(lacking))
-    with pytest.raises(UserError, match="its items are not those that its design asks"):
+    with pytest.raises(UserError, match="its items do not fit its design"):
         read_key(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Self-contained HTML: one file with its style, script and data inside, that asks nobody for anything."""
+"""Self-contained HTML pages: one file that contains its style, script and data, and loads nothing else."""
 
 import base64
 import hashlib
@@ -14,15 +14,15 @@ _pages = Environment(
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """A file of a media type, such as image/png, as an address that holds it."""
+    """Return a file of a media type, such as image/png, as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def page(name: str, data: Mapping[str, Any], *, connect: str = "'none'", **context: Any) -> str:
-    """`<name>.html`, which extends base.html, with style.css and `<name>.js`; the script finds `data` as JSON in #data.
+    """Return `<name>.html`, which extends base.html, with style.css and `<name>.js`; the script reads `data` from #data as JSON.
 
-    The browser is told to run no other script, and to load nothing: whatever text stands in the page, it stays text.
-    `connect` is what the script may talk to.
+    The page's security policy allows no other script and no other file, so text in the page cannot run or load anything.
+    `connect` is the connect-src of the policy: the addresses that the script may request.
     """
     script = (resources.files(__name__) / f"{name}.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

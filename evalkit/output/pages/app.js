@@ -2,19 +2,19 @@
 const start = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 
-// What is asked, mirrored in the address; null leaves the choice to the network.
-const wanted = { photo: start.photos[0].key, model: start.models[0], random: false, layer: null, target: start.target,
+// The choices of the user, mirrored in the address; null means the choice of the network.
+const choices = { photo: start.photos[0].key, model: start.models[0], random: false, layer: null, target: start.target,
   methods: start.methods.filter((method) => method.chosen).map((method) => method.name), ...start.point };
-// What is shown: which network, which view of it, and the methods whose maps of that view are drawn.
+// What is shown: the network, its view of the photograph, and the methods whose maps of that view are drawn.
 let network = null, networkKey = "", view = null, viewKey = "";
 const drawn = new Set(), panels = new Map();
 
-const networkAsked = () => ({ model: wanted.model, random: wanted.random });
-const viewAsked = () => ({ ...networkAsked(), photo: wanted.photo, layer: wanted.layer, target: wanted.target });
+const networkAsked = () => ({ model: choices.model, random: choices.random });
+const viewAsked = () => ({ ...networkAsked(), photo: choices.photo, layer: choices.layer, target: choices.target });
 const viewShown = () => ({ photo: view.photo, layer: view.layer, target: view.target.index });
-const pointAsked = () => ({ select: wanted.select, top_percent: wanted.select === "soft" ? null : wanted.top, fill: wanted.fill });
+const pointAsked = () => ({ select: choices.select, top_percent: choices.select === "soft" ? null : choices.top, fill: choices.fill });
 const questionAsked = (methods, heat) => ({ view: viewAsked(), methods, point: pointAsked(), heat });
-const inOrder = (isWanted) => start.methods.map((method) => method.name).filter(isWanted);
+const inOrder = (isChosen) => start.methods.map((method) => method.name).filter(isChosen);
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -28,21 +28,21 @@ async function send(path, body) {
   try {
     answer = await fetch(path, { method: "POST", body, headers: { "X-Evalkit-Token": start.token } });
   } catch {
-    throw new Error("the server does not answer: does evalkit app still run?");
+    throw new Error("the server does not answer: is evalkit app still running?");
   }
   if (answer.ok) return answer;
-  const said = answer.headers.get("content-type")?.startsWith("application/json") ? (await answer.json()).error : null;
-  throw new Error(said ?? "the server failed; its terminal says why");
+  const reason = answer.headers.get("content-type")?.startsWith("application/json") ? (await answer.json()).error : null;
+  throw new Error(reason ?? "the server failed; its terminal shows the reason");
 }
 const ask = async (path, question) => (await send(path, JSON.stringify(question))).json();
-const tell = (text) => { $("status").textContent = text; };
-const complain = (text) => { $("problem").textContent = text; };
+const showStatus = (text) => { $("status").textContent = text; };
+const showProblem = (text) => { $("problem").textContent = text; };
 
-// One question at a time, and always the latest: what changes meanwhile is asked as soon as the answer is there.
+// One request at a time: choices that change meanwhile are sent when its answer has arrived, only the latest.
 let dirty = false, busy = false;
-function setBusy(is) {
-  busy = is;
-  $("answers").setAttribute("aria-busy", is);
+function setBusy(value) {
+  busy = value;
+  $("answers").setAttribute("aria-busy", value);
 }
 
 async function changed() {
@@ -55,44 +55,44 @@ async function changed() {
     dirty = false;
     try {
       await answer();
-    } catch (mistake) {
-      if (!dirty) complain(mistake.message);
+    } catch (error) {
+      if (!dirty) showProblem(error.message);
     }
   }
   setBusy(false);
-  tell("");
+  showStatus("");
 }
 
 function choose(change) {
-  complain("");
-  Object.assign(wanted, change);
+  showProblem("");
+  Object.assign(choices, change);
   return changed();
 }
 
 async function answer() {
   if (networkKey !== JSON.stringify(networkAsked())) await openNetwork();
   if (!dirty && viewKey !== JSON.stringify(viewAsked())) await openView();
-  const known = wanted.methods.filter((name) => drawn.has(name));
-  const others = wanted.methods.filter((name) => !drawn.has(name));
-  for (const methods of [known, ...others.map((name) => [name])]) {
+  const old = choices.methods.filter((name) => drawn.has(name));
+  const fresh = choices.methods.filter((name) => !drawn.has(name));
+  for (const methods of [old, ...fresh.map((name) => [name])]) {
     if (dirty) return;
     if (methods.length) await explain(methods);
   }
 }
 
 async function openNetwork() {
-  const asked = networkAsked();
-  tell(`opening ${asked.model} …`);
+  const request = networkAsked();
+  showStatus(`opening ${request.model} …`);
   clearView();
   network = null;
   networkKey = "";
   $("random").hidden = true;
   try {
-    network = await ask("network", asked);
-    networkKey = JSON.stringify(asked);
-  } catch (mistake) {
-    $("random").hidden = dirty || asked.random;
-    throw mistake;
+    network = await ask("network", request);
+    networkKey = JSON.stringify(request);
+  } catch (error) {
+    $("random").hidden = dirty || request.random;
+    throw error;
   } finally {
     showNetwork();
     showChoices();
@@ -100,25 +100,25 @@ async function openNetwork() {
 }
 
 async function openView() {
-  const asked = viewAsked();
-  tell("looking …");
+  const request = viewAsked();
+  showStatus("running the network …");
   for (const panel of panels.values()) panel.setAttribute("aria-busy", "true");
   try {
-    view = { ...await ask("view", asked), photo: asked.photo };
-  } catch (mistake) {
+    view = { ...await ask("view", request), photo: request.photo };
+  } catch (error) {
     const last = view === null ? { photo: start.photos[0].key, layer: null, target: null } : viewShown();
-    if (dirty || JSON.stringify({ ...asked, ...last }) === JSON.stringify(asked)) throw mistake;
-    Object.assign(wanted, last);  // no such photograph, layer or class: what was shown last stands
+    if (dirty || JSON.stringify({ ...request, ...last }) === JSON.stringify(request)) throw error;
+    Object.assign(choices, last);  // no such photograph, layer or class: return to the last view
     dirty = true;
     writeAddress();
     showChoices();
-    complain(mistake.message);
+    showProblem(error.message);
     return;
   }
   viewKey = "";
   drawn.clear();
   if (dirty) return;
-  Object.assign(wanted, viewShown());
+  Object.assign(choices, viewShown());
   viewKey = JSON.stringify(viewAsked());
   if (!document.querySelector(`[data-photo="${CSS.escape(view.photo)}"]`)) addPhoto({ key: view.photo, name: view.name, thumbnail: view.picture });
   writeAddress();
@@ -128,11 +128,11 @@ async function openView() {
 
 async function explain(methods) {
   const key = viewKey, fresh = !drawn.has(methods[0]);
-  if (fresh) tell(`computing ${methods[0]} …`);
-  const found = await ask("explain", questionAsked(methods, fresh));
+  if (fresh) showStatus(`computing ${methods[0]} …`);
+  const answers = await ask("explain", questionAsked(methods, fresh));
   if (key !== viewKey) return;
-  for (const name of methods.filter((method) => wanted.methods.includes(method))) {
-    drawPanel(name, found.methods[name], found.pixels);
+  for (const name of methods.filter((method) => choices.methods.includes(method))) {
+    drawPanel(name, answers.methods[name], answers.pixels);
     drawn.add(name);
   }
   showPanels();
@@ -147,7 +147,7 @@ function clearView() {
   showView();
 }
 
-// The choices, as the page shows them.
+// Display of the choices.
 function showNetwork() {
   const layers = network?.layers ?? [], names = network?.classes ?? [];
   $("layer").replaceChildren(...layers.map(({ name, channels, height, width }) =>
@@ -160,25 +160,25 @@ function showNetwork() {
 }
 
 function showChoices() {
-  for (const button of $("photos").children) button.setAttribute("aria-pressed", button.dataset.photo === wanted.photo);
-  for (const button of $("top").querySelectorAll("button")) button.setAttribute("aria-pressed", button.dataset.target === String(wanted.target));
-  for (const box of $("methods").querySelectorAll("input")) box.checked = wanted.methods.includes(box.value);
-  for (const name of ["model", "select", "fill"]) $(name).value = wanted[name];
-  if (network !== null) $("layer").value = wanted.layer ?? network.layer;
-  $("top-percent").value = wanted.top;
-  $("top-percent").disabled = wanted.select === "soft";
-  $("percent").textContent = wanted.select === "soft" ? "–" : `${wanted.top} %`;
+  for (const button of $("photos").children) button.setAttribute("aria-pressed", button.dataset.photo === choices.photo);
+  for (const button of $("top").querySelectorAll("button")) button.setAttribute("aria-pressed", button.dataset.target === String(choices.target));
+  for (const box of $("methods").querySelectorAll("input")) box.checked = choices.methods.includes(box.value);
+  for (const name of ["model", "select", "fill"]) $(name).value = choices[name];
+  if (network !== null) $("layer").value = choices.layer ?? network.layer;
+  $("top-percent").value = choices.top;
+  $("top-percent").disabled = choices.select === "soft";
+  $("percent").textContent = choices.select === "soft" ? "–" : `${choices.top} %`;
 }
 
 function showView() {
   $("picture").hidden = view === null;
   $("download").disabled = view === null;
   $("question").textContent = view === null ? "Why?" : `Why “${view.target.name}”? Confidence ${short(view.target.confidence)}`;
-  const classes = view === null ? [] : view.top.some((found) => found.index === view.target.index) ? view.top : [...view.top, view.target];
-  $("top").replaceChildren(...classes.map((found) => {
-    const button = make("button", { type: "button", "data-target": found.index }, make("span", {}, found.name),
-      make("span", {}, short(found.confidence)), make("meter", { value: found.confidence ?? 0, "aria-hidden": "true" }));
-    button.addEventListener("click", () => choose({ target: found.index }));
+  const classes = view === null ? [] : view.top.some((one) => one.index === view.target.index) ? view.top : [...view.top, view.target];
+  $("top").replaceChildren(...classes.map((one) => {
+    const button = make("button", { type: "button", "data-target": one.index }, make("span", {}, one.name),
+      make("span", {}, short(one.confidence)), make("meter", { value: one.confidence ?? 0, "aria-hidden": "true" }));
+    button.addEventListener("click", () => choose({ target: one.index }));
     return make("li", {}, button);
   }));
   if (view === null) return;
@@ -187,30 +187,30 @@ function showView() {
   $("picture").classList.toggle("small", view.width < 150);
 }
 
-// The answers.
+// Display of the answers.
 function showPanels() {
-  for (const name of [...panels.keys()]) if (!wanted.methods.includes(name)) panels.delete(name);
-  const shown = wanted.methods.map((name) => panels.get(name)).filter(Boolean);
+  for (const name of [...panels.keys()]) if (!choices.methods.includes(name)) panels.delete(name);
+  const shown = choices.methods.map((name) => panels.get(name)).filter(Boolean);
   if (shown.some((panel, i) => panel !== $("panels").children[i]) || shown.length !== $("panels").children.length) $("panels").replaceChildren(...shown);
 }
 
-function drawPanel(name, found, pixels) {
+function drawPanel(name, answer, pixels) {
   const panel = panels.get(name) ?? make("article", { class: "explained", "data-method": name });
   panels.set(name, panel);
   panel.removeAttribute("aria-busy");
-  const map = found.heat ?? panel.querySelector("img")?.src, title = make("h3", {}, name);
-  if (found.error !== undefined) {
-    panel.replaceChildren(title, make("p", { class: "warn" }, `${name} cannot answer: ${found.error}`));
+  const map = answer.heat ?? panel.querySelector("img")?.src, title = make("h3", {}, name);
+  if (answer.error !== undefined) {
+    panel.replaceChildren(title, make("p", { class: "warn" }, `${name} is not possible here: ${answer.error}`));
     return;
   }
-  const kept = found.kept === null ? "as bright as the map" : `${found.kept.toLocaleString("en")} of ${pixels.toLocaleString("en")} pixels`;
+  const kept = answer.kept === null ? "as bright as the map" : `${answer.kept.toLocaleString("en")} of ${pixels.toLocaleString("en")} pixels`;
   const picture = (src, alt, caption) =>
     make("figure", {}, make("img", { src, alt, class: view.width < 150 ? "small" : "" }), make("figcaption", {}, caption));
   panel.replaceChildren(title, make("div", { class: "pictures" }, picture(map, `map of ${name} over the photograph`, "the map"),
-    picture(found.picture, `what ${name} leaves of the photograph`, kept)),
+    picture(answer.picture, `what ${name} leaves of the photograph`, kept)),
   make("table", {}, make("thead", {}, make("tr", {}, ...["", "before", "after", "drop"].map((text) => make("th", { scope: "col" }, text)))),
-    make("tbody", {}, scoreRow("confidence", found.confidence), scoreRow("score (logit)", found.logit))));
-  if (found.constant) panel.append(make("p", { class: "warn" }, "This map is constant: their place in the image alone decides which pixels are its top."));
+    make("tbody", {}, scoreRow("confidence", answer.confidence), scoreRow("score (logit)", answer.logit))));
+  if (answer.constant) panel.append(make("p", { class: "warn" }, "This map is constant: its top pixels are chosen by their position in the image alone."));
 }
 
 function scoreRow(label, { before, after, drop, increased }) {
@@ -237,52 +237,52 @@ async function upload(file) {
     addPhoto(photo);
     $("photos").lastChild.scrollIntoView({ block: "nearest" });
     await choose({ photo: photo.key, target: null });
-  } catch (mistake) {
-    complain(mistake.message);
+  } catch (error) {
+    showProblem(error.message);
   }
 }
 
 async function download() {
   try {
-    const picture = await (await send("figure", JSON.stringify(questionAsked(wanted.methods, false)))).blob();
-    const link = make("a", { href: URL.createObjectURL(picture), download: `evalkit-${wanted.model}-${view.target.name}.png` });
+    const picture = await (await send("figure", JSON.stringify(questionAsked(choices.methods, false)))).blob();
+    const link = make("a", { href: URL.createObjectURL(picture), download: `evalkit-${choices.model}-${view.target.name}.png` });
     link.click();
     URL.revokeObjectURL(link.href);
-  } catch (mistake) {
-    complain(mistake.message);
+  } catch (error) {
+    showProblem(error.message);
   }
 }
 
 function chooseClass(event) {
   event.preventDefault();
-  const said = $("class").value.trim(), index = network?.classes.indexOf(said) ?? -1;
+  const text = $("class").value.trim(), index = network?.classes.indexOf(text) ?? -1;
   $("class").value = "";
-  if (said) choose({ target: index < 0 ? said : index });
+  if (text) choose({ target: index < 0 ? text : index });
 }
 
 // The address.
 function writeAddress() {
-  const entries = Object.entries(wanted).filter(([, value]) => value !== null && value !== false);
+  const entries = Object.entries(choices).filter(([, value]) => value !== null && value !== false);
   history.replaceState(null, "", `#${new URLSearchParams(entries)}`);
 }
 
 function readAddress() {
-  const said = new URLSearchParams(location.hash.slice(1)), named = said.get("methods")?.split(","), top = parseFloat(said.get("top"));
-  for (const name of ["photo", "model", "layer", "target"]) if (said.has(name)) wanted[name] = said.get(name);
-  for (const name of ["select", "fill"]) if ([...$(name).options].some((option) => option.value === said.get(name))) wanted[name] = said.get(name);
-  if (named) wanted.methods = inOrder((name) => named.includes(name));
-  if (top >= 0 && top <= 100) wanted.top = top;
-  if (said.has("model")) wanted.random = said.get("random") === "true";
+  const address = new URLSearchParams(location.hash.slice(1)), named = address.get("methods")?.split(","), top = parseFloat(address.get("top"));
+  for (const name of ["photo", "model", "layer", "target"]) if (address.has(name)) choices[name] = address.get(name);
+  for (const name of ["select", "fill"]) if ([...$(name).options].some((option) => option.value === address.get(name))) choices[name] = address.get(name);
+  if (named) choices.methods = inOrder((name) => named.includes(name));
+  if (top >= 0 && top <= 100) choices.top = top;
+  if (address.has("model")) choices.random = address.get("random") === "true";
 }
 
 // The controls.
-const options = { model: { random: false, layer: null, target: null }, layer: {}, select: {}, fill: {} };  // with what each makes void
-for (const [name, void_] of Object.entries(options)) $(name).addEventListener("change", () => choose({ ...void_, [name]: $(name).value }));
+const options = { model: { random: false, layer: null, target: null }, layer: {}, select: {}, fill: {} };  // with the choices that each resets
+for (const [name, reset] of Object.entries(options)) $(name).addEventListener("change", () => choose({ ...reset, [name]: $(name).value }));
 $("random").addEventListener("click", () => choose({ random: true, layer: null, target: null }));
 $("top-percent").addEventListener("input", () => choose({ top: Number($("top-percent").value) }));
 $("methods").addEventListener("change", ({ target: { value, checked } }) => {
   if (!checked) drawn.delete(value);
-  choose({ methods: inOrder((name) => (name === value ? checked : wanted.methods.includes(name))) });
+  choose({ methods: inOrder((name) => (name === value ? checked : choices.methods.includes(name))) });
   showPanels();
 });
 $("search").addEventListener("submit", chooseClass);

@@ -1,12 +1,12 @@
 "use strict";
-// The gallery: pages of cards, filtered by reason, winner, class and method. Text is only ever set as text.
+// The gallery: pages of cards, filtered by reason, winner, class and method. Text is always inserted as text, never as HTML.
 
 const PAGE = 12;
 
 function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
 }
 
 function picture(source, alt) {
@@ -49,12 +49,12 @@ function card(item, methods, gallery) {
   }
   facts.append(element("div", { className: "faint name", textContent: item.image }));
   facts.append(element("div", { className: "faint", textContent: item.reasons.join(", ") }));
-  const shown = item.methods.filter((method) => methods.has(method.name));
+  const chosen = item.methods.filter((method) => methods.has(method.name));
   return element(
     "article",
     { className: "card" },
     element("div", { className: "photograph" }, picture(item.photograph, `photograph: ${item.label ?? item.image}`), facts),
-    element("div", { className: "panels" }, ...shown.map((method) => panel(item, method, gallery))),
+    element("div", { className: "panels" }, ...chosen.map((method) => panel(item, method, gallery))),
   );
 }
 
@@ -80,31 +80,31 @@ function draw(root, gallery) {
   const cards = element("div", { className: "cards" });
   const more = element("button", { type: "button", textContent: "show more" });
   const every = element("button", { type: "button", textContent: "show all images", hidden: true });
-  let shown = PAGE;
+  let limit = PAGE;
 
   function refresh() {
-    const fits = gallery.items.filter(
+    const matches = gallery.items.filter(
       (item) =>
         (reason.value === all || item.reasons.includes(reason.value)) &&
         (winner.value === all || item.winner === winner.value) &&
         (chosenClass.value === all || (item.label ?? item.explained) === chosenClass.value),
     );
     const methods = new Set(boxes.filter(([, box]) => box.checked).map(([, box]) => box.value));
-    const now = fits.slice(0, shown);
-    cards.replaceChildren(...now.map((item) => card(item, methods, gallery)));
-    count.textContent = `${fits.length} of ${gallery.items.length} images${now.length < fits.length ? `, ${now.length} shown` : ""}`;
-    more.hidden = now.length === fits.length;
-    every.hidden = fits.length > 0;
+    const shown = matches.slice(0, limit);
+    cards.replaceChildren(...shown.map((item) => card(item, methods, gallery)));
+    count.textContent = `${matches.length} of ${gallery.items.length} images${shown.length < matches.length ? `, ${shown.length} shown` : ""}`;
+    more.hidden = shown.length === matches.length;
+    every.hidden = matches.length > 0;
   }
 
   function restart() {
-    shown = PAGE;
+    limit = PAGE;
     refresh();
   }
 
   for (const control of [reason, winner, chosenClass, ...boxes.map(([, box]) => box)]) control.addEventListener("change", restart);
   more.addEventListener("click", () => {
-    shown += PAGE;
+    limit += PAGE;
     refresh();
   });
   every.addEventListener("click", () => {

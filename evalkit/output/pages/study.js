@@ -2,36 +2,36 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const items = new Map(data.items.map((item) => [item.id, item]));
-const shelf = "evalkit-study-" + data.study; // every page that is opened from a disk may share one storage
+const storageKey = "evalkit-study-" + data.study; // pages opened from a disk may share one storage
 const at = (id) => document.getElementById(id);
 const show = (id) => ["start", "item", "end"].forEach((section) => { at(section).hidden = section !== id; });
 
 const DOUBLE_CLICK = 250; // milliseconds
 
-let keeps = true; // whether the browser stores anything for this page: for files, some do not
+let canStore = true; // some browsers store nothing for a page opened from a disk
 let unsaved = false;
-const kept = restored();
+const state = restored();
 
-// {rater: who is answering or null, sheets: {rater: {order, shown, answers, position}}}
+// {rater: name of the current rater or null, sheets: {rater: {order, shown, answers, position}}}
 function restored() {
   try {
-    const found = JSON.parse(localStorage.getItem(shelf));
+    const stored = JSON.parse(localStorage.getItem(storageKey));
     const fits = (sheet) => sheet.order.length === items.size && sheet.order.every((id) => items.has(id) && sheet.shown[id]);
-    if (found && Object.values(found.sheets).every(fits)) return found;
+    if (stored && Object.values(stored.sheets).every(fits)) return stored;
   } catch {
-    // refused, which `keep` will tell, or not written by this page
+    // storage is refused (`keep` shows it), or holds what this page did not write
   }
   return { rater: null, sheets: {} };
 }
 
 function keep() {
   try {
-    localStorage.setItem(shelf, JSON.stringify(kept));
-    keeps = true;
+    localStorage.setItem(storageKey, JSON.stringify(state));
+    canStore = true;
   } catch {
-    keeps = false;
+    canStore = false;
   }
-  at("forgetful").hidden = keeps;
+  at("forgetful").hidden = canStore;
 }
 
 function shuffled(list) {
@@ -43,22 +43,22 @@ function shuffled(list) {
   return mixed;
 }
 
-const sheet = () => kept.sheets[kept.rater];
+const sheet = () => state.sheets[state.rater];
 const answered = () => sheet().order.filter((id) => id in sheet().answers).length;
 const answer = (choice, shown) => ("option" in choice ? shown[choice.option] : choice.value);
 
 function begin(rater) {
-  kept.rater = rater;
-  if (!Object.hasOwn(kept.sheets, rater)) {
+  state.rater = rater;
+  if (!Object.hasOwn(state.sheets, rater)) {
     const order = shuffled(items.keys());
     const shown = Object.fromEntries(order.map((id) => [id, shuffled(items.get(id).options.map((option) => option.id))]));
-    kept.sheets[rater] = { order, shown, answers: {}, position: 0 };
+    state.sheets[rater] = { order, shown, answers: {}, position: 0 };
   }
   go(sheet().position);
 }
 
 function leave() {
-  kept.rater = null;
+  state.rater = null;
   keep();
   at("rater").value = "";
   show("start");
@@ -87,31 +87,31 @@ function ask(item) {
   );
   at("choices").replaceChildren(...data.choices.map((choice, i) => button(choice, i, item.id, shown, options)));
   at("back").disabled = sheet().position === 0;
-  at("change").textContent = `Not ${kept.rater}?`;
+  at("change").textContent = `Not ${state.rater}?`;
   show("item");
   at("question").focus();
 }
 
 function figure(source, caption) {
-  const made = document.createElement("figure");
-  const picture = made.appendChild(document.createElement("img"));
+  const element = document.createElement("figure");
+  const picture = element.appendChild(document.createElement("img"));
   picture.src = source;
   picture.alt = caption;
-  made.appendChild(document.createElement("figcaption")).textContent = caption;
-  return made;
+  element.appendChild(document.createElement("figcaption")).textContent = caption;
+  return element;
 }
 
 function button(choice, i, id, shown, options) {
-  const made = document.createElement("button");
-  made.appendChild(document.createElement("kbd")).textContent = i + 1;
-  made.append(choice.text ?? options[choice.option].name);
-  made.setAttribute("aria-pressed", sheet().answers[id] === answer(choice, shown));
-  const asked = performance.now();
-  made.addEventListener("click", (event) => {
-    const twice = event.detail > 0 && performance.now() - asked < DOUBLE_CLICK; // the second click of two meant the item before
+  const element = document.createElement("button");
+  element.appendChild(document.createElement("kbd")).textContent = i + 1;
+  element.append(choice.text ?? options[choice.option].name);
+  element.setAttribute("aria-pressed", sheet().answers[id] === answer(choice, shown));
+  const created = performance.now();
+  element.addEventListener("click", (event) => {
+    const twice = event.detail > 0 && performance.now() - created < DOUBLE_CLICK; // it was meant for the previous item
     if (!twice) choose(choice);
   });
-  return made;
+  return element;
 }
 
 function choose(choice) {
@@ -135,10 +135,10 @@ function end() {
 
 function save() {
   const { order, shown, answers } = sheet();
-  const content = { study: data.study, design: data.design, rater: kept.rater, saved: new Date().toISOString(), order, shown, answers };
+  const content = { study: data.study, design: data.design, rater: state.rater, saved: new Date().toISOString(), order, shown, answers };
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([JSON.stringify(content, null, 1)], { type: "application/json" }));
-  link.download = `answers-${kept.rater.replace(/[^\p{L}\p{N}_-]+/gu, "_")}.json`;
+  link.download = `answers-${state.rater.replace(/[^\p{L}\p{N}_-]+/gu, "_")}.json`;
   link.click();
   unsaved = false;
   at("saved").textContent = `Saved as ${link.download}, where this browser puts its downloads. Please send that file to whoever gave you this page.`;
@@ -165,8 +165,8 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "ArrowRight") go(sheet().position + 1);
 });
 addEventListener("beforeunload", (event) => {
-  if (unsaved && !keeps) event.preventDefault();
+  if (unsaved && !canStore) event.preventDefault();
 });
 
-if (kept.rater !== null && sheet()) begin(kept.rater);
+if (state.rater !== null && sheet()) begin(state.rater);
 else leave();

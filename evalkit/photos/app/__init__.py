@@ -1,1 +1,1 @@
-"""A local page on which people ask a network why: any photograph, class, layer, method and threshold, answered while they watch."""
+"""A local page that explains any class of any photograph, by any layer, method and threshold."""

@@ -1,4 +1,4 @@
-"""Photographs that the page offers: samples of a data set, and the last few uploads, which live in memory only."""
+"""Photographs that the page offers: samples of a data set, and the last few uploads, which are kept in memory only."""
 
 import io
 import logging
@@ -18,22 +18,22 @@ from evalkit.output.pages import data_uri
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 10_000_000
-"""Of an uploaded file."""
+"""Largest size of an uploaded file."""
 MOST_PIXELS = 50_000_000
-"""Of an uploaded photograph: a file of a few bytes may claim to hold any number."""
+"""Largest number of pixels of an uploaded photograph: a file of a few bytes can declare any number."""
 MOST_ELONGATED = 20
-"""Longer over shorter side. A model resizes the shorter one, so that a line of pixels would become an image without end."""
+"""Largest ratio of longer to shorter side. Models resize the shorter side, so the longer one could become huge."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""Pillow's names of what may be uploaded: its many other decoders never see a stranger's bytes."""
+"""Formats that may be uploaded, by Pillow's names: its many other decoders never process untrusted files."""
 UPLOADS = 8
-"""Of which the last are kept."""
+"""Number of uploads that are kept."""
 THUMBNAIL = 112
-"""Longer side, in pixels."""
+"""Longer side of a thumbnail, in pixels."""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph by its key; `load` decodes it, RGB, and raises UnreadableImage."""
+    """A photograph and its key; `load` decodes it to RGB and raises UnreadableImage."""
 
     key: str
     name: str
@@ -41,17 +41,17 @@ class Photograph:
 
 
 class Album:
-    """Samples by their position in a data set, and uploads by a random key. May be used from several threads.
+    """Samples by their position in a data set, and uploads by a random key. Thread-safe.
 
-    Raises UserError where no sample can be read; single ones are left out with a warning.
+    Raises UserError if no sample can be read; single unreadable samples are left out with a warning.
     """
 
     def __init__(self, source: Source, positions: Sequence[int], others: int = 0) -> None:
         self.others = others
-        """Images of the data set that are no samples."""
+        """Number of images of the data set that are not samples."""
         self.samples: dict[str, Photograph] = {}
         self.thumbnails: dict[str, str] = {}
-        """Pictures of the samples as addresses."""
+        """Thumbnails of the samples as data URIs."""
         self._uploads: dict[str, Photograph] = {}
         self._lock = threading.Lock()
         for position in positions:
@@ -66,7 +66,7 @@ class Album:
             raise UserError(f"none of the {len(positions)} sample photographs can be read")
 
     def add(self, content: bytes, name: str) -> tuple[Photograph, str]:
-        """Keep an uploaded file; returns it with its thumbnail. Raises UserError for what is no photograph, or too large a one."""
+        """Keep an uploaded file; return it with its thumbnail. Raises UserError if it is not a photograph or is too large."""
         photograph = Photograph(secrets.token_urlsafe(9), printable(name)[:80], partial(_upright, content))
         small = thumbnail(_picture(photograph))
         with self._lock:
@@ -76,15 +76,15 @@ class Album:
         return photograph, small
 
     def __getitem__(self, key: str) -> Photograph:
-        """Raises UserError for a key that is not, or no longer, known."""
+        """Return a photograph by its key. Raises UserError for a key that is unknown or no longer kept."""
         with self._lock:
-            found = self.samples.get(key) or self._uploads.get(key)
-        if found is None:
+            photograph = self.samples.get(key) or self._uploads.get(key)
+        if photograph is None:
             raise UserError(f"this photograph is no longer here (the last {UPLOADS} uploads are kept): upload it again")
-        return found
+        return photograph
 
     def picture(self, key: str) -> Image.Image:
-        """A photograph, RGB. Raises UserError: it is not known, cannot be read, or is a strip."""
+        """Decode a photograph to RGB. Raises UserError if it is not kept, cannot be read, or is too narrow (`MOST_ELONGATED`)."""
         return _picture(self[key])
 
 
@@ -94,12 +94,12 @@ def _picture(photograph: Photograph) -> Image.Image:
     except UnreadableImage as reason:
         raise UserError(f"{photograph.name} cannot be read: {reason}") from reason
     if max(picture.size) > MOST_ELONGATED * min(picture.size):
-        raise UserError(f"{photograph.name} is a strip of {picture.width} x {picture.height} pixels: choose a photograph")
+        raise UserError(f"{photograph.name} is too narrow ({picture.width} x {picture.height} pixels): choose another photograph")
     return picture
 
 
 def _upright(content: bytes) -> Image.Image:
-    """As a person sees it: phones store photographs lying on their side, and say so in EXIF."""
+    """Decode a photograph and rotate it as its EXIF says: phones may store photographs sideways."""
     return ImageOps.exif_transpose(decode(content, formats=FORMATS, most_pixels=MOST_PIXELS))
 
 
@@ -109,14 +109,14 @@ def _name(source: Source, position: int) -> str:
 
 
 def thumbnail(picture: Image.Image) -> str:
-    """A small copy, as an address."""
+    """Return a small copy as a data URI."""
     small = picture.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return png_uri(small)
 
 
 def png_uri(picture: Image.Image) -> str:
-    """A picture as PNG inside an address: what the page shows of a mask is exact, pixel by pixel."""
+    """Encode a picture as a data URI in PNG, which is lossless: the page shows masks exactly."""
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=1)
     return data_uri(file.getvalue(), "image/png")

@@ -1,4 +1,4 @@
-"""What the page is told: plain numbers, names and pictures as addresses, ready for JSON."""
+"""Responses to the page: plain numbers, names and pictures as data URIs, ready for JSON."""
 
 import io
 import math
@@ -23,7 +23,7 @@ TOP = 5
 
 
 class ExplainRequest(BaseModel):
-    """Which methods explain a view, under which protocol point."""
+    """A request to explain a view by methods at a protocol point."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,11 +31,11 @@ class ExplainRequest(BaseModel):
     methods: list[str] = Field(max_length=100)
     point: PointSetting
     heat: bool = True
-    """Whether the heat maps are wanted too: they do not change with the point."""
+    """Whether to return heat maps too; they do not depend on the point."""
 
 
 def network(explainer: Explainer, asked: Network) -> dict[str, Any]:
-    """Its layers, its classes and where its weights come from. Raises UserError where it cannot be had."""
+    """Return a network's layers, its classes and the origin of its weights. Raises UserError if it cannot be loaded."""
     session = explainer.session(asked)
     model, classes = session.config.model, session.model.classes
     return {
@@ -49,10 +49,10 @@ def network(explainer: Explainer, asked: Network) -> dict[str, Any]:
 
 
 def view(explainer: Explainer, asked: View) -> dict[str, Any]:
-    """The photograph as the network sees it, its likeliest classes, and the one that is explained. Raises UserError."""
-    subject = explainer.subject(asked)
-    session, logits = explainer.session(subject.network), explainer.logits(subject.network, subject.photo)
-    picture = session.image(explainer.album.picture(subject.photo))[0]
+    """Return the preprocessed photograph, its most likely classes, and the explained one. Raises UserError."""
+    resolved = explainer.resolve(asked)
+    session, logits = explainer.session(resolved.network), explainer.logits(resolved.network, resolved.photo)
+    picture = session.image(explainer.album.picture(resolved.photo))[0]
     top = logits[0].argsort(descending=True, stable=True)[:TOP].tolist()
 
     def scored(index: int) -> dict[str, Any]:
@@ -61,47 +61,47 @@ def view(explainer: Explainer, asked: View) -> dict[str, Any]:
         return {"index": index, "name": name, "confidence": _finite(float(confidence)), "logit": _finite(float(logit))}
 
     return {
-        "name": explainer.album[subject.photo].name,
+        "name": explainer.album[resolved.photo].name,
         "picture": _png(picture),
         "height": picture.shape[1],
         "width": picture.shape[2],
-        "layer": subject.layer,
+        "layer": resolved.layer,
         "top": [scored(index) for index in top],
-        "target": scored(subject.target),
+        "target": scored(resolved.target),
     }
 
 
 def explain(explainer: Explainer, request: ExplainRequest) -> dict[str, Any]:
-    """For each method its pictures and scores, or why it has none. Raises UserError."""
-    subject = explainer.subject(request.view)
-    rankings = explainer.rankings(subject, request.methods)
-    served = {name: found for name, found in rankings.items() if isinstance(found, Ranking)}
-    shown = explainer.shown(subject, served, request.point)
-    probe = explainer.probe(subject)
-    before = confidence_and_logit(probe.logits, probe.targets, explainer.at(subject.network, subject.layer).config.model.output)
-    found: dict[str, Any] = {name: {"error": printable(str(mistake))} for name, mistake in rankings.items() if name not in served}
-    for name, ranking in served.items():
-        found[name] = _scores(shown[name], float(before[0]), float(before[1])) | {"picture": _png(shown[name].image)}
-        found[name]["constant"] = bool(ranking.maps.amax() == ranking.maps.amin())
+    """Return each method's pictures and scores, or the reason why it has none. Raises UserError."""
+    resolved = explainer.resolve(request.view)
+    results = explainer.rankings(resolved, request.methods)
+    rankings = {name: result for name, result in results.items() if isinstance(result, Ranking)}
+    perturbed = explainer.shown(resolved, rankings, request.point)
+    probe = explainer.probe(resolved)
+    before = confidence_and_logit(probe.logits, probe.targets, explainer.at(resolved.network, resolved.layer).config.model.output)
+    methods: dict[str, Any] = {name: {"error": printable(str(error))} for name, error in results.items() if name not in rankings}
+    for name, ranking in rankings.items():
+        methods[name] = _scores(perturbed[name], float(before[0]), float(before[1])) | {"picture": _png(perturbed[name].image)}
+        methods[name]["constant"] = bool(ranking.maps.amax() == ranking.maps.amin())
         if request.heat:
-            found[name]["heat"] = _png(overlay(probe.images[0].float().cpu(), ranking.maps[0].cpu()))
-    return {"methods": {name: found[name] for name in request.methods}, "pixels": probe.images[0, 0].numel()}
+            methods[name]["heat"] = _png(overlay(probe.images[0].float().cpu(), ranking.maps[0].cpu()))
+    return {"methods": {name: methods[name] for name in request.methods}, "pixels": probe.images[0, 0].numel()}
 
 
 def figure(explainer: Explainer, request: ExplainRequest) -> bytes:
-    """The picture that `evalkit explain` draws, as PNG. Raises UserError where no method has a map."""
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - a second that a page without figures need not wait
+    """Draw the picture of `evalkit explain`, as PNG. Raises UserError if no method has a map."""
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - takes a second, needed only for figures
 
     from evalkit.photos.explain import draw  # noqa: PLC0415
 
-    subject = explainer.subject(request.view)
-    rankings = explainer.rankings(subject, request.methods)
-    maps = {name: found.maps for name, found in rankings.items() if isinstance(found, Ranking)}
+    resolved = explainer.resolve(request.view)
+    results = explainer.rankings(resolved, request.methods)
+    maps = {name: result.maps for name, result in results.items() if isinstance(result, Ranking)}
     if not maps:
         raise UserError("none of the ticked methods has a map: there is nothing to draw")
-    session, probe = explainer.at(subject.network, subject.layer), explainer.probe(subject)
+    session, probe = explainer.at(resolved.network, resolved.layer), explainer.probe(resolved)
     points = {"select": [], "top_percent": [], "fill": [], "points": [request.point]}
-    target = "predicted" if subject.target == int(probe.logits.argmax()) else subject.target
+    target = "predicted" if resolved.target == int(probe.logits.argmax()) else resolved.target
     update = {"protocol": session.config.protocol.model_copy(update=points), "target": target}
     drawn = draw(session.config.model_copy(update=update), session.model, probe, maps)
     file = io.BytesIO()
@@ -116,14 +116,14 @@ def _scores(shown: Shown, confidence: float, logit: float) -> dict[str, Any]:
 
 
 def _change(before: float, after: float) -> dict[str, Any]:
-    """Before, after, and the drop as the paper defines it for one image (eq. 5), in %."""
+    """Return both values, and the drop as the paper defines it for one image (eq. 5), in %."""
     full, masked = np.array([before]), np.array([after])
     drop = float(relative_drop(full, masked)[0])
     return {"before": _finite(before), "after": _finite(after), "drop": _finite(drop), "increased": bool(increased(full, masked)[0])}
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no nan."""
+    """Return None for nan and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 

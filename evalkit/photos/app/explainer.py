@@ -1,4 +1,4 @@
-"""Networks, maps and scores for the page: each computed once, and kept while there is room. One caller at a time."""
+"""Networks, maps and scores for the page, in caches of limited size. Not thread-safe."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,23 +24,23 @@ from evalkit.protocol import Ranking
 from evalkit.scores import confidence_and_logit
 
 NETWORKS, PROBES, LOGITS, RANKINGS = 2, 4, 16, 64
-"""How many are kept: VGG16 has half a gigabyte of weights, a ranking of 299x299 pixels two megabytes."""
+"""Sizes of the caches: VGG16 has half a gigabyte of weights, a ranking of 299x299 pixels two megabytes."""
 MOST_PIXELS = 4_000_000
-"""Of an image in front of a network that takes images as they are."""
+"""Largest number of pixels of an image for a network that takes images in their own size."""
 
 
 class Network(BaseModel):
-    """A network by its name on offer."""
+    """A network on offer, by its name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
     random: bool = False
-    """Whether its weights are drawn, since its own cannot be had."""
+    """Whether its weights are random, because its trained ones are not available."""
 
 
 class View(Network):
-    """What is explained: a class of a photograph, at a layer of a network."""
+    """A class of a photograph to explain, at a layer of a network."""
 
     photo: str
     layer: str | None = None
@@ -51,7 +51,7 @@ class View(Network):
 
 @dataclass(frozen=True)
 class ResolvedView:
-    """A view with nothing left open."""
+    """A view with its default layer and target filled in."""
 
     network: Network
     photo: str
@@ -61,18 +61,18 @@ class ResolvedView:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a protocol point leaves of a photograph by a method's map, and the explained class's scores on it."""
+    """A photograph perturbed at a protocol point by a method's map, and the explained class's scores on it."""
 
     image: Tensor
-    """(3,H,W) in [0,1]: what the network was given."""
+    """Perturbed image (3,H,W) in [0,1]."""
     kept: int | None
-    """Of its pixels; None for a soft mask."""
+    """Number of kept pixels; None for a soft mask."""
     confidence: float
     logit: float
 
 
 class Explainer:
-    """Answers about the photographs of an album by the networks and methods on offer."""
+    """Explanations of the photographs of an album by the networks and methods on offer."""
 
     def __init__(self, offer: Offer, album: Album) -> None:
         self.offer, self.album = offer, album
@@ -84,31 +84,31 @@ class Explainer:
         self.ranking = lru_cache(maxsize=RANKINGS)(self._ranking)
 
     def _session(self, network: Network) -> PhotoSession:
-        """A network with all methods. Raises UserError where it, or its weights, cannot be had."""
+        """Load a network with all methods. Raises UserError if it or its weights are not available."""
         config = self.offer.model(network.model, random=network.random)
         return open_photo_session(config, self._size(config.model))
 
     def _size(self, model: ModelConfig) -> tuple[int, int]:
-        """Height and width of a network's images; where it takes them as they are, of the first sample."""
+        """Return height and width of a network's images; if it takes them in their own size, of the first sample."""
         if not taken_as_they_are(model):
             return zoo.input_size(model)
         first = self.album.picture(next(iter(self.album.samples)))
         return first.height, first.width
 
     def _layers(self, network: Network) -> list[Layer]:
-        """Layers through which everything passes, in the order of the data; the configured one in any case."""
+        """List the layers through which all data pass, in the order of computation, and the configured one in any case."""
         session = self.session(network)
         images = torch.rand(2, 3, *self._size(session.config.model), device=session.device, dtype=session.model.net.dtype)
         configured = session.config.model.layer
         return [layer for layer in explainable(session.model.net.module, images) if layer.separates != "no" or layer.name == configured]
 
     def _at(self, network: Network, layer: str) -> PhotoSession:
-        """The network cut at one of its layers. Raises UserError for any other name."""
+        """Return the session with the network cut at another layer. Raises UserError if the layer cannot be explained."""
         session = self.session(network)
         model = session.config.model
         if layer == model.layer:
             return session
-        known = [found.name for found in self.layers(network)]
+        known = [one.name for one in self.layers(network)]
         if layer not in known:
             raise UserError(f"layer '{layer}' of {model.name} cannot be explained{did_you_mean(layer, known)}")
         net = SplitModel(session.model.net.module, layer, mean=model.mean, std=model.std)
@@ -117,7 +117,7 @@ class Explainer:
         return replace(session, config=config, model=replace(session.model, net=net))
 
     def _logits(self, network: Network, photo: str) -> Tensor:
-        """Class scores of a photograph (1,C). Raises UserError where the network cannot process it."""
+        """Compute the class scores of a photograph (1,C). Raises UserError if the network cannot process it."""
         session = self.session(network)
         picture = self.album.picture(photo)
         width, height = picture.size
@@ -127,48 +127,48 @@ class Explainer:
             return session.model.net(session.image(picture))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as reason:  # a fully connected layer in front of an image of another size than it was made for
+        except RuntimeError as reason:  # such as a fully connected layer for images of another size
             raise UserError(f"{network.model} cannot process an image of {width} x {height} pixels: {first_line(reason)}") from reason
 
-    def subject(self, view: View) -> ResolvedView:
-        """Raises UserError for a class that the network lacks."""
+    def resolve(self, view: View) -> ResolvedView:
+        """Fill in default layer and target. Raises UserError for a class that the network does not have."""
         network = Network(model=view.model, random=view.random)
         session = self.session(network)
         predicted = int(self.logits(network, view.photo).argmax())
         target = predicted if view.target is None else session.model.classes.output(view.target)
         return ResolvedView(network, view.photo, view.layer or session.config.model.layer, target)
 
-    def _probe(self, subject: ResolvedView) -> Probe:
-        return self.at(subject.network, subject.layer).probe(self.album.picture(subject.photo), subject.target)
+    def _probe(self, view: ResolvedView) -> Probe:
+        return self.at(view.network, view.layer).probe(self.album.picture(view.photo), view.target)
 
-    def _ranking(self, subject: ResolvedView, method: str) -> Ranking | UserError:
-        """The pixels of a method's map (1,H,W); or why there are none, so that it is not tried again."""
-        session, probe = self.at(subject.network, subject.layer), self.probe(subject)
+    def _ranking(self, view: ResolvedView, method: str) -> Ranking | UserError:
+        """Rank the pixels of a method's map (1,H,W). An error is returned, not raised, so that it is cached too."""
+        session, probe = self.at(view.network, view.layer), self.probe(view)
         try:
-            found = session.map(method, probe)
-        except UserError as mistake:
+            saliency = session.map(method, probe)
+        except UserError as error:
             if probe.written(by_value=True):
                 self.forget()
-            return UserError(str(mistake))  # without its traceback, which would keep the probe alive
-        return Ranking(found) if bool(found.isfinite().all()) else UserError("the map is not finite: it explains nothing")
+            return UserError(str(error))  # without its traceback, which would keep the probe alive
+        return Ranking(saliency) if bool(saliency.isfinite().all()) else UserError("the map is not finite: it explains nothing")
 
     def forget(self) -> None:
-        """Drop networks and probes: somebody's method has written into what all of them share."""
+        """Clear the cached networks and probes, after a user's method has changed data that they share."""
         for cache in (self.session, self.at, self.logits, self.probe):
             cache.cache_clear()
 
-    def rankings(self, subject: ResolvedView, methods: Sequence[str]) -> dict[str, Ranking | UserError]:
-        """By method. Raises UserError for one that is not on offer."""
+    def rankings(self, view: ResolvedView, methods: Sequence[str]) -> dict[str, Ranking | UserError]:
+        """Return each method's ranking, or its error. Raises UserError for a method that is not on offer."""
         unknown = [name for name in methods if name not in self.offer.config.method]
         if unknown:
             raise UserError(f"no method '{unknown[0]}' on offer{did_you_mean(unknown[0], self.offer.config.method)}")
-        return {name: self.ranking(subject, name) for name in methods}
+        return {name: self.ranking(view, name) for name in methods}
 
-    def shown(self, subject: ResolvedView, rankings: dict[str, Ranking], point: Point) -> dict[str, Shown]:
-        """What a protocol point leaves by each ranking, scored: one forward pass for each, in batches."""
+    def shown(self, view: ResolvedView, rankings: dict[str, Ranking], point: Point) -> dict[str, Shown]:
+        """Perturb the photograph at a protocol point by each ranking and score the results: one forward pass each, in batches."""
         if not rankings:
             return {}
-        session, probe = self.at(subject.network, subject.layer), self.probe(subject)
+        session, probe = self.at(view.network, view.layer), self.probe(view)
         filler = protocol.filling(probe.images, point.fill, session.model.net.mean)
         masks = [protocol.kept(point, ranking)[0] for ranking in rankings.values()]
         images = torch.cat([protocol.perturb(probe.images, mask, filler) for mask in masks])

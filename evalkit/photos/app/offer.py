@@ -1,4 +1,4 @@
-"""What the page offers to choose from: every network and method that its names alone can open."""
+"""What the page offers: networks and methods that need no settings besides their names, and sample photographs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,27 +12,26 @@ from evalkit.data.sources import choose
 from evalkit.errors import UserError, did_you_mean
 from evalkit.evaluation.apply import Method, load_methods
 from evalkit.evaluation.session import load_source
-from evalkit.models.settings import ModelConfig
 from evalkit.photos.app.album import Album
 
 SAMPLES = 24
-"""Of the data set, where the overrides do not say how many."""
+"""Number of samples of the data set, unless the overrides set it."""
 CHOSEN = "method=[ablation_cam,grad_cam,random]"
-"""Ticked first, where the overrides do not say which: a control beside two methods."""
+"""Methods that are ticked first, unless the overrides name some: two methods and a control."""
 PEERS = "evalkit.methods.peers."
-"""Other people's code, each asking for the name of a class: on offer where the overrides name one."""
+"""Methods of other libraries. Each needs the name of a class, so it is on offer only if the overrides name it."""
 FAMILIES = {
     "evalkit.methods.weighted": "Class activation maps",
     "evalkit.methods.local": "Class activation maps",
     "evalkit.methods.pixel": "Pixel by pixel",
-    "evalkit.methods.controls": "Controls: they know nothing of the network",
+    "evalkit.methods.controls": "Controls: independent of the network",
 }
-"""By the module of a method's function; all others are the user's own."""
+"""Headings by the module of a method's function; all other methods are the user's own."""
 
 
 @dataclass(frozen=True)
 class MethodOnOffer:
-    """A method as the page shows it."""
+    """A method as the page lists it."""
 
     name: str
     family: str
@@ -46,49 +45,47 @@ class Offer:
     """The configuration of the command line, and what else can be chosen."""
 
     config: RunConfig
-    """Its methods are all that are on offer."""
+    """Configuration with all methods on offer."""
     chosen: tuple[str, ...]
     """The methods that the command line names."""
     conf: Path | None
 
     @property
     def target(self) -> int | str | None:
-        """The class that is explained first; None is the predicted one."""
-        given = self.config.target
-        first = given[0] if isinstance(given, list) else given
+        """The class that is explained first; None for the predicted one."""
+        target = self.config.target
+        first = target[0] if isinstance(target, list) else target
         return None if first == "predicted" else first
 
     @property
     def models(self) -> list[str]:
-        """Names of networks: the command line's first."""
+        """Names of networks on offer, the command line's first."""
         others = [name for name in choices("model", self.conf) if name not in ("custom", self.config.model.name)]
         return [self.config.model.name, *others]
 
     def model(self, name: str, *, random: bool = False) -> RunConfig:
-        """The configuration for a network on offer, or for the same with random weights. Raises UserError for any other name."""
+        """Return the configuration of a network on offer, or of the same with random weights. Raises UserError for any other name."""
         if name not in self.models:
             raise UserError(f"no network '{name}' on offer{did_you_mean(name, self.models)}")
         model, target = self.config.model, self.config.target
         if name != model.name:
-            model, target = _model(name, self.conf), "predicted"
+            model, target = compose_jobs([f"model={name}"], conf=self.conf)[0].config.model, "predicted"
         if random:
             model = model.model_copy(update={"weights": None})
         return self.config.model_copy(update={"model": model, "target": target})
 
     def methods(self) -> list[MethodOnOffer]:
-        """All methods, family by family."""
+        """List all methods on offer, family by family."""
         loaded = load_methods(self.config.method)
         families = list(dict.fromkeys([*FAMILIES.values(), "Yours"]))
-        found = [MethodOnOffer(name, _family(loaded[name]), _about(name, self.conf), name in self.chosen) for name in self.config.method]
-        return sorted(found, key=lambda method: families.index(method.family))
+        offered = [MethodOnOffer(name, _family(loaded[name]), _about(name, self.conf), name in self.chosen) for name in self.config.method]
+        return sorted(offered, key=lambda method: families.index(method.family))
 
 
 def open_offer(overrides: Sequence[str], conf: Path | None) -> Offer:
     """Compose the configuration of a command line. Raises UserError."""
-    given = list(overrides)
-    if not any(override.startswith(("method=", "experiment=")) for override in given):
-        given.append(CHOSEN)
-    config = compose_jobs(given, conf=conf)[0].config
+    named = any(override.startswith(("method=", "experiment=")) for override in overrides)
+    config = compose_jobs([*overrides, *([] if named else [CHOSEN])], conf=conf)[0].config
     if config.target == "label":
         raise UserError("photographs have no labels: use target=predicted, or a class by index or name")
     further = [name for name in choices("method", conf) if name not in config.method and _stands_alone(name, conf)]
@@ -97,16 +94,12 @@ def open_offer(overrides: Sequence[str], conf: Path | None) -> Offer:
 
 
 def open_album(config: RunConfig) -> Album:
-    """Samples of the configuration's data set, of all classes unless it says which. Raises UserError."""
+    """Open samples of the configuration's data set, of all classes unless it sets a limit. Raises UserError."""
     source = load_source(config.data)
-    if getattr(source, "streamed", False):  # to know its classes would be to read it
+    if getattr(source, "streamed", False):  # its classes are known only after reading it
         return Album(source, choose(source, limit=config.limit or SAMPLES, sample=None, seed=config.seed))
     positions = choose(source, limit=config.limit, sample=config.sample or (None if config.limit else SAMPLES), seed=config.seed)
     return Album(source, positions, len(source) - len(positions))
-
-
-def _model(name: str, conf: Path | None) -> ModelConfig:
-    return compose_jobs([f"model={name}"], conf=conf)[0].config.model
 
 
 def _stands_alone(name: str, conf: Path | None) -> bool:
@@ -120,5 +113,5 @@ def _family(method: Method) -> str:
 
 
 def _about(name: str, conf: Path | None) -> str:
-    """What its yaml file says first; an override has none."""
+    """Return the description in a method's yaml file; a method from an override has none."""
     return method_entry(name, conf)[1] if name in choices("method", conf) else ""

@@ -1,4 +1,4 @@
-"""The page's server. Any web site that its user visits can talk to localhost too, so it looks at who asks."""
+"""The page's server. Any web site that its user visits can send requests to localhost too, so it checks their origin."""
 
 import asyncio
 import ipaddress
@@ -28,11 +28,11 @@ from evalkit.photos.pictures import heat, to_pil
 
 TOKEN = "x-evalkit-token"
 MOST_JSON = 100_000
-"""Bytes of a question."""
+"""Largest size of a JSON request, in bytes."""
 USUAL_TOP = 20
-"""% of the pixels, where the overrides name a point without a threshold: the paper's."""
+"""The paper's threshold in % of the pixels, used if the overrides name a point without one."""
 HEADERS = {
-    "content-security-policy": "frame-ancestors 'none'",  # beside the page's own, which cannot say this
+    "content-security-policy": "frame-ancestors 'none'",  # in addition to the page's <meta> policy, where this is ignored
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
@@ -41,9 +41,9 @@ HEADERS = {
 
 
 def application(explainer: Explainer, hosts: Collection[str]) -> ASGIApp:
-    """The whole server. `hosts` are the names by which it may be called, beside localhost and addresses in figures."""
+    """Create the server. `hosts` are the host names that it accepts, in addition to localhost and IP addresses."""
     token = secrets.token_urlsafe(16)
-    # One thread computes for all, so that networks and caches need no lock; another decodes. The page stays responsive.
+    # One thread does all computation, so that networks and caches need no lock; another decodes. The page stays responsive.
     computing, decoding = ThreadPoolExecutor(max_workers=1), ThreadPoolExecutor(max_workers=1)
 
     async def index(_: Request) -> Response:
@@ -56,8 +56,8 @@ def application(explainer: Explainer, hosts: Collection[str]) -> ASGIApp:
 
     def answering(kind: type[BaseModel], function: Callable[..., Any], respond: Callable[[Any], Response] = JSONResponse) -> Route:
         async def answer(request: Request) -> Response:
-            asked = kind.model_validate_json(await _body(request, MOST_JSON))
-            return respond(await _in(computing, function, explainer, asked))
+            parsed = kind.model_validate_json(await _body(request, MOST_JSON))
+            return respond(await _in(computing, function, explainer, parsed))
 
         return Route(f"/{function.__name__}", answer, methods=["POST"])
 
@@ -70,7 +70,7 @@ def application(explainer: Explainer, hosts: Collection[str]) -> ASGIApp:
         answering(ExplainRequest, answers.figure, partial(Response, media_type="image/png")),
     ]
     statuses = {UserError: 422, ValidationError: 400, ClientDisconnect: 400, torch.OutOfMemoryError: 503}
-    failures: dict[Any, Any] = {kind: _told(status) for kind, status in statuses.items()} | {HTTPException: _http}
+    failures: dict[Any, Any] = {kind: _json_error(status) for kind, status in statuses.items()} | {HTTPException: _http}
     return _guarded(Starlette(routes=routes, exception_handlers=failures), token, hosts)
 
 
@@ -79,7 +79,7 @@ async def _in(thread: ThreadPoolExecutor, function: Callable[..., Any], *argumen
 
 
 def _start(explainer: Explainer, token: str) -> dict[str, Any]:
-    """What the page knows from the start."""
+    """Return the data that is embedded in the page."""
     offer, album = explainer.offer, explainer.album
     point = offer.config.protocol.all_points()[0]
     return {
@@ -96,7 +96,7 @@ def _start(explainer: Explainer, token: str) -> dict[str, Any]:
 
 
 def _guarded(app: ASGIApp, token: str, hosts: Collection[str]) -> ASGIApp:
-    """Refuses requests under another's name (a site whose name was rebound to this address) and questions of other pages."""
+    """Refuse requests to other host names (DNS rebinding) and from other sites' pages; add `HEADERS` to responses."""
 
     async def enter(scope: Scope, receive: Receive, send: Send) -> None:
         async def answer(message: Message) -> None:
@@ -107,8 +107,8 @@ def _guarded(app: ASGIApp, token: str, hosts: Collection[str]) -> ASGIApp:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
-        why = _refusal(Request(scope), token, hosts)
-        chosen = app if why is None else JSONResponse({"error": why}, 403)
+        refusal = _refusal(Request(scope), token, hosts)
+        chosen = app if refusal is None else JSONResponse({"error": refusal}, 403)
         await chosen(scope, receive, answer)
 
     return enter
@@ -122,14 +122,14 @@ def _refusal(request: Request, token: str, hosts: Collection[str]) -> str | None
         return None
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != host:
-        return "this question comes from another site's page"
+        return "this request comes from another site's page"
     if not secrets.compare_digest(request.headers.get(TOKEN, "").encode(), token.encode()):
         return "this page is older than the server: reload it"
     return None
 
 
 def _own(host: str, hosts: Collection[str]) -> bool:
-    """Addresses in figures are safe: no site's name can be rebound to look like one."""
+    """Return whether the host is this server. IP addresses are safe, since only names can be rebound."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -150,21 +150,21 @@ async def _body(request: Request, most: int) -> bytes:
     return bytes(content)
 
 
-def _told(status: int) -> Callable[[Request, Exception], Response]:
-    def handler(_: Request, mistake: Exception) -> Response:
-        return JSONResponse({"error": _sentence(mistake)}, status)
+def _json_error(status: int) -> Callable[[Request, Exception], Response]:
+    def handler(_: Request, error: Exception) -> Response:
+        return JSONResponse({"error": _sentence(error)}, status)
 
     return handler
 
 
-def _sentence(mistake: Exception) -> str:
-    if isinstance(mistake, ValidationError):
-        first = mistake.errors()[0]
-        return printable(f"no question that this server knows: {'.'.join(map(str, first['loc']))} {first['msg']}")
-    if isinstance(mistake, torch.OutOfMemoryError):
-        return "the GPU's memory does not hold this: choose fewer methods, a smaller network, or start with device=cpu"
-    return printable(str(mistake) if isinstance(mistake, UserError) else first_line(mistake))
+def _sentence(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return printable(f"invalid request: {'.'.join(map(str, first['loc']))} {first['msg']}")
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU's memory is too small for this: choose fewer methods, a smaller network, or start with device=cpu"
+    return printable(str(error) if isinstance(error, UserError) else first_line(error))
 
 
-def _http(_: Request, mistake: HTTPException) -> Response:
-    return JSONResponse({"error": mistake.detail}, mistake.status_code)
+def _http(_: Request, error: HTTPException) -> Response:
+    return JSONResponse({"error": error.detail}, error.status_code)

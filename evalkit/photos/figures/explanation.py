@@ -1,4 +1,4 @@
-"""Figure 5 of the paper: photograph, map, and the explanation map that keeps what the map points at."""
+"""Figure 5 of the paper: photograph, map, and the explanation map that keeps the highlighted pixels."""
 
 import textwrap
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ DEFAULT = "[ablation_cam]"
 
 
 def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
-    """A row for each photograph, class and method: photograph, map over it, and what each protocol point leaves of the image.
+    """Draw a row for each photograph, class and method: photograph, map over it, and the image perturbed at each protocol point.
 
     The paper (section 6.1) keeps the top 20 % of the pixels and multiplies the rest by 0; the confidence and the score
     before and after are those of its metrics (eq. 5 and 6).
@@ -28,15 +28,15 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
         image = photo.probe.images
         photograph(axes[0], image[0])
         beside(axes[0], session, photo)
-        found = session.map(method, photo.probe)
-        heat_over(axes[1], image[0], found[0])
-        axes[1].set_title(textwrap.fill(method + remark(found), 20, break_long_words=False))
+        saliency = session.map(method, photo.probe)
+        heat_over(axes[1], image[0], saliency[0])
+        axes[1].set_title(textwrap.fill(method + remark(saliency), 20, break_long_words=False))
         fillers = protocol.fillings(image, points, session.model.net.mean)
-        ranking = protocol.Ranking(found)
+        ranking = protocol.Ranking(saliency)
         for ax, point in zip(axes[2:], points, strict=True):
-            left = protocol.perturb(image, protocol.kept(point, ranking)[0], fillers[point.fill])
-            confidence, score = session.confidence(photo.probe, session.model.net(left))
-            photograph(ax, left[0])
+            perturbed = protocol.perturb(image, protocol.kept(point, ranking)[0], fillers[point.fill])
+            confidence, score = session.confidence(photo.probe, session.model.net(perturbed))
+            photograph(ax, perturbed[0])
             ax.set_title(textwrap.fill(in_words(point), 16) if axes is rows[0] else "")
             ax.set_xlabel(f"confidence {in_full(confidence)}\nscore {score:.2f}", labelpad=2)
     title(figure, session, "Explanation maps")

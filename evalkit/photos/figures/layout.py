@@ -1,4 +1,4 @@
-"""What all figures share: sizes and fonts of a paper, panels with photographs and maps, and three file formats."""
+"""Shared parts of all figures: sizes and fonts of a paper, panels with photographs and maps, and three file formats."""
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -23,18 +23,18 @@ from evalkit.config.schema import RunConfig
 from evalkit.errors import UserError, printable
 from evalkit.files import writable_folder
 from evalkit.output.plots import TEXT, save
-from evalkit.photos.pictures import COLOURS, overlay
+from evalkit.photos.pictures import COLOURS, overlay, to_array
 from evalkit.photos.session import PhotoSession, in_full, open_photographs
 from evalkit.probe import Probe
 
 COLUMN, PAGE, HEIGHT = 3.25, 6.875, 8.875
-"""Inches: a column, and the text of a page, of the WACV and CVPR templates."""
+"""Width of a column, and width and height of a page's text, in inches, in the WACV and CVPR templates."""
 ACROSS = 7
-"""Panels that a page holds side by side: smaller ones show nothing."""
+"""Largest number of panels side by side on a page; with more, they would be too small."""
 HEADER = 0.45
-"""Inches for title and note."""
+"""Height of title and note, in inches."""
 DPI = 300
-"""Of photographs and maps in all formats; lines and text are vectors in PDF and SVG."""
+"""Resolution of photographs and maps in all formats; lines and text are vectors in PDF and SVG."""
 STYLE: dict[Any, Any] = {
     "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6, "ytick.labelsize": 6, "figure.titlesize": 8,
     "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
@@ -45,7 +45,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class ExplainedPhoto:
-    """A photograph, by the name of its file, and the class that is explained of it."""
+    """A photograph, named after its file, with the class to explain of it."""
 
     name: str
     probe: Probe
@@ -57,16 +57,16 @@ Classes = Callable[[PhotoSession, Image.Image], list[Probe]]
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Figures drawn and saved inside have the fonts and formats of a paper."""
+    """Give figures that are drawn and saved inside the fonts and formats of a paper."""
     with plt.rc_context(STYLE):
         yield
 
 
 def write(name: str, draw: Draw, config: RunConfig, files: Sequence[Path], out: Path, classes: Classes = PhotoSession.probes) -> list[Path]:
-    """Draw one figure of all photographs and classes; returns its files, `<out>/<photograph>-<name>.png`, .pdf and .svg.
+    """Draw one figure of all photographs and classes; return its files, `<out>/<photograph>-<name>.png`, .pdf and .svg.
 
-    `classes` says which classes of a photograph it shows. Raises UserError: a file cannot be read, more panels than a page
-    has room for, a folder that cannot be written.
+    `classes` returns a probe for each class of a photograph to show. Raises UserError if a file cannot be read, the panels
+    do not fit on a page, or the folder cannot be written.
     """
     session, pictures = open_photographs(config, files)
     chosen = [
@@ -79,7 +79,7 @@ def write(name: str, draw: Draw, config: RunConfig, files: Sequence[Path], out: 
 
 
 def panels(rows: int, columns: int, width: float, row_height: float) -> tuple[Figure, list[list[Axes]]]:
-    """An empty figure with rows of panels; inches. Raises UserError where that is more than a page has room for."""
+    """Create an empty figure with rows of panels, sizes in inches. Raises UserError if they do not fit on a page."""
     if columns > ACROSS:
         raise UserError(f"a page has room for {ACROSS} panels side by side, not for {columns}: choose fewer")
     figure, axes = plt.subplots(rows, columns, figsize=(width, height(rows, row_height)), squeeze=False, layout="constrained")
@@ -89,7 +89,7 @@ def panels(rows: int, columns: int, width: float, row_height: float) -> tuple[Fi
 
 
 def height(rows: int, row_height: float) -> float:
-    """Of a figure with a title, in inches. Raises UserError where it is taller than a page."""
+    """Return the height of a figure with a title, in inches. Raises UserError if it is taller than a page."""
     fit = int((HEIGHT - HEADER) / row_height)
     if rows > fit:
         raise UserError(f"a page has room for {fit} rows of this figure, not for {rows} (photographs, classes, methods): draw several")
@@ -103,25 +103,25 @@ def _bare(ax: Axes) -> None:
 
 
 def photograph(ax: Axes, image: Tensor) -> None:
-    """An image (3,H,W) in [0,1]."""
-    ax.imshow(image.float().permute(1, 2, 0).clamp(0, 1).cpu().numpy())
+    """Show an image (3,H,W) in [0,1]."""
+    ax.imshow(to_array(image))
     _bare(ax)
 
 
 def heat_over(ax: Axes, image: Tensor, heat: Tensor) -> None:
-    """A map (H,W) over the image (3,H,W) in grey, from its least value to its greatest."""
+    """Show a map (H,W), scaled from its least value to its greatest, over the image (3,H,W) in grey."""
     photograph(ax, overlay(image.float().cpu(), heat.float().cpu()))
 
 
 def scale(figure: Figure, axes: Sequence[Axes], label: str) -> None:
-    """The one colour bar of maps that each run from their own least value to their own greatest."""
+    """Add one colour bar for maps that are each scaled from their own least value to their own greatest."""
     bar = figure.colorbar(ScalarMappable(Normalize(), COLOURS), ax=list(axes), fraction=0.025, pad=0.01, aspect=40, label=label)
     bar.set_ticks([0, 1], labels=["least", "greatest"])
     bar.outline.set_visible(False)
 
 
 def beside(ax: Axes, session: PhotoSession, photo: ExplainedPhoto) -> None:
-    """To the left of a row: which class is explained, how confident the network is, and of which file."""
+    """Label the first panel of a row with the explained class, its confidence and score, and the file."""
     confidence, score = session.confidence(photo.probe)
     name = "\n".join(textwrap.wrap(session.class_name(photo.probe), 18))
     ax.set_ylabel(f"{name}\nconfidence {in_full(confidence)}\nscore {score:.2f}", labelpad=3)
@@ -129,7 +129,7 @@ def beside(ax: Axes, session: PhotoSession, photo: ExplainedPhoto) -> None:
 
 
 def title(figure: Figure, session: PhotoSession, what: str) -> None:
-    """Above all panels: what is shown, and of which model, layer and weights."""
+    """Write above all panels what is shown, and the model, layer and weights."""
     config = session.config.model
     weights = "RANDOM WEIGHTS" if session.random_weights else f"weights {Path(session.model.weights.removeprefix('embedded:')).name}"
     about = printable(f"{config.name}, layer {config.layer}, {weights}")
@@ -137,11 +137,11 @@ def title(figure: Figure, session: PhotoSession, what: str) -> None:
 
 
 def note(figure: Figure, text: str) -> None:
-    """Below all panels: what a reader has to know about them."""
+    """Write a note for readers below all panels."""
     figure.supxlabel(textwrap.fill(text, int(figure.get_figwidth() * 22)), fontsize=6, color="0.25")
 
 
 def shortened(text: str, length: int) -> str:
-    """At most `length` characters, without the middle of a longer text."""
+    """Shorten a text to `length` characters, leaving out its middle."""
     half = length // 2
     return text if len(text) <= length else f"{text[: half - 1]}…{text[-(length - half) :]}"

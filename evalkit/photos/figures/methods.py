@@ -13,16 +13,16 @@ from evalkit.photos.session import PhotoSession, remark
 from evalkit.protocol import upsample
 
 DEFAULT = "[grad_cam,guided_grad_cam,ablation_cam,guided_ablation_cam]"
-"""The paper's four."""
+"""The paper's four methods."""
 CLIPPED = 0.995
-"""The quantile of a pixel-space map from which on it is shown at full brightness: a few pixels would leave the rest dark."""
+"""Quantile of a pixel-space map shown at full brightness, as is all above it: otherwise a few pixels would leave the rest dark."""
 
 
 def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
-    """A row for each photograph and class: the photograph, and what each method of the configuration makes of it.
+    """Draw a row for each photograph and class: the photograph, and the map of each method of the configuration.
 
-    Maps of the layer's cells lie over the photograph in grey. Maps in pixel space (the guided ones: paper, end of section 4)
-    stand alone, for no photograph is seen behind single pixels.
+    Maps of the layer's cells are drawn over the photograph in grey. Maps in pixel space (the guided ones: paper, end of
+    section 4) are drawn alone, because the photograph is not recognisable behind single pixels.
     """
     names = list(session.methods)
     columns = min(1 + len(names), ACROSS)
@@ -36,9 +36,9 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
         photograph(axes[0], image)
         beside(axes[0], session, photo)
         for ax, name in zip(axes[1:], names, strict=False):
-            shown = session.low_map(name, photo.probe)
-            ax.set_title(textwrap.fill(name + remark(shown), 20, break_long_words=False) if i == 0 or remark(shown) else "")
-            in_pixels |= _show(ax, image, shown)
+            low = session.low_map(name, photo.probe)
+            ax.set_title(textwrap.fill(name + remark(low), 20, break_long_words=False) if i == 0 or remark(low) else "")
+            in_pixels |= _show(ax, image, low)
     title(figure, session, "What the methods highlight")
     scale(figure, [ax for row in rows for ax in row], "saliency, each map by itself")
     if in_pixels:
@@ -47,7 +47,7 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
 
 
 def _show(ax: Axes, image: Tensor, low: Tensor) -> bool:
-    """Draw a raw map (1,h,w) of an image (3,H,W); returns whether it is one in pixel space."""
+    """Draw a raw map (1,h,w) of an image (3,H,W); return whether it is in pixel space."""
     size = (image.shape[1], image.shape[2])
     in_pixels = tuple(low.shape[1:]) == size
     if in_pixels:

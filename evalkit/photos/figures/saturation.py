@@ -1,12 +1,12 @@
 """Figure 4 of the paper: maps of a confident decision from the class score, and from the output after its sigmoid or softmax.
 
 The paper (section 5) expects Grad-CAM to lose its discrimination where a sigmoid is saturated, because gradients vanish
-there. What a sigmoid does to a gradient is one factor for all cells, dy/dA = y (1 - y) dz/dA: the weights shrink, and the
-map, which every figure scales to its own range, keeps its shape. It ends where y rounds to 1 (in float32 above z = 16.6):
-then all gradients are 0 and the map is empty, for all classes alike. Ablation-CAM's drops y - y^k of a saturated sigmoid
-do change their proportions: a unit that lowers z by d costs about exp(-z) (exp(d) - 1), so that the largest drops outweigh
-the others, and those below zero hardly count.
-`experiments/saturation.py` measures all of this on a data set with two objects an image.
+there. But a sigmoid multiplies the gradients of all cells by one factor, dy/dA = y (1 - y) dz/dA: the weights shrink, and
+the map, which every figure scales to its own range, keeps its shape. Only where y rounds to 1 (in float32 above z = 16.6)
+are all gradients 0 and the map empty, for all classes alike. Ablation-CAM's drops y - y^k of a saturated sigmoid do change
+their proportions: a unit that lowers z by d has a drop of about exp(-z) (exp(d) - 1), so that the largest drops dominate
+and those below zero hardly count.
+`experiments/findings/saturation.py` measures all of this on a data set with two objects in each image.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ CAPTIONS = {
 
 
 def two_classes(session: PhotoSession, picture: Image.Image) -> list[Probe]:
-    """The classes that the configuration names, or the two with the highest scores."""
+    """Return probes of the classes that the configuration names, or of the two with the highest scores."""
     if session.targets is not None:
         return session.probes(picture)
     best = session.probe(picture).logits[0].topk(min(2, session.model.classes.outputs)).indices
@@ -41,7 +41,7 @@ def two_classes(session: PhotoSession, picture: Image.Image) -> list[Probe]:
 
 
 def variants(probe: Probe, output: str) -> dict[str, Tensor]:
-    """Raw maps (N,h,w) by name: each method from the class score, then from the normalised output ("sigmoid" or "softmax")."""
+    """Compute raw maps (N,h,w) by name: each method from the class score, then from the normalised output ("sigmoid" or "softmax")."""
     return {
         "Grad-CAM, score": grad_cam(probe),
         f"Grad-CAM, {output}": grad_cam(probe, gradient=output),
@@ -51,10 +51,10 @@ def variants(probe: Probe, output: str) -> dict[str, Tensor]:
 
 
 def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
-    """A row for each class: the photograph and the four maps, each with its likeness to its method's map from the score.
+    """Draw a row for each class: the photograph and, for both methods, the map from the score and from the normalised output.
 
-    r is Pearson's correlation over the cells. Beside it stands by what factor the normalisation changed the gradient's
-    largest absolute value.
+    Below the second map of a method is its correlation r with the first (Pearson, over the cells), and for Grad-CAM the
+    factor by which the normalisation changed the gradient's largest absolute value.
     """
     output = session.config.model.output
     figure, rows = panels(len(photos), 5, PAGE, 1.6)
@@ -63,14 +63,14 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
         image = probe.images[0]
         photograph(axes[0], image)
         beside(axes[0], session, photo)
-        found = variants(probe, output)
+        maps = variants(probe, output)
         size = (image.shape[1], image.shape[2])
-        for ax, (name, low) in zip(axes[1:], found.items(), strict=True):
+        for ax, (name, low) in zip(axes[1:], maps.items(), strict=True):
             heat_over(ax, image, upsample(low.float(), size)[0])
             ax.set_title(name if i == 0 else "")
         plain, normalised = probe.gradients.abs().max(), probe.scored_gradients(output).abs().max()
         factor = float(normalised / plain) if plain > 0 else 0.0
-        gradcam, ablation = list(found.values())[:2], list(found.values())[2:]
+        gradcam, ablation = list(maps.values())[:2], list(maps.values())[2:]
         axes[2].set_xlabel(f"gradient times {factor:.2g}\n{likeness(*gradcam)}", labelpad=2)
         axes[4].set_xlabel(likeness(*ablation), labelpad=2)
     title(figure, session, f"Maps from the class score and from its {output}")
@@ -80,7 +80,7 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
 
 
 def likeness(plain: Tensor, normalised: Tensor) -> str:
-    """Two raw maps (1,h,w) of an image in words: their correlation, or that there is no map any more."""
+    """Describe the correlation of two raw maps (1,h,w) of an image, or that the second is constant."""
     if normalised.amin() == normalised.amax():
         return "no map: constant"
     r = similarity(plain, normalised)["pearson"][0]

@@ -15,21 +15,21 @@ from evalkit.photos.pictures import COLOURS
 from evalkit.photos.session import PhotoSession
 
 DIVERGING = "PuOr_r"
-"""Of gradients: purple below zero, orange above, told apart by colour-blind readers."""
+"""Colour map of gradients: purple below zero, orange above, which colour-blind readers can distinguish."""
 
 
 def of(unit: int | None) -> Draw:
-    """The figure of that unit, or of the one with the largest drop in each photograph."""
+    """Return the function that draws one unit; None for the unit with the largest drop in each photograph."""
     return partial(draw, unit=unit)
 
 
 def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto], unit: int | None = None) -> Figure:
-    """A row for each photograph and class: the photograph, A_k, and dy/dA_k with y the class score, cell by cell.
+    """Draw a row for each photograph and class: the photograph, A_k, and dy/dA_k with y the class score, cell by cell.
 
-    The paper (section 3) finds that the two share no spatial pattern where fully connected layers follow, and shows one
-    unit. Beside that unit's correlation (Pearson, over the cells) stands its median over all units that fire. Behind
-    global average pooling a unit has the same gradient in all cells, and no correlation. Raises UserError for a unit
-    that the layer does not have.
+    The paper (section 3) finds that the two share no spatial pattern if fully connected layers follow, and shows one unit.
+    The figure gives that unit's correlation (Pearson, over the cells) and the median over all units that fire. If global
+    average pooling follows, a unit has the same gradient in all cells, and no correlation. Raises UserError for a unit that
+    the layer does not have.
     """
     figure, rows = panels(len(photos), 3, COLUMN, 1.55)
     for axes, photo in zip(rows, photos, strict=True):
@@ -50,12 +50,12 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto], unit: int | No
 
 
 def correlation(activations: Tensor, gradients: Tensor, unit: int) -> str:
-    """In words, of maps (K,h,w) and their gradients: one unit's Pearson correlation, and the median of all that have one."""
-    found = similarity(activations, gradients)["pearson"]
-    if np.isnan(found[unit]):
+    """Describe one unit's Pearson correlation of activations and gradients (K,h,w), and the median of all units that have one."""
+    correlations = similarity(activations, gradients)["pearson"]
+    if np.isnan(correlations[unit]):
         constant = "gradient" if gradients[unit].min() == gradients[unit].max() else "activation"
         return f"no r: {constant} constant"
-    return f"r = {found[unit]:.2f} ({np.nanmedian(found):.2f})"
+    return f"r = {correlations[unit]:.2f} ({np.nanmedian(correlations):.2f})"
 
 
 def _checked(unit: int, units: int, session: PhotoSession) -> int:
@@ -65,9 +65,9 @@ def _checked(unit: int, units: int, session: PhotoSession) -> int:
 
 
 def _cells(figure: Figure, ax: Axes, values: Tensor, colours: str, limits: tuple[float, float]) -> None:
-    """A map (h,w) cell by cell, with the bar of its values."""
-    shown = ax.imshow(values.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
-    bar = figure.colorbar(shown, ax=ax, orientation="horizontal", fraction=0.05, pad=0.03, aspect=25)
+    """Show a map (h,w) cell by cell, with a colour bar."""
+    picture = ax.imshow(values.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    bar = figure.colorbar(picture, ax=ax, orientation="horizontal", fraction=0.05, pad=0.03, aspect=25)
     bar.outline.set_visible(False)
     bar.set_ticks(list(limits) if limits[0] < limits[1] else [limits[0]])
     bar.ax.xaxis.set_major_formatter("{x:.2g}")

@@ -1,4 +1,4 @@
-"""Figure 1 of the paper: by how much the class score drops when a unit is ablated, unit by unit."""
+"""Figure 1 of the paper: the drop of the class score for the ablation of each unit."""
 
 import textwrap
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from evalkit.photos.figures.layout import COLUMN, PAGE, ExplainedPhoto, height, 
 from evalkit.photos.session import PhotoSession, in_full
 
 NAMED = 5
-"""Units that are named: those whose ablation costs most."""
+"""Number of units that are named: those with the largest drops."""
 BESIDE = 3
-"""Panels side by side on a page."""
+"""Largest number of panels side by side on a page."""
 STEMS, LARGEST = "#0072B2", "#D55E00"
-"""Blue and vermilion of Okabe and Ito's palette, which colour-blind readers tell apart; the second prints lighter."""
+"""Blue and vermilion of Okabe and Ito's palette, which colour-blind readers can distinguish; vermilion prints lighter."""
 
 
 def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
-    """One panel a photograph and class: y - y^k over the units k of the target layer, all K of them, and the photograph.
+    """Draw a panel for each photograph and class: the photograph, and below it y - y^k over all K units k of the target layer.
 
     y is the class score (logit), y^k the score when unit k is zero (paper, section 4, eq. 3 before its division); a unit
     whose ablation raises the score has a negative drop.
@@ -44,7 +44,7 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
 
 
 def _stems(ax: Axes, drops: Tensor) -> None:
-    """Drops (K,) over the number of their unit."""
+    """Plot drops (K,) over the units' indices."""
     ax.vlines(range(len(drops)), 0, drops, color=STEMS, linewidth=min(1.0, 120 / len(drops) + 0.25))
     order = drops.argsort(descending=True, stable=True)[:NAMED]
     ax.plot(order, drops[order], "o", color=LARGEST, markersize=2.5)

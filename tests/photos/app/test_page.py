@@ -4,13 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
-from browsing import CHROMIUM, needs_browser
+from browsing import needs_browser
 from builders import ROOT
-from playwright.sync_api import Page, expect, sync_playwright
+from commands import Command
+from playwright.sync_api import Page, expect
 
 from evalkit.data.digits import Digits
 from evalkit.photos.app import answers
@@ -22,35 +24,36 @@ pytestmark = needs_browser
 OVERRIDES = ["limit=6", "method=[ablation_cam,grad_cam,cam]"]
 
 
-def start(*arguments: str) -> tuple[subprocess.Popen, str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "evalkit", "app", "--port", "0", "--no-browser", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
-    said = process.stdout.readline()
-    assert "Ctrl-C ends" in said, process.communicate()[1]
-    return process, said.split()[0]
+APP = ["app", "--port", "0", "--no-browser"]
 
 
-def stop(process: subprocess.Popen) -> str:
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 0, errors
+def start(folder: Path, *arguments: str) -> tuple[Command, str]:
+    """Start a server in a fork, and return its address too."""
+    command = Command(folder / "printed", *APP, *arguments)
+    line = command.line()
+    assert "Ctrl-C ends" in line, command.err.read_text()
+    return command, line.split()[0]
+
+
+def stop(command: Command) -> str:
+    os.kill(command.pid, signal.SIGINT)
+    code, errors = command.wait(60), command.err.read_text()
+    assert code == 0, errors
     return errors
 
 
 @pytest.fixture(scope="module")
 def address():
-    process, address = start(*OVERRIDES)
-    yield address
-    assert stop(process) == ""  # nothing went wrong behind the page either
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    """A server that starts and ends as a user's does."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "evalkit", *APP, *OVERRIDES]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    line = process.stdout.readline()
+    assert "Ctrl-C ends" in line, process.communicate()[1]
+    yield line.split()[0]
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 0 and errors == "", errors  # nothing went wrong behind the page either
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +122,7 @@ def test_first_sight(page, explainer):
     assert page.locator("#picture").get_attribute("src") == view["picture"]
     assert page.locator("[data-method]").evaluate_all("them => them.map(it => it.dataset.method)") == ["ablation_cam", "grad_cam", "cam"]
     assert shown(page, "ablation_cam") == expected(explainer, "ablation_cam", 20)
-    expect(page.locator("[data-method=cam]")).to_contain_text("cam cannot answer: cam needs global average pooling")
+    expect(page.locator("[data-method=cam]")).to_contain_text("cam is not possible here: cam needs global average pooling")
     expect(page.locator("#problem")).to_have_text("")
 
 
@@ -240,7 +243,7 @@ def test_another_network_and_another_layer(page, explainer):
     layer.select_option("features.6")
     settled(page)
     assert shown(page, "grad_cam") == expected(explainer, "grad_cam", 20, model="digits_gap", layer="features.6")
-    expect(page.locator("[data-method=cam]")).to_contain_text("cam cannot answer")
+    expect(page.locator("[data-method=cam]")).to_contain_text("cam is not possible here")
     page.get_by_label("Model").select_option("cifar7")
     settled(page)
     expect(page.locator("#weights")).to_contain_text("RANDOM WEIGHTS")
@@ -306,7 +309,7 @@ def test_weights_that_cannot_be_had_random_ones_and_classes_with_hostile_names(b
     settings |= {"name": "lost", "weights": "/nowhere.safetensors", "classes": [f"{hostile}{i}" for i in range(10)]}
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "lost.yaml").write_text(yaml.safe_dump(settings))
-    process, address = start("limit=1", "method=[grad_cam]", "--conf", str(tmp_path))
+    process, address = start(tmp_path, "limit=1", "method=[grad_cam]", "--conf", str(tmp_path))
     tab = browser.new_page()
     tab.goto(address)
     settled(tab)
@@ -329,8 +332,8 @@ def test_weights_that_cannot_be_had_random_ones_and_classes_with_hostile_names(b
     stop(process)
 
 
-def test_a_server_that_has_ended(browser):
-    process, address = start("limit=2")
+def test_a_server_that_has_ended(browser, tmp_path):
+    process, address = start(tmp_path, "limit=2")
     tab = browser.new_page()
     tab.goto(address)
     settled(tab)
@@ -340,7 +343,7 @@ def test_a_server_that_has_ended(browser):
     tab.close()
 
 
-def test_others_are_let_in_with_a_warning_only():
-    process, address = start("limit=1", "--host", "0.0.0.0")
+def test_others_are_let_in_with_a_warning_only(tmp_path):
+    process, address = start(tmp_path, "limit=1", "--host", "0.0.0.0")
     assert address.startswith("http://0.0.0.0:")
-    assert "everybody who reaches 0.0.0.0 can use this page" in stop(process)
+    assert "anyone who can reach 0.0.0.0 can use this page" in stop(process)

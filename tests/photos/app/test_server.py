@@ -57,13 +57,13 @@ def client():
     return opened(make_explainer(*OWN))
 
 
-def question(*names: str, select="keep_top", top=20, fill="black", heat=True, **view) -> dict:
+def request_of(*names: str, select="keep_top", top=20, fill="black", heat=True, **view) -> dict:
     point = {"select": select, "top_percent": None if select == "soft" else top, "fill": fill}
     return {"view": {**VIEW, **view}, "methods": list(names), "point": point, "heat": heat}
 
 
-def image_of(address: str) -> np.ndarray:
-    return np.array(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
+def image_of(data_uri: str) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(base64.b64decode(data_uri.partition(",")[2]))))
 
 
 def png(size=(64, 64), image: Image.Image | None = None, kind="PNG", **options) -> bytes:
@@ -96,7 +96,7 @@ def test_scores_are_those_of_a_plain_computation(client, select, top, fill):
     config, module, logits = plain_network()
     image, target = canvas(3), 7
     net = SplitModel(module, config.layer, mean=config.mean, std=config.std)
-    answer = client.post("/explain", json=question("ablation_cam", "grad_cam", select=select, top=top, fill=fill, target=target)).json()
+    answer = client.post("/explain", json=request_of("ablation_cam", "grad_cam", select=select, top=top, fill=fill, target=target)).json()
     assert answer["pixels"] == 64 * 64
     for name in ("ablation_cam", "grad_cam"):
         saliency = upsample(getattr(methods, name)(Probe(net, image, [target])), (64, 64))[0].numpy().ravel()
@@ -121,7 +121,7 @@ def test_scores_are_those_of_a_plain_computation(client, select, top, fill):
 
 
 def test_a_soft_mask_shows_everything_as_bright_as_the_map(client):
-    answer = client.post("/explain", json=question("grad_cam", "constant", select="soft")).json()["methods"]
+    answer = client.post("/explain", json=request_of("grad_cam", "constant", select="soft")).json()["methods"]
     assert answer["grad_cam"]["kept"] is None
     assert image_of(answer["constant"]["picture"]).max() == 0 and answer["constant"]["constant"]
     assert not answer["grad_cam"]["constant"]
@@ -152,19 +152,19 @@ def test_another_layer_is_another_map(client):
     saliency = upsample(methods.grad_cam(Probe(net, canvas(3), [2])), (64, 64))
     keep = np.zeros(64 * 64, dtype=bool)
     keep[np.argsort(-saliency.numpy().ravel(), kind="stable")[: round(0.3 * 64 * 64)]] = True
-    found = client.post("/explain", json=question("grad_cam", top=30, layer=layer, target=2)).json()["methods"]["grad_cam"]
+    found = client.post("/explain", json=request_of("grad_cam", top=30, layer=layer, target=2)).json()["methods"]["grad_cam"]
     np.testing.assert_array_equal(image_of(found["picture"]), np.array(Digits().load(3)) * keep.reshape(64, 64, 1))
 
 
 def test_maps_are_computed_once_and_a_threshold_costs_one_pass_in_one_batch(client, monkeypatch):
     names = ("counted", "grad_cam", "ablation_cam", "random")
     calls.clear()
-    client.post("/explain", json=question(*names))
+    client.post("/explain", json=request_of(*names))
     batches = []
     whole = SplitModel.__call__
     monkeypatch.setattr(SplitModel, "__call__", lambda net, images: batches.append(len(images)) or whole(net, images))
     for top in (10, 30, 70):
-        answer = client.post("/explain", json=question(*names, top=top, heat=False)).json()
+        answer = client.post("/explain", json=request_of(*names, top=top, heat=False)).json()
         assert "heat" not in answer["methods"]["counted"]
     assert calls == ["counted"] and batches == [len(names)] * 3
 
@@ -172,7 +172,7 @@ def test_maps_are_computed_once_and_a_threshold_costs_one_pass_in_one_batch(clie
 def test_what_cannot_answer_is_told_beside_its_name_and_the_others_go_on(client):
     calls.clear()
     for top in (20, 40):
-        answer = client.post("/explain", json=question("cam", "failing", "nan_map", "grad_cam", top=top)).json()["methods"]
+        answer = client.post("/explain", json=request_of("cam", "failing", "nan_map", "grad_cam", top=top)).json()["methods"]
         assert "cam needs global average pooling" in answer["cam"]["error"]
         assert answer["failing"]["error"].startswith("method failing failed with ValueError: no (theirs.py, line")
         assert "not finite" in answer["nan_map"]["error"]
@@ -181,8 +181,8 @@ def test_what_cannot_answer_is_told_beside_its_name_and_the_others_go_on(client)
 
 
 def test_a_method_that_writes_into_the_network_harms_nobody_else(client):
-    before = client.post("/explain", json=question("grad_cam", top=33)).json()["methods"]["grad_cam"]
-    answer = client.post("/explain", json=question("vandal", "grad_cam", "ablation_cam", top=33)).json()["methods"]
+    before = client.post("/explain", json=request_of("grad_cam", top=33)).json()["methods"]["grad_cam"]
+    answer = client.post("/explain", json=request_of("vandal", "grad_cam", "ablation_cam", top=33)).json()["methods"]
     assert "writes into the probe's network" in answer["vandal"]["error"]
     assert answer["grad_cam"]["picture"] == before["picture"]
     assert answer["grad_cam"]["logit"]["after"] == pytest.approx(before["logit"]["after"], abs=1e-4)
@@ -193,9 +193,9 @@ def test_a_method_that_writes_into_the_network_harms_nobody_else(client):
 def test_an_uploaded_photograph_is_explained_as_the_same_sample_is(client):
     stored = client.post("/upload?name=digit.png", content=png(image=Digits().load(3))).json()
     assert stored["name"] == "digit.png" and image_of(stored["thumbnail"]).shape == (64, 64, 3)
-    one, other = (client.post("/explain", json=question("ablation_cam", photo=photo)).json() for photo in (stored["key"], "s3"))
+    one, other = (client.post("/explain", json=request_of("ablation_cam", photo=photo)).json() for photo in (stored["key"], "s3"))
     assert one == other
-    drawn = client.post("/figure", json=question("ablation_cam", "cam", photo=stored["key"]))
+    drawn = client.post("/figure", json=request_of("ablation_cam", "cam", photo=stored["key"]))
     assert drawn.headers["content-type"] == "image/png" and Image.open(io.BytesIO(drawn.content)).width > 800
 
 
@@ -231,10 +231,10 @@ def claiming(width: int, height: int) -> bytes:
         (png(kind="JPEG")[:300], 422, "cannot be read"),
         (claiming(8000, 7000), 422, "8000 x 7000 pixels are more than 50 million"),
         (claiming(100_000, 100_000), 422, "cannot be read"),
-        (png((2100, 100)), 422, "is a strip of 2100 x 100 pixels"),
+        (png((2100, 100)), 422, "is too narrow (2100 x 100 pixels)"),
         (b"\0" * (MOST_BYTES + 1), 413, "more than 10 MB"),
     ],
-    ids=["text", "empty", "svg", "tiff", "truncated", "large", "bomb", "strip", "long"],
+    ids=["text", "empty", "svg", "tiff", "truncated", "large", "bomb", "narrow", "long"],
 )
 def test_what_is_no_photograph_ends_in_a_sentence(client, content, status, says):
     hostile = "<script>alert(1)</script>\x1b[2J\u202e\n../../etc/passwd.png"
@@ -255,21 +255,21 @@ def test_only_the_last_uploads_are_kept(client):
     ("path", "asked", "status", "says"),
     [
         ("/view", {**VIEW, "photo": "../../etc"}, 422, "no longer here"),
-        ("/view", {**VIEW, "photo": "\ud800"}, 400, "no question that this server knows"),
+        ("/view", {**VIEW, "photo": "\ud800"}, 400, "invalid request"),
         ("/view", {**VIEW, "model": "vgg61"}, 422, "no network 'vgg61' on offer; did you mean 'vgg16'?"),
         ("/view", {**VIEW, "model": "evalkit.cli.main"}, 422, "no network 'evalkit.cli.main' on offer"),
         ("/view", {**VIEW, "target": 10}, 422, "the model has 10, from 0 to 9"),
         ("/view", {**VIEW, "target": "ten\x1b[2J"}, 422, "the model has no such class"),
         ("/view", {**VIEW, "target": -1}, 400, "greater than or equal to 0"),
-        ("/explain", question("grad_cam", layer="features.12.x"), 422, "of digits_fc cannot be explained; did you mean"),
-        ("/explain", question("grad-cam"), 422, "no method 'grad-cam' on offer; did you mean 'grad_cam'?"),
-        ("/explain", question("grad_cam", top=101), 400, "less than or equal to 100"),
-        ("/explain", question("grad_cam", top=None), 400, "needs a top_percent"),
-        ("/explain", question("grad_cam", fill="pink"), 400, "'black', 'mean' or 'blur'"),
-        ("/explain", question(*["grad_cam"] * 101), 400, "at most 100"),
-        ("/explain", {**VIEW}, 400, "no question that this server knows"),
-        ("/figure", question("cam"), 422, "nothing to draw"),
-        ("/figure", question(), 422, "nothing to draw"),
+        ("/explain", request_of("grad_cam", layer="features.12.x"), 422, "of digits_fc cannot be explained; did you mean"),
+        ("/explain", request_of("grad-cam"), 422, "no method 'grad-cam' on offer; did you mean 'grad_cam'?"),
+        ("/explain", request_of("grad_cam", top=101), 400, "less than or equal to 100"),
+        ("/explain", request_of("grad_cam", top=None), 400, "needs a top_percent"),
+        ("/explain", request_of("grad_cam", fill="pink"), 400, "'black', 'mean' or 'blur'"),
+        ("/explain", request_of(*["grad_cam"] * 101), 400, "at most 100"),
+        ("/explain", {**VIEW}, 400, "invalid request"),
+        ("/figure", request_of("cam"), 422, "nothing to draw"),
+        ("/figure", request_of(), 422, "nothing to draw"),
         ("/nowhere", {}, 404, "Not Found"),
     ],
 )  # fmt: skip
@@ -279,12 +279,12 @@ def test_what_does_not_exist_ends_in_a_sentence(client, path, asked, status, say
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 20_000])
-def test_what_is_no_question(client, content):
+def test_what_is_no_request(client, content):
     answer = client.post("/view", content=content)
-    assert answer.status_code == 400 and "no question that this server knows" in answer.json()["error"]
+    assert answer.status_code == 400 and "invalid request" in answer.json()["error"]
 
 
-def test_a_question_has_an_end(client):
+def test_a_request_that_is_too_long(client):
     assert client.post("/view", content=b" " * 200_000).status_code == 413
 
 
@@ -309,7 +309,7 @@ def test_another_sites_page_is_refused_whatever_it_knows(client, origin):
     assert client.post("/view", json=VIEW, headers={"origin": HERE}).status_code == 200
 
 
-def test_a_question_without_the_pages_token_is_refused(client):
+def test_a_request_without_the_pages_token_is_refused(client):
     for token in ("", "x", "é".encode()):
         answer = client.post("/upload", content=png(), headers={TOKEN: token})
         assert answer.status_code == 403 and "reload" in answer.json()["error"]
@@ -370,7 +370,7 @@ def test_a_network_that_takes_images_as_they_are(tmp_path):
 def test_scores_that_are_not_finite_are_no_numbers(tmp_path):
     own = ["model=custom", "model.factory=builders.NaNNet", "model.layer=features", "model.resize=[16,16]", "model.mean=[0.5,0.5,0.5]"]
     client = opened(make_explainer(*own, "model.std=[0.5,0.5,0.5]", "method=[grad_cam]"))
-    found = client.post("/explain", json=question("grad_cam", model="builders.NaNNet", top=0)).json()["methods"]["grad_cam"]
+    found = client.post("/explain", json=request_of("grad_cam", model="builders.NaNNet", top=0)).json()["methods"]["grad_cam"]
     assert found["confidence"]["after"] is None and found["logit"]["drop"] is None and found["confidence"]["before"] is not None
 
 
@@ -397,7 +397,7 @@ def test_samples_are_of_all_classes_unless_the_command_line_says_which(folder):
 def test_command_line_mistakes(tmp_path):
     with pytest.raises(UserError, match="photographs have no labels"):
         serve(["target=label"], port=0, browser=False)
-    with pytest.raises(UserError, match="nowhere is no folder"):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
         serve([], images=tmp_path / "nowhere", port=0, browser=False)
     with pytest.raises(UserError, match="did you mean 'digits_fc'"):
         serve(["model=digits_cf"], port=0, browser=False)
