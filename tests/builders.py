@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="real images and weigh
 def fresh() -> np.random.Generator:
     """Make a generator of inputs that differ from run to run and follow the session's seed."""
     return np.random.default_rng(int(torch.randint(2**62, ())))
+
+
+def fresh_random() -> random.Random:
+    """Make Python's own generator, which follows the session's seed too."""
+    return random.Random(int(torch.randint(2**62, ())))
 
 
 def from_pool(
@@ -93,6 +99,16 @@ class Untraceable(TinyGAP):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x * 2 if float(x.sum()) > 1e9 else x)
+
+
+def save_pictures(folder: Path) -> Path:
+    """Save twelve 20x16 pictures in the class folders a, b and c."""
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        (folder / name).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(rng.integers(0, 256, (16, 20, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
+    return folder
 
 
 def tiny_overrides(folder: Path, out: Path, factory: str = "builders.TinyFC") -> list[str]:

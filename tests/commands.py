@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,6 @@ from types import SimpleNamespace
 import pytest
 from builders import ROOT
 from click.testing import Result
-from kill_runs import heed_interrupts
 from typer.testing import CliRunner
 
 from evalkit.cli import main
@@ -111,7 +110,7 @@ class Command:
 
 def _main(arguments: Sequence[str], out: Path, err: Path) -> None:
     os.setsid()
-    heed_interrupts()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as when Python starts
     for number, file in ((1, out), (2, err)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), number)
     from evalkit.launch import local

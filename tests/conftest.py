@@ -6,12 +6,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from browsing import CHROMIUM
-from builders import HALF, ROOT, TinyFC, TinyGAP, from_pool
-from PIL import Image
+from builders import HALF, ROOT, TinyFC, TinyGAP, from_pool, save_pictures
 from playwright.sync_api import Browser, sync_playwright
 
 from evalkit import SplitModel
@@ -90,10 +88,4 @@ def tiny_fc() -> SplitModel:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twelve 20x16 pictures in the class folders a, b and c."""
-    rng = np.random.default_rng(0)
-    for name in "abc":
-        for i in range(4):
-            (tmp_path / "pictures" / name).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (16, 20, 3), dtype=np.uint8)).save(tmp_path / "pictures" / name / f"{i}.png")
-    return tmp_path / "pictures"
+    return save_pictures(tmp_path / "pictures")

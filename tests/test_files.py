@@ -1,13 +1,12 @@
 """Files whole or not at all; any changed bit is noticed."""
 
 import errno
-import random
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from builders import fresh
+from builders import fresh, fresh_random
 from upath import UPath
 
 from evalkit import files
@@ -49,7 +48,7 @@ def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path):
     file = tmp_path / "x"
     content = shards.parquet_bytes(rows(20), {"a": 1})
     reference = shards.checksum(rows_of(file, content), b"")
-    rng = random.Random()
+    rng = fresh_random()
     for _ in range(400):
         damaged = bytearray(content)
         damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)

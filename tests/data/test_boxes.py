@@ -1,11 +1,10 @@
 """Boxes as people keep them, and where they end up in the network's input."""
 
-import random
 import re
 
 import numpy as np
 import pytest
-from builders import REAL, needs_real
+from builders import REAL, fresh_random, needs_real
 from PIL import Image, ImageDraw
 
 from evalkit.data.boxes import Box, boxes_of, read_boxes, to_input
@@ -29,7 +28,7 @@ def agrees(white: np.ndarray, low: float, high: float) -> bool:
 @pytest.mark.parametrize("trial", range(60))
 def test_to_input_is_where_the_pixels_go(trial):
     """White stripes, resized and cropped as pixels, against boxes, resized and cropped as numbers."""
-    draw = random.Random()
+    draw = fresh_random()
     width, height = draw.randint(20, 150), draw.randint(20, 150)
     resize = draw.choice([None, draw.randint(20, 120), (draw.randint(20, 120), draw.randint(20, 120))])
     crop = draw.choice([None, draw.randint(10, 140)])

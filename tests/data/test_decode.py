@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from builders import encoded
+from builders import encoded, fresh
 from PIL import Image
 from torchvision.models import VGG16_Weights
 
@@ -33,7 +33,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
 
 
 def test_values_without_a_known_white_are_refused():
-    for array in (np.random.rand(24, 32).astype(np.float32), np.arange(24 * 32, dtype=np.int32).reshape(24, 32)):
+    for array in (fresh().random((24, 32), dtype=np.float32), np.arange(24 * 32, dtype=np.int32).reshape(24, 32)):
         with pytest.raises(UnreadableImage, match="no known white"):
             decode(encoded(Image.fromarray(array), "TIFF"))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from builders import finished_rows, tiny_overrides
+from builders import finished_rows, save_pictures, tiny_overrides
 from PIL import Image
 
 from evalkit import Probe, methods, protocol
@@ -16,6 +16,19 @@ from evalkit.errors import UserError
 from evalkit.launch.run import run_job
 from evalkit.models import zoo
 from evalkit.runs.folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished run on the pictures of `folder`, of which tests change only copies."""
+    place = tmp_path_factory.mktemp("finished")
+    finished_rows(tiny_overrides(save_pictures(place / "pictures"), place / "run"))
+    return place / "run"
+
+
+@pytest.fixture
+def whole(finished):
+    return RunFolder(finished).rows()
 
 
 def test_rows_equal_a_plain_loop(folder, tmp_path):
@@ -50,9 +63,8 @@ def test_rows_equal_a_plain_loop(folder, tmp_path):
         assert row.status == ("degenerate" if heat.max() == heat.min() else "ok")
 
 
-def test_batch_size_and_workers_change_nothing(folder, tmp_path):
-    base = tiny_overrides(folder, tmp_path / "base")
-    reference = finished_rows(base)
+def test_batch_size_and_workers_change_nothing(folder, tmp_path, whole):
+    base, reference = tiny_overrides(folder, tmp_path / "base"), whole
     for name, extra in (("one", "batch_size=1"), ("seven", "batch_size=7"), ("workers", "workers=2"), ("shards", "shard_size=5")):
         other = finished_rows([*base, extra, f"out={tmp_path / name}"])
         same = reference.rank_gap >= 1e-5
@@ -62,8 +74,7 @@ def test_batch_size_and_workers_change_nothing(folder, tmp_path):
 
 
 @pytest.mark.parametrize(("extra", "images"), [("sample=5", 5), ("limit=7", 7), ("sample=12", 12)])
-def test_part_of_the_images(folder, tmp_path, extra, images):
-    whole = finished_rows(tiny_overrides(folder, tmp_path / "whole"))
+def test_part_of_the_images(folder, tmp_path, whole, extra, images):
     overrides = [*tiny_overrides(folder, tmp_path / "part"), extra, "shard_size=2"]
     part = finished_rows(overrides)
     assert part["index"].nunique() == images and (extra != "sample=5" or part["index"].max() >= 6)  # shard 2 holds ranks 4 and 5
@@ -74,10 +85,9 @@ def test_part_of_the_images(folder, tmp_path, extra, images):
     pd.testing.assert_frame_equal(finished_rows(overrides), part)
 
 
-def test_an_interrupted_run_resumes_to_the_same_rows(folder, tmp_path):
-    base = tiny_overrides(folder, tmp_path / "base")
-    undisturbed = finished_rows(base)
-    (job,) = compose_jobs([*base, f"out={tmp_path / 'cut'}"])
+def test_an_interrupted_run_resumes_to_the_same_rows(folder, tmp_path, whole):
+    overrides = tiny_overrides(folder, tmp_path / "cut")
+    (job,) = compose_jobs(overrides)
 
     class Killed(Exception):
         pass
@@ -93,27 +103,25 @@ def test_an_interrupted_run_resumes_to_the_same_rows(folder, tmp_path):
     with pytest.raises(Killed):
         run_job(job, stop_in_the_second_shard)
     assert RunFolder(tmp_path / "cut").missing() == [1, 2]
-    (again,) = compose_jobs([*base, f"out={tmp_path / 'cut'}", "batch_size=2"])
+    (again,) = compose_jobs([*overrides, "batch_size=2"])
     resumed = run_job(again).rows()
     keys = ["index", "method", "select", "top_percent", "fill"]
     assert not resumed.duplicated(keys).any()
-    assert len(resumed) == len(undisturbed) and set(resumed["index"]) == set(undisturbed["index"])
-    assert np.allclose(resumed.prob_masked, undisturbed.prob_masked, atol=1e-5)
+    assert len(resumed) == len(whole) and set(resumed["index"]) == set(whole["index"])
+    assert np.allclose(resumed.prob_masked, whole.prob_masked, atol=1e-5)
 
 
 @pytest.mark.parametrize("rank", ["0", "1", "2"])
-def test_a_worker_of_any_rank_finishes_what_the_others_leave(folder, tmp_path, monkeypatch, rank):
-    base = tiny_overrides(folder, tmp_path / "alone")
-    alone = finished_rows(base)
+def test_a_worker_of_any_rank_finishes_what_the_others_leave(folder, tmp_path, whole, monkeypatch, rank):
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", "3")
     begun = []
-    (job,) = compose_jobs([*base, f"out={tmp_path / 'shared'}"])
+    (job,) = compose_jobs(tiny_overrides(folder, tmp_path / "shared"))
     (tmp_path / "shared" / "claims").mkdir(parents=True)
     (tmp_path / "shared" / "claims" / "shard-00000").write_text("of a worker that died")
     together = run_job(job, lambda _: begun.append(RunFolder(tmp_path / "shared").missing())).rows()
     assert begun[-1] == [0]  # the claimed one comes last
-    pd.testing.assert_frame_equal(together, alone)
+    pd.testing.assert_frame_equal(together, whole)
 
 
 def test_what_another_worker_finishes_meanwhile_is_dropped(folder, tmp_path):
@@ -152,9 +160,8 @@ def test_a_network_that_puts_out_nan(folder, tmp_path):
     assert {"ok", "degenerate"} & set(rows[rows.image_id != "a/0.png"].status)
 
 
-def test_targets_and_correct_images(folder, tmp_path):
-    base = tiny_overrides(folder, tmp_path / "base")
-    predicted = finished_rows(base)
+def test_targets_and_correct_images(folder, tmp_path, whole):
+    base, predicted = tiny_overrides(folder, tmp_path / "base"), whole
     labelled = finished_rows([*base, "target=label", f"out={tmp_path / 'label'}"])
     assert (labelled.target == labelled.label).all() and (labelled.label == labelled["index"] // 4).all()
     fixed = finished_rows([*base, "target=3", f"out={tmp_path / 'fixed'}"])
@@ -177,14 +184,13 @@ def test_stored_maps_are_the_methods_own(folder, tmp_path):
     assert np.allclose(row["map"].reshape(row.height, row.width), methods.grad_cam(Probe(model.net, x))[0], atol=1e-6)
 
 
-def test_maps_can_be_asked_for_afterwards(folder, tmp_path):
-    overrides = tiny_overrides(folder, tmp_path / "run")
-    before = finished_rows(overrides)
+def test_maps_can_be_asked_for_afterwards(folder, tmp_path, finished, whole):
+    overrides = tiny_overrides(folder, shutil.copytree(finished, tmp_path / "run"))
     stored = RunFolder(tmp_path / "run")
     assert stored.missing() == [] and stored.missing(maps=True) == [0, 1, 2]
-    pd.testing.assert_frame_equal(finished_rows([*overrides, "maps=store"]), before)
+    pd.testing.assert_frame_equal(finished_rows([*overrides, "maps=store"]), whole)
     assert stored.missing(maps=True) == []
-    pd.testing.assert_frame_equal(finished_rows(overrides), before)  # and stay
+    pd.testing.assert_frame_equal(finished_rows(overrides), whole)  # and stay
     assert stored.missing(maps=True) == []
 
 
@@ -241,18 +247,16 @@ def test_an_edited_method_is_another_run(folder, tmp_path, monkeypatch):
         finished_rows(overrides)
 
 
-def test_a_shard_cut_short_is_computed_again(folder, tmp_path):
-    overrides = tiny_overrides(folder, tmp_path / "run")
-    whole = finished_rows(overrides)
+def test_a_shard_cut_short_is_computed_again(folder, tmp_path, finished, whole):
+    overrides = tiny_overrides(folder, shutil.copytree(finished, tmp_path / "run"))
     file = tmp_path / "run" / "rows" / "shard-00001.parquet"
     file.write_bytes(file.read_bytes()[:-20])
     assert RunFolder(tmp_path / "run").missing() == [1]
     pd.testing.assert_frame_equal(finished_rows(overrides), whole)
 
 
-def test_what_is_not_a_shard_is_computed_again(folder, tmp_path, caplog):
-    overrides = tiny_overrides(folder, tmp_path / "run")
-    whole = finished_rows(overrides)
+def test_what_is_not_a_shard_is_computed_again(folder, tmp_path, finished, whole, caplog):
+    overrides = tiny_overrides(folder, shutil.copytree(finished, tmp_path / "run"))
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "run" / "rows" / "shard-00001.parquet")
     shutil.rmtree(tmp_path / "run" / "maps")
     assert RunFolder(tmp_path / "run").missing() == [0, 1, 2]

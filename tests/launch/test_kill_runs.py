@@ -1,10 +1,9 @@
 """The short form of `make soak`."""
 
-import random
 from pathlib import Path
 
 import kill_runs
-from builders import fresh
+from builders import fresh_random
 from commands import Command
 
 
@@ -17,4 +16,5 @@ def test_killed_and_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr(kill_runs, "start", start)
     assert start(tmp_path / "undisturbed", 1).wait() == 0
     reference = kill_runs.RunFolder(tmp_path / "undisturbed").rows()
-    assert len(reference) == 240 * 3 and kill_runs.soak(tmp_path / "killed", 2, 2, random.Random(int(fresh().integers(2**62))), reference) == 0
+    assert len(reference) == 240 * 3
+    assert kill_runs.soak(tmp_path / "killed", 2, 2, fresh_random(), reference) == 0

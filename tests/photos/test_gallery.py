@@ -2,11 +2,12 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 from browsing import needs_browser, opened
-from builders import HOSTILE, fresh, make_run, tiny_overrides
+from builders import HOSTILE, fresh, make_run, save_pictures, tiny_overrides
 from commands import through_main
 
 from evalkit.analysis.evaluated import evaluate_run
@@ -74,13 +75,19 @@ def test_selection_of_little(tmp_path, methods, n):
     assert entries and {entry.winner for entry in entries} == {selection.TIE}
 
 
-@pytest.fixture
-def run_folder(folder, tmp_path):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
     """Three protocol points of a tiny network, one of whose pictures is broken; maps stored."""
-    (folder / "c" / "3.png").write_bytes(b"no picture")
-    overrides = [*tiny_overrides(folder, tmp_path / "run"), "protocol.top_percent=[10,20,50]", "maps=store"]
+    place = tmp_path_factory.mktemp("finished")
+    (save_pictures(place / "pictures") / "c" / "3.png").write_bytes(b"no picture")
+    overrides = [*tiny_overrides(place / "pictures", place / "run"), "protocol.top_percent=[10,20,50]", "maps=store"]
     run_job(compose_jobs(overrides)[0])
-    return tmp_path / "run"
+    return place / "run"
+
+
+@pytest.fixture
+def run_folder(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 def test_the_report_holds_the_tables_and_the_reasons(run_folder, tmp_path):

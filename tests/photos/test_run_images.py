@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from builders import tiny_overrides
+from builders import fresh, tiny_overrides
 from PIL import Image
 
 from evalkit.analysis.load import at_point, load_runs
@@ -34,7 +34,7 @@ def test_explanation_maps_have_the_scores_of_the_rows(made):
     seen = RunImages(run)
     assert len(run.points) == (2 * 2 + 1) * 3
     for point in run.points:
-        for row in at_point(run.scored, point).sample(4).itertuples():
+        for row in at_point(run.scored, point).sample(4, random_state=fresh()).itertuples():
             shown = seen.explanation(row.method, row.index, row.target, point)
             with torch.no_grad():
                 assert float(net(shown[None])[0, row.target]) == pytest.approx(row.logit_masked, rel=1e-4, abs=1e-5)

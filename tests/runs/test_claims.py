@@ -1,8 +1,7 @@
 """Claims share work out among workers that do not know of each other, and never keep a shard from being done."""
 
-import random
-
 import pytest
+from builders import fresh_random
 
 from evalkit.runs import claims as claims_module
 from evalkit.runs.claims import Claims
@@ -21,7 +20,7 @@ def test_nobody_takes_what_another_has_claimed_until_nothing_else_is_left(tmp_pa
 
 
 def test_workers_that_join_and_die_at_random_leave_nothing_undone(tmp_path):
-    rng = random.Random()
+    rng = fresh_random()
     for trial in range(30):
         folder, missing, done, times = tmp_path / str(trial), list(range(rng.randint(0, 12))), set(), []
         workers = []

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from builders import tiny_overrides
+from builders import save_pictures, tiny_overrides
 from theirs import calls
 
 from evalkit.analysis.load import load_runs
@@ -18,17 +18,24 @@ def run(overrides) -> pd.DataFrame:
     return run_job(job).rows()
 
 
-@pytest.fixture
-def overrides(folder, tmp_path):
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory):
+    place = tmp_path_factory.mktemp("stored")
     method = ["+method.counted._target_=theirs.counted", "method=[ablation_cam,guided_grad_cam,random]"]
-    return [*tiny_overrides(folder, tmp_path / "first"), *method]
+    return [*tiny_overrides(save_pictures(place / "pictures"), place / "first"), *method]
+
+
+@pytest.fixture(scope="module")
+def finished(overrides, tmp_path_factory):
+    first = tmp_path_factory.mktemp("finished") / "first"
+    run([*overrides, "maps=store", f"out={first}"])
+    return first
 
 
 @pytest.fixture
-def first(overrides, tmp_path):
-    run([*overrides, "maps=store"])
+def first(finished):
     calls.clear()
-    return tmp_path / "first"
+    return finished
 
 
 SWEEP = ["protocol.top_percent=[5,35,80]", "protocol.select=[keep_top,remove_top,soft]", "protocol.fill=[black,mean,blur]"]
@@ -72,8 +79,8 @@ def test_maps_of_another_kind_are_refused(overrides, first, tmp_path, extra, say
         run([*overrides, *extra, f"maps_from={first}", f"out={tmp_path / 'again'}"])
 
 
-def test_runs_without_maps_are_refused(overrides, folder, tmp_path):
-    run(overrides)
+def test_runs_without_maps_are_refused(overrides, tmp_path):
+    run([*overrides, f"out={tmp_path / 'first'}"])
     with pytest.raises(UserError, match="lacks the maps of 3 shards: run its command again with maps=store"):
         StoredMaps([RunFolder(tmp_path / "first")])
     with pytest.raises(UserError, match="is not a run folder"):

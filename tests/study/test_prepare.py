@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from builders import save_pictures
 from commands import through_main as command
 from PIL import Image
 from sklearn.metrics import f1_score
@@ -29,9 +30,11 @@ def runs(tmp_path_factory):
     return digits(folder / "telltale-one"), digits(folder / "telltale-two", "digits_gap")
 
 
-@pytest.fixture
-def paired(folder, tmp_path):
-    return pairs(folder, tmp_path / "telltale-pairs")
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory):
+    """A run on pictures of which some show two classes."""
+    place = tmp_path_factory.mktemp("pairs")
+    return pairs(save_pictures(place / "pictures"), place / "telltale-pairs")
 
 
 def test_the_classes_of_the_highest_f1(runs):
@@ -202,9 +205,10 @@ def test_mistakes_end_in_one_sentence(runs, paired, folder, tmp_path):
     correct = digits(tmp_path / "correct", "digits_fc", 20, "images=correct")
     with pytest.raises(UserError, match="run it with images=all"):
         prepare("better", [str(correct)], tmp_path / "out")
+    without_boxes = pairs(folder, tmp_path / "without")
     (folder / "boxes.csv").unlink()
     with pytest.raises(UserError, match=r"no .*boxes.csv"):
-        prepare("which", [str(paired)], tmp_path / "out")
+        prepare("which", [str(without_boxes)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
