@@ -10,7 +10,7 @@ demo: .venv/core.stamp
 	$(BIN)/evalkit tables results/demo
 
 test: .venv/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .

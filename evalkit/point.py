@@ -1,4 +1,4 @@
-"""A protocol point: which pixels of an image are kept, and what replaces the others."""
+"""A protocol point, and the names of all selections and fills; `evalkit.protocol` carries them out."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal

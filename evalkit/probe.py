@@ -15,7 +15,7 @@ T = TypeVar("T", bound=Tensor | tuple[Tensor, Context])
 
 
 def shared(compute: Callable[["Probe"], T]) -> cached_property[T]:
-    """Make a cached property that all methods share; `Probe.written` reports when a method has written into it."""
+    """Make a cached property, one tensor for all methods; `Probe.written` detects that a method has changed it."""
 
     @wraps(compute)
     def once(probe: "Probe") -> T:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,16 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
 def _seed(request: pytest.FixtureRequest) -> None:
     """Draw fresh inputs on every run, for every test its own: see `builders.fresh`."""
     torch.manual_seed(zlib.crc32(f"{request.config.stash_seed} {request.node.name}".encode()))
+
+
+@pytest.fixture(autouse=True)
+def _forget_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forget modules that a test wrote and imported: another test may write one of the same name."""
+    yield
+    temporary = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(temporary):
+            del sys.modules[name]
 
 
 @pytest.fixture

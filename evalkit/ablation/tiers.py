@@ -1,4 +1,4 @@
-"""The four ways to compute drops; `evalkit.ablation` says which head each of them fits."""
+"""One class for each way to compute drops: tiers 1 and 3 have one, tier 2 two. `evalkit.ablation` defines g, L and r."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol

@@ -21,7 +21,7 @@ _REVERSED = (*DROPS, *GAINS, "area")
 
 
 def lower_is_better(metric: str, select: str | None) -> bool:
-    """Return whether lower values of a metric are better under a selection (None for measures of the map itself).
+    """Return whether lower values of a metric are better; `select` is the selection of its point, None for a measure of the map.
 
     Keeping the important pixels should cost little score, removing them (`remove_top`) much: this reverses the direction
     of drops, gains and areas.

@@ -173,7 +173,7 @@ def win_matrix(run: Run, point: Point, score: str) -> pd.DataFrame:
 
 
 def published(name: str) -> pd.DataFrame:
-    """Read published values: `paper` (the paper's Tables 1 and 2) or `soft_mask`."""
+    """Read values that others published, from published/<name>.csv: `paper` (the paper's Tables 1 and 2) or `soft_mask`."""
     with (resources.files("evalkit.analysis") / "published" / f"{name}.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file)
 

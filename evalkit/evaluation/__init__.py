@@ -1,1 +1,1 @@
-"""One shard: load, explain, perturb, score, and the rows that come of it."""
+"""From a configuration to the rows of a shard: open the parts, explain images, perturb them, score them, measure maps."""

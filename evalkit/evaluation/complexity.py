@@ -1,5 +1,7 @@
-"""The two parts of ADCC that need maps (Poppi et al., "Revisiting the evaluation of class activation mapping for
-explainability", CVPR workshops 2021, section 3); `evalkit.analysis.metrics` joins them with the average drop.
+"""Complexity and coherency of maps, the two parts of ADCC that need maps.
+
+Poppi et al., "Revisiting the evaluation of class activation mapping for explainability", CVPR workshops 2021, section 3.
+`evalkit.analysis.metrics.adcc` joins them with the average drop.
 """
 
 import torch

@@ -13,7 +13,7 @@ from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import at_point
 from evalkit.analysis.metrics import lower_is_better
 from evalkit.analysis.summary import PAPER_METRICS, SCORES
-from evalkit.output.tables import LABELS, caption, cited, cited_as, describe_point, main_points, title
+from evalkit.output.tables import LABELS, caption, describe_point, main_points, published_label, published_note, title
 from evalkit.point import Point
 
 _COLUMNS = [(metric, score) for metric in PAPER_METRICS for score in SCORES]
@@ -36,7 +36,7 @@ def _table(evaluated: Evaluated, point: Point) -> str:
     metrics = list(dict.fromkeys(metric for metric, _ in columns))
     notes, name = caption(run), re.sub(r"^Table \d: ", "", title(run))  # LaTeX adds its own number
     end = next((i for i, line in enumerate(notes) if line.startswith("Excluded")), len(notes) - 1) + 1
-    counted = " ".join([*notes[:end], *(line for line in notes[end:] if line == cited(run))])
+    counted = " ".join([*notes[:end], *(line for line in notes[end:] if line == published_note(run))])
     arrow = {metric: r"$\downarrow$" if lower_is_better(metric, point.select) else r"$\uparrow$" for metric in metrics}
     lines = [
         r"\begin{table*}", r"\centering", r"\setlength{\tabcolsep}{4pt}",
@@ -46,7 +46,7 @@ def _table(evaluated: Evaluated, point: Point) -> str:
         " ".join(rf"\cmidrule(lr){{{2 * i + 2}-{2 * i + 3}}}" for i in range(len(metrics))),
         " & ".join(["", *(score.replace("confidence", "conf.").replace("activation", "act.") for _, score in columns)]) + r" \\",
         r"\midrule",
-        *(line for method in run.methods for line in _lines(summary, method, columns, cited_as(run, point))),
+        *(line for method in run.methods for line in _lines(summary, method, columns, published_label(run, point))),
         r"\bottomrule", r"\end{tabular}", r"\end{table*}",
     ]  # fmt: skip
     return "\n".join([*lines, *(f"% {line}" for line in notes[end:])])

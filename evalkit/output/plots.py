@@ -18,7 +18,7 @@ from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import CONTROLS, Run, at_point
 from evalkit.analysis.metrics import direction, relative_drop
 from evalkit.analysis.summary import PAPER_METRICS, SCORES, scores_of, win_matrix
-from evalkit.output.tables import LABELS, MANY, PAPER_POINT, cited_network, describe_point, main_points, title, whom_win_beats
+from evalkit.output.tables import LABELS, MANY, PAPER_POINT, describe_point, main_points, network_in_paper, title, whom_win_beats
 
 METADATA: Any = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 """Metadata of each format, without times, so that the same call writes the same bytes."""
@@ -138,7 +138,9 @@ def drop_per_method(evaluated: Evaluated) -> Figure:
                     marker="x",
                     color="C1",
                     zorder=3,
-                    label=f"the paper's {cited_network(run)} on ImageNet" if cited_network(run) and point == PAPER_POINT else "published",
+                    label=f"the paper's {network_in_paper(run)} on ImageNet"
+                    if network_in_paper(run) and point == PAPER_POINT
+                    else "published",
                 )
             ax.set_yticks(list(positions), run.methods)
             ax.set_title(f"{score}; {describe_point(point)}", fontsize=9)

@@ -44,7 +44,7 @@ CHANGE = (
 
 def title(run: Run) -> str:
     """Return what a run's tables show, with random weights in capitals."""
-    number = f"Table {run.provenance['paper_table'][-1]}: " if cited_network(run) else ""
+    number = f"Table {run.provenance['paper_table'][-1]}: " if network_in_paper(run) else ""
     identity = run.provenance["identity"]
     random = " with RANDOM WEIGHTS" if run.provenance["weights"].startswith("random") else ""
     tag = f" ({run.tag})" if run.tag else ""
@@ -102,24 +102,24 @@ def caption(run: Run) -> list[str]:
     if whom_win_beats(run):
         lines.append(f"{whom_win_beats(run)}.")
     lines.append(CHANGE)
-    if cited_network(run) and PAPER_POINT in run.points:
-        lines.append(cited(run))
+    if network_in_paper(run) and PAPER_POINT in run.points:
+        lines.append(published_note(run))
     return lines
 
 
-def cited_network(run: Run) -> str:
+def network_in_paper(run: Run) -> str:
     """Return the network (`PAPERS`) whose values in the paper are shown beside this run's; empty if there are none."""
     return PAPERS.get(str(run.provenance["paper_table"]), "")
 
 
-def cited_as(run: Run, point: Point) -> str:
-    """Return the label of published values: the network of the paper's values, which `cited` explains, or "published"."""
-    return (cited_network(run) if point == PAPER_POINT else "") or "published"
+def published_label(run: Run, point: Point) -> str:
+    """Return the label of published values: the network of the paper's values, which `published_note` explains, or "published"."""
+    return (network_in_paper(run) if point == PAPER_POINT else "") or "published"
 
 
-def cited(run: Run) -> str:
+def published_note(run: Run) -> str:
     """Explain the paper's values, which this run's table shows beside its own."""
-    network = cited_network(run)
+    network = network_in_paper(run)
     return f"Named {network}: the paper's own values, of {network} on ImageNet val, which other networks and data need not meet."
 
 
@@ -147,7 +147,7 @@ def _by_metric(evaluated: Evaluated, point: Point) -> list[list[str]]:
     run, summary = evaluated.run, at_point(evaluated.summary, point)
     methods = run.methods
     published = [m for m in methods if summary[summary.method == m].reference.notna().any()]
-    table = [["", *methods, *(f"{method} ({cited_as(run, point)})" for method in published)]]
+    table = [["", *methods, *(f"{method} ({published_label(run, point)})" for method in published)]]
     for metric, score in LINES:
         rows = summary[(summary.metric == metric) & (summary.score == score)].set_index("method")
         if rows.empty:

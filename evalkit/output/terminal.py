@@ -13,7 +13,7 @@ from evalkit.analysis.load import at_point
 from evalkit.analysis.metrics import lower_is_better
 from evalkit.analysis.summary import PAPER_METRICS
 from evalkit.output import map_tables
-from evalkit.output.tables import LABELS, PAIRED, caption, cited_as, comparison_table, describe_point, interval, main_points, title
+from evalkit.output.tables import LABELS, PAIRED, caption, comparison_table, describe_point, interval, main_points, published_label, title
 from evalkit.point import Point
 
 LOCATED = ("pointing", "energy_inside", "best_iou")
@@ -71,7 +71,7 @@ def _score_table(evaluated: Evaluated, point: Point, score: str) -> Table:
                 row.append("")
                 continue
             estimate = estimates.loc[metric]
-            reference = f"\n({cited_as(run, point)} {estimate.reference:.2f})" if pd.notna(estimate.reference) else ""
+            reference = f"\n({published_label(run, point)} {estimate.reference:.2f})" if pd.notna(estimate.reference) else ""
             row.append(interval(estimate.value, estimate.low, estimate.high) + reference)
         table.add_row(escape(method), *map(escape, row))
     return table

@@ -16,9 +16,9 @@ from evalkit.data.decode import UnreadableImage
 from evalkit.errors import UserError, printable
 from evalkit.output.report import write_report
 from evalkit.output.tables import describe_point, main_points
+from evalkit.photos.gallery_choice import GalleryEntry, select, shown_methods
 from evalkit.photos.pictures import overlay, webp_uri
 from evalkit.photos.run_images import RunImages
-from evalkit.photos.selection import GalleryEntry, select, shown_methods
 from evalkit.point import Point
 
 SIDE = 176

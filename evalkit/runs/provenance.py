@@ -1,4 +1,4 @@
-"""The identity of a run, and the record of how its numbers came about."""
+"""What provenance.json says of a run: its identity, computed here, and the versions and hardware that made it."""
 
 import hashlib
 import inspect
@@ -92,7 +92,7 @@ def source_hash(function: Any) -> str | None:
 
 
 def code_version() -> str:
-    """Return a hash over the modules that determine numbers: those of `DECISIVE` and those at the root of the package."""
+    """Return a hash over the modules that determine numbers: the packages in `DECISIVE` and the files at the root of evalkit."""
     files = [*PACKAGE.glob("*.py"), *(file for name in DECISIVE for file in (PACKAGE / name).rglob("*.py"))]
     digest = hashlib.sha256()
     for file in sorted(files):

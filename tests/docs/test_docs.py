@@ -43,7 +43,6 @@ def test_what_a_page_shows_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(stats, "RESAMPLES", 50)
-    before = set(sys.modules)
     reader = Reader(tmp_path, list(EXCEPTED))
     reader.namespace |= placeholders() if page.name == "README.md" else {}
     for block in blocks(page.read_text()):
@@ -51,9 +50,6 @@ def test_what_a_page_shows_runs(page, tmp_path, monkeypatch):
             reader.follow(block)
         except Exception as reason:
             raise AssertionError(f"{page.name}, line {block.line}: {reason}") from reason
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
 
 
 def test_what_is_excepted_is_still_shown():

@@ -16,7 +16,7 @@ from evalkit.analysis.metrics import relative_drop
 from evalkit.config.compose import compose_jobs
 from evalkit.launch.run import run_job
 from evalkit.output.tables import cells, main_points
-from evalkit.photos import selection
+from evalkit.photos import gallery_choice as selection
 from evalkit.photos.gallery import report_runs
 from evalkit.point import Point
 
