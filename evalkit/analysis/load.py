@@ -96,13 +96,13 @@ class Run:
         return {m: took[m] / maps[m] if took[m] and m in maps else float("nan") for m in self.methods}
 
 
-def load_runs(paths: Iterable[str | Place], *, allow_incomplete: bool = False) -> list[Run]:
-    """Load run folders, or folders of run folders (multirun), and merge runs that differ only in their methods.
+def load_runs(paths: str | Place | Iterable[str | Place], *, allow_incomplete: bool = False) -> list[Run]:
+    """Load a run folder or several, or folders of run folders (multirun), and merge runs that differ only in their methods.
 
     Raises UserError if a path is no run folder, or a run is not finished.
     """
     folders: list[Place] = []
-    for path in map(place, paths):
+    for path in map(place, [paths] if isinstance(paths, str | Place) else paths):
         below = [record.parent for record in listed(path, "*/provenance.json")]
         folders += [path] if RunFolder(path).exists or not below else below
     runs = []

@@ -10,8 +10,13 @@ from evalkit.errors import UserError
 
 
 def choices(group: str, conf: Path | None = None, *, own: bool = False) -> list[str]:
-    """Return the sorted names of the yaml files of a group: those of evalkit and of the folder `conf`; with `own`, only the latter."""
+    """Return the sorted names of the yaml files of a group: those of evalkit and of the folder `conf`; with `own`, only the latter.
+
+    Raises UserError where there is no folder `conf`.
+    """
     folders: list[Any] = [] if own else [resources.files("evalkit.conf") / group]
+    if conf is not None and not conf.is_dir():
+        raise UserError(f"no folder {conf} (--conf)")
     if conf is not None and (conf / group).is_dir():
         folders.append(conf / group)
     return sorted({entry.name.removesuffix(".yaml") for folder in folders for entry in folder.iterdir() if entry.name.endswith(".yaml")})

@@ -29,8 +29,6 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path
 
     `conf` is a folder of further yaml files with the layout of conf/. Raises UserError.
     """
-    if conf is not None and not conf.is_dir():
-        raise UserError(f"no folder {conf} (--conf)")
     extra = [f"hydra.searchpath=[file://{conf.resolve()}]"] if conf is not None else []
     _refuse_duplicate_names(conf)
     parsed, order = _split_added_methods(_parse(overrides), conf)

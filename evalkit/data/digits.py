@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from sklearn.datasets import load_digits
 
 from evalkit.data.boxes import Box
-from evalkit.errors import UserError
+from evalkit.errors import UserError, whole
 
 SIZE = 64
 EVALUATION_ORIGINALS = 797
@@ -103,7 +103,7 @@ class Canvases(ABC):
     def __init__(self, split: str = "val", seed: int = 0, count: int | None = None) -> None:
         if split not in ("train", "val"):
             raise UserError(f"data.split={split}: the digits have the splits 'train' and 'val'")
-        self.split, self.seed = split, seed
+        self.split, self.seed = split, whole(seed, "data.seed", least=0)
         self.ink, self.targets = originals(split)
         self.members = self._choose(count)
         """Indices of the originals that each canvas shows, (count,M)."""

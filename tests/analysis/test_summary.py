@@ -172,3 +172,8 @@ def test_files(tmp_path):
     header, *lines = cells(evaluated, run.points[0])
     assert header[1:4] == list(METHODS) and header[4].endswith("(VGG16)") and len(lines) == 12
     assert json.loads((tmp_path / "run" / "provenance.json").read_text())["images"] == 4
+
+
+def test_one_path_is_one_run(tmp_path):
+    run = make_run(tmp_path / "run", FULL, MASKED)
+    assert [loaded.path for loaded in load_runs(str(tmp_path / "run"))] == [loaded.path for loaded in load_runs(run.path)] == [run.path]

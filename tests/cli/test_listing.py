@@ -2,10 +2,12 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from evalkit.cli.listing import layers
 from evalkit.config.choices import choices
+from evalkit.errors import UserError
 from evalkit.output import listing
 
 
@@ -60,3 +62,8 @@ def test_layers_of_what_torch_fx_cannot_trace_are_its_modules():
 def test_a_transformer_is_listed_with_the_reason_why_nothing_is_proposed():
     table = layers("vit_b_32", [], None)
     assert list(table.columns[0].cells) == ["conv_proj"] and "no convolutional maps" in table.caption
+
+
+def test_a_folder_of_yaml_files_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"no folder .*nowhere \(--conf\)"):
+        listing.methods(tmp_path / "nowhere")

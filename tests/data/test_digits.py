@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from evalkit.data.digits import EVALUATION_ORIGINALS, Digits, TwoDigits, compose, originals
+from evalkit.errors import UserError
 
 
 def test_splits_are_disjoint_and_complete():
@@ -77,3 +78,9 @@ def test_two_digits_have_fingerprints_of_their_own():
     assert len({source.fingerprint for source in made}) == len(made)
     assert TwoDigits().fingerprint == made[1].fingerprint
     assert np.array_equal(np.asarray(TwoDigits().load(3)), np.asarray(TwoDigits(count=5).load(3)))
+
+
+@pytest.mark.parametrize("seed", ["x", -1, 1.5, None, [1]])
+def test_a_seed_that_is_none(seed):
+    with pytest.raises(UserError, match=r"data.seed=.* must be a whole number, 0 or more"):
+        Digits(seed=seed)
