@@ -24,7 +24,7 @@ def test_tables_notebook(folder, tmp_path, monkeypatch):
     [
         ("threshold_sweep", 2, ["s a map", "'score_cam': nan", "top_percent"]),
         ("your_own_cam", 2, ["40 of 40 images scored", "McNemar", "Average drop %, confidence (lower is better)"]),
-        ("one_photograph", 4, ["confidence 0.", "channels help"]),
+        ("one_photograph", 4, ["confidence 0.", "channels raise the score"]),
     ],
 )
 def test_notebooks_of_the_documentation(name, figures, says, tmp_path, monkeypatch):
