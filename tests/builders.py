@@ -24,14 +24,8 @@ from evalkit.runs.folder import RunFolder
 from evalkit.runs.identity import Identity
 
 ROOT = Path(__file__).parent.parent
-
-
 REAL = Path(os.environ.get("EVALKIT_TEST_DATA", ROOT.parent / "shared" / "data"))
-
-
 HALF = (0.5, 0.5, 0.5)
-
-
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="real images and weights are absent: set EVALKIT_TEST_DATA to their folder")
 
 
@@ -123,17 +117,9 @@ def tiny_overrides(folder: Path, out: Path, factory: str = "builders.TinyFC") ->
 
 
 ESCAPE = "\x1b[2J\x1b]0;owned\x07"
-
-
 HOSTILE = f"<script>alert(1)</script>[x](javascript:x)![y](http://z/y.png)|[red]$\\frac$ {ESCAPE}\n# title\u202e"
-
-
 METHODS = ("ablation_cam", "grad_cam", "centre")
-
-
 FULL = np.array([4.0, 2.0, 5.0, -1.0])
-
-
 MASKED = {
     "ablation_cam": np.array([3.0, 3.0, 5.0, -2.0]),
     "grad_cam": np.array([2.0, 2.5, 4.0, -1.5]),

@@ -15,7 +15,6 @@ from evalkit.bench import timing
 from evalkit.config.compose import compose_jobs
 from evalkit.data.decode import UnreadableImage
 from evalkit.errors import UserError
-from evalkit.evaluation.allocator import keep_freed_memory
 from evalkit.evaluation.loop import compute
 from evalkit.evaluation.session import Session, open_session
 from evalkit.evaluation.stopwatch import STAGES
@@ -49,7 +48,6 @@ def bench_floor(
     writable_file(json_file, "--json")
     if threads is not None:
         torch.set_num_threads(threads)
-    keep_freed_memory()
     with tempfile.TemporaryDirectory() as scratch:
         session = _session(model, images, overrides, Path(scratch), batch_size, limit, workers)
         number = itertools.count()

@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 
 from evalkit.analysis.evaluated import Evaluated
-from evalkit.files import writable_folder
 from evalkit.output.latex import latex
 from evalkit.output.markdown import markdown
 
@@ -14,8 +13,8 @@ Plot = Callable[[Sequence[Evaluated], Path], None]
 
 
 def write_all(evaluated: Sequence[Evaluated], out: Path, plot: Plot | None) -> None:
-    """Write tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv and, with `plot`, figures. Raises UserError."""
-    writable_folder(out, "--out")
+    """Write tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv and, with `plot`, figures; make the folder if needed."""
+    out.mkdir(parents=True, exist_ok=True)
     tables = {"summary": [one.summary for one in evaluated], "comparisons": [one.comparisons for one in evaluated]}
     for name, parts in {**tables, "maps": [one.measures for one in evaluated]}.items():
         pd.concat(parts, ignore_index=True).to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
