@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from evalkit.ablation.tiers import ClosedForm, MixOnce, OneOutputChannel, Repeat, Tier
 from evalkit.models import channelwise
-from evalkit.models.graph import descendants, extract, is_batch_size
+from evalkit.models.graph import descendants, extract, is_batch_size, shape
 from evalkit.models.split import Context, SplitModel
 
 log = logging.getLogger(__name__)
@@ -18,10 +18,10 @@ _tiers: weakref.WeakKeyDictionary[SplitModel, tuple[torch.Size, Tier]] = weakref
 
 def tier_of(net: SplitModel, activations: Tensor, context: Context) -> Tier:
     """Return the model's tier, which is chosen at the first activations of a shape."""
-    shape = activations.shape[1:]
+    size = activations.shape[1:]
     cached = _tiers.get(net)
-    if cached is None or cached[0] != shape:
-        cached = _tiers[net] = (shape, _choose(net, activations, context))
+    if cached is None or cached[0] != size:
+        cached = _tiers[net] = (size, _choose(net, activations, context))
     return cached[1]
 
 
@@ -73,7 +73,7 @@ def _read(head: fx.GraphModule) -> Tier:
     onward = channelwise.walk(head, walked.mixing)
     if onward.state is output and onward.steps == rest and not any(channelwise.has_parameters(head, n) for n in rest):
         return OneOutputChannel(g, layer, extract(head, rest, [walked.mixing], output))
-    if layer.kernel_size == channelwise.shape(walked.state)[2:] and layer.padding in ((0, 0), "valid"):
+    if layer.kernel_size == shape(walked.state)[2:] and layer.padding in ((0, 0), "valid"):
         return _mix_once(head, g, walked.mixing, rest)
     return _repeat(head, walked, "a convolution follows whose outputs mix again")
 
@@ -83,7 +83,7 @@ def _mix_once(head: fx.GraphModule, g: fx.GraphModule, mixing: fx.Node, rest: li
     layer, output = head.get_submodule(str(mixing.target)), _output(head)
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     last = head.get_submodule(str(output.target)) if output.op == "call_module" else None
-    if type(last) is nn.Linear and len(channelwise.shape(output)) == 2 and len(output.args) == 1:
+    if type(last) is nn.Linear and len(shape(output)) == 2 and len(output.args) == 1:
         before = output.all_input_nodes[0]
         return MixOnce(g, layer, extract(head, [n for n in rest if n is not output], [mixing], before), last)
     return MixOnce(g, layer, extract(head, rest, [mixing], output), None)
@@ -96,7 +96,7 @@ def _repeat(head: fx.GraphModule, walked: channelwise.Walk, reason: str) -> Repe
     rest = extract(head, nodes, [walked.state, *context], _output(head))
     g = _part(head, walked.steps, walked.state) if walked.steps else None
     # An operation's input and output are in memory at once; these sizes belong to the batch of two that was traced.
-    sizes = [channelwise.shape(n).numel() + sum(channelwise.shape(i).numel() for i in n.all_input_nodes) for n in nodes]
+    sizes = [shape(n).numel() + sum(shape(i).numel() for i in n.all_input_nodes) for n in nodes]
     return Repeat(lambda a, c: rest(a, *c), g, reason, variant_bytes=4 * max(sizes, default=1))
 
 

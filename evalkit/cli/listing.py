@@ -44,6 +44,7 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
 
     from evalkit.config.compose import compose_jobs
     from evalkit.models import zoo
+    from evalkit.models.copies import eval_copy
     from evalkit.models.layers import explainable
     from evalkit.models.proposal import NoLayer
     from evalkit.models.split import SplitModel
@@ -58,10 +59,15 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
         config = compose_jobs(overrides, conf=conf)[0].config.model
     except NoLayer as reason:
         config, caption = compose_jobs([*overrides, "model.layer=''"], conf=conf)[0].config.model, str(reason)
-    module = zoo.build(config)[0].eval()
-    images = torch.rand(2, 3, *zoo.input_size(config))
-    if config.layer:
-        tier = Probe(SplitModel(module, config.layer, mean=config.mean, std=config.std), images).tier
-        about = f"Ablation-CAM there: tier {tier.number}, {tier.reason}"
-    title = f"layers of {model}, in the order of the data"
-    return listing.layers(title, caption, explainable(module, images), config.layer, about)
+    module, size = eval_copy(zoo.build(config)[0]), zoo.input_size(config)
+    images = torch.rand(2, 3, *size)
+    try:
+        found = list(explainable(module, images))
+        if config.layer:
+            tier = Probe(SplitModel(module, config.layer, mean=config.mean, std=config.std), images).tier
+            about = f"Ablation-CAM there: tier {tier.number}, {tier.reason}"
+    except UserError:
+        raise
+    except Exception as reason:  # a user's forward may raise anything
+        raise UserError(zoo.cannot_process(module, config, size, reason)) from reason
+    return listing.layers(f"layers of {model}, in the order of the data", caption, found, config.layer, about)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
-from evalkit.models.graph import is_batch_size
+from evalkit.models import graph
+from evalkit.models.graph import is_batch_size, shape
 
 _ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,
@@ -47,10 +47,9 @@ class Walk:
 
 
 def propagate(head: fx.GraphModule, activations: Tensor, context: tuple[Tensor, ...]) -> None:
-    """Write every node's shape for a batch of two into the graph; with two, no axis of size 1 is mistaken for the batch."""
+    """Write every tensor's shape for a batch of two into the graph; with two, no axis of size 1 is mistaken for the batch."""
     pair = [torch.cat([t[:1], t[:1]]) for t in (activations, *context)]
-    with torch.no_grad():
-        ShapeProp(head).propagate(*pair)
+    graph.propagate(head, head.graph, *pair)
 
 
 def walk(head: fx.GraphModule, start: fx.Node) -> Walk:
@@ -89,12 +88,6 @@ def has_parameters(head: fx.GraphModule, node: fx.Node) -> bool:
     """Return whether a node calls a module with parameters or buffers."""
     module = _module(head, node)
     return module is not None and bool([*module.parameters(), *module.buffers()])
-
-
-def shape(node: fx.Node) -> torch.Size:
-    """Return the shape that `propagate` wrote; empty where the value is not a tensor."""
-    size = getattr(node.meta.get("tensor_meta"), "shape", None)
-    return size if isinstance(size, torch.Size) else torch.Size()
 
 
 def _module(head: fx.GraphModule, node: fx.Node) -> nn.Module | None:

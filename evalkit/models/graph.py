@@ -1,7 +1,7 @@
 """Tracing and cutting of models with torch.fx: the graph node of a layer's output, and what lies before and after it."""
 
-import contextlib
-import io
+import inspect
+import keyword
 import operator
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from evalkit.errors import UserError, did_you_mean
+from evalkit.models.copies import eval_copy
 
 
 class _LayerTracer(fx.Tracer):
@@ -23,6 +23,11 @@ class _LayerTracer(fx.Tracer):
         super().__init__(autowrap_functions=functions)
         self.opaque = modules
         self.calls: dict[str, list[fx.Node]] = {}
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:  # noqa: ARG002 - torch's
+        """Make one input, the images. All other parameters of `forward` keep their defaults, as where a caller gives images only."""
+        name = [*inspect.signature(root_fn).parameters, "images"][1]  # the first is `self`
+        return root_fn, [self.root, self.create_proxy("placeholder", name, (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, self.opaque) or super().is_leaf_module(m, module_qualified_name)
@@ -35,9 +40,10 @@ class _LayerTracer(fx.Tracer):
 
 
 def _opaque() -> tuple[tuple[type[nn.Module], ...], tuple[Callable[..., Any], ...]]:
-    """Return the modules and functions that timm, where it is imported, declares impossible to trace: they stay whole."""
+    """Return the modules and functions that stay whole: scripted ones, and those that timm, where imported, excludes from tracing."""
     timm = sys.modules.get("timm.models")
-    return (tuple(timm.get_notrace_modules()), tuple(timm.get_notrace_functions())) if timm is not None else ((), ())
+    modules, functions = (timm.get_notrace_modules(), timm.get_notrace_functions()) if timm is not None else ((), ())
+    return (torch.jit.ScriptModule, *modules), tuple(functions)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,9 @@ class Traced:
     """A model's graph and its layers: `layers[name]` is the node whose value is that layer's output."""
 
     module: nn.Module
+    """A copy of the traced module: tracing may leave symbolic values in a module's attributes."""
+    root: nn.Module
+    """The module in which the graph's names of modules and parameters are found; see `_Root`."""
     graph: fx.Graph
     layers: dict[str, fx.Node]
     repeated: frozenset[str]
@@ -60,8 +69,30 @@ class Traced:
         return self.layers[layer]
 
 
+class _Root(nn.Module):
+    """Holds a traced module as `network`, so that names such as `meta`, `graph` or `code` meet no attribute of fx.GraphModule.
+
+    Graphs are run as generated Python, in which no name may be a keyword: what lies below such a name is held directly too.
+    """
+
+    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+        super().__init__()
+        self.network = module
+        aliases: dict[str, str] = {}
+        for node in graph.nodes:
+            if node.op in ("call_module", "get_attr"):
+                target = str(node.target)
+                if any(keyword.iskeyword(part) for part in target.split(".")):
+                    name = aliases.setdefault(target, f"renamed_{len(aliases)}")
+                    setattr(self, name, operator.attrgetter(target)(module))
+                    node.target = name
+                else:
+                    node.target = f"network.{target}"
+
+
 def trace(module: nn.Module) -> Traced:
-    """Trace a module in its present mode (train or eval). Raises whatever torch.fx raises on a model that it cannot trace."""
+    """Trace a module in eval mode. Raises whatever torch.fx raises on a model that it cannot trace, and UserError as `eval_copy` does."""
+    module = eval_copy(module)
     tracer = _LayerTracer()
     graph = tracer.trace(module)
     layers: dict[str, fx.Node] = {}
@@ -74,7 +105,7 @@ def trace(module: nn.Module) -> Traced:
         if node.op in ("call_function", "call_method"):
             layers.setdefault(node.name, node)
     _bypass_identities(module, graph, layers)
-    return Traced(module, graph, layers, frozenset(name for name, calls in tracer.calls.items() if len(calls) > 1))
+    return Traced(module, _Root(module, graph), graph, layers, frozenset(name for name, calls in tracer.calls.items() if len(calls) > 1))
 
 
 def _bypass_identities(module: nn.Module, graph: fx.Graph, layers: dict[str, fx.Node]) -> None:
@@ -94,10 +125,27 @@ def _bypass_identities(module: nn.Module, graph: fx.Graph, layers: dict[str, fx.
         layers.update({name: source for name, layer in layers.items() if layer is node})
 
 
-def propagate(module: nn.Module, graph: fx.Graph, *inputs: Tensor) -> None:
-    """Run the graph and write every node's shape into it (`tensor_meta`). Raises RuntimeError with the error of an operation."""
-    with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # ShapeProp prints a traceback before it raises
-        ShapeProp(fx.GraphModule(module, graph)).propagate(*inputs)
+class _Shapes(fx.Interpreter):
+    """Runs a graph and writes the shape of every tensor into its node's `meta`."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            n.meta["shape"] = value.shape
+        return value
+
+
+def propagate(root: nn.Module, graph: fx.Graph, *inputs: Tensor) -> None:
+    """Run the graph and write every tensor's shape into its node (`shape`). Raises the error of an operation."""
+    runner = _Shapes(root, graph=graph)
+    runner.extra_traceback = False  # which torch would add to the message of an error
+    with torch.no_grad():
+        runner.run(*inputs)
+
+
+def shape(node: fx.Node) -> torch.Size:
+    """Return the shape that `propagate` wrote; empty where the value is not a tensor."""
+    return node.meta.get("shape", torch.Size())
 
 
 def descendants(node: fx.Node) -> set[fx.Node]:

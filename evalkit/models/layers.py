@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from evalkit.models import channelwise, graph
+from evalkit.models import graph
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ def explainable(module: nn.Module, images: Tensor) -> Iterator[Layer]:
     """
     try:
         traced = graph.trace(module)
-    except Exception:  # without a graph, a hook on a module is used, so only modules can be explained
+        graph.propagate(traced.root, traced.graph, images)
+    except Exception:  # without a graph that runs, a hook on a module is used, so only modules can be explained
         yield from (_layer(name, shape, "?") for name, shape in _hooked(module, images))
         return
-    graph.propagate(module, traced.graph, images)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     for name, node in sorted(traced.layers.items(), key=lambda entry: order[entry[1]]):
-        if len(channelwise.shape(node)) == 4:
-            yield _layer(name, channelwise.shape(node), "no" if graph.crossing(traced.graph, node) else "yes")
+        if len(graph.shape(node)) == 4:
+            yield _layer(name, graph.shape(node), "no" if graph.crossing(traced.graph, node) else "yes")
 
 
 def _layer(name: str, shape: torch.Size, separates: str) -> Layer:

@@ -8,7 +8,8 @@ from torch.nn.modules import dropout, pooling
 
 from evalkit.errors import UserError, first_line
 from evalkit.models import graph
-from evalkit.models.channelwise import shape
+from evalkit.models.copies import eval_copy, uncompiled
+from evalkit.models.graph import shape
 
 _PASSES_ON = (nn.Identity, dropout._DropoutNd)
 _POOLS = (pooling._MaxPoolNd, pooling._AvgPoolNd, pooling._LPPoolNd, pooling._AdaptiveAvgPoolNd, pooling._AdaptiveMaxPoolNd)
@@ -31,15 +32,24 @@ def propose(module: nn.Module, images: Tensor) -> str:
 
     Raises:
         NoLayer: there is no such output, as in a transformer, whose head reads tokens, or the module cannot be traced.
-        RuntimeError: the module cannot process such images, or not on this device.
+        Exception: whatever the module raises where it cannot process such images, or not on this device.
     """
-    name = type(module).__name__
+    name = type(uncompiled(module)).__name__
     try:
         traced = graph.trace(module)
+    except UserError:
+        raise
     except Exception as reason:  # torch.fx documents no closed set of errors
         raise NoLayer(f"torch.fx cannot trace {name} ({first_line(reason)}), so no layer can be proposed: set model.layer=...") from reason
-    graph.propagate(module, traced.graph, images)
-    names = _names(traced)
+    try:
+        graph.propagate(traced.root, traced.graph, images)
+    except Exception as reason:  # the fault may be the images' or the graph's; the module itself fails only in the first case
+        with torch.no_grad():
+            eval_copy(module)(images)
+        raise NoLayer(
+            f"the graph of {name} that torch.fx traced does not run ({first_line(reason)}): set model.layer=..."
+        ) from reason
+    module, names = traced.root, _names(traced)
     for node in reversed(traced.graph.nodes):
         if node not in names or not _is_map(shape(node), images.shape) or _is_pooling(module, node) or _is_passed_on(module, node):
             continue

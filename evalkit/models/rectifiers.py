@@ -29,7 +29,7 @@ def rectified(net: SplitModel, example: Tensor) -> fx.GraphModule:
     """
     if net not in _copies:
         traced = traced_or_refused(net.module)
-        copy = fx.GraphModule(traced.module, traced.graph)
+        copy = fx.GraphModule(traced.root, traced.graph)
         if not own_rectifiers(copy):
             raise UserError(
                 f"{type(net.module).__name__} has no ReLU or ReLU6, without which guided backpropagation is the plain gradient: "

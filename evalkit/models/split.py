@@ -4,7 +4,6 @@ The caller's module is never modified: all work is done on a copy in eval mode, 
 but has its own module objects.
 """
 
-import copy
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from evalkit.errors import UserError, did_you_mean, first_line
 from evalkit.models import graph as cutting
+from evalkit.models.copies import eval_copy, uncompiled_name
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +34,17 @@ class SplitModel:
         std: Standard deviation of the normalisation, per colour channel, for images in [0,1].
 
     Raises:
-        UserError: the layer is unknown, ambiguous, or does not influence the output.
+        UserError: the layer is unknown, ambiguous, or does not influence the output; mean and std are not those of images in
+            [0,1]; the module is scripted or cannot be copied.
     """
 
     def __init__(self, module: nn.Module, layer: str, *, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.module = _sharing_copy(module)
-        self.layer = layer
-        example = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+        if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+            raise UserError(f"mean={tuple(mean)} and std={tuple(std)} must lie in [0,1], std above 0: images do; divide by 255")
+        self.module = eval_copy(module)
+        self.name = type(self.module).__name__
+        self.layer = uncompiled_name(layer)
+        example = next((p for p in self.module.parameters() if p.is_floating_point()), torch.empty(0))
         self.device, self.dtype = example.device, example.dtype
         self.mean = torch.tensor(mean, device=self.device, dtype=self.dtype).view(1, -1, 1, 1)
         self.std = torch.tensor(std, device=self.device, dtype=self.dtype).view(1, -1, 1, 1)
@@ -50,15 +54,15 @@ class SplitModel:
         self._checked = False
         self._layout = torch.contiguous_format
         try:
-            traced = cutting.trace(self.module)
+            self._cut = _GraphCut(cutting.trace(self.module), self.layer)
+        except UserError:
+            raise
         except Exception as reason:  # torch.fx documents no closed set of errors; a hook is slower but correct
-            self._fall_back(f"torch.fx cannot trace {type(module).__name__} ({reason})")
-        else:
-            self._cut = _GraphCut(traced, layer)
+            self._fall_back(f"torch.fx cannot trace {self.name} ({_cause(reason)})")
 
     def _fall_back(self, why: str) -> None:
         log.warning("%s: falling back to a hook, which repeats the whole network", why)
-        self._cut = _HookCut(self.module, self.layer)
+        self._cut = _HookCut(self.module, self.layer, why)
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Context]:
         """Map images (N,3,H,W) in [0,1] to activations A (N,K,h,w) and the head's context, without gradients."""
@@ -72,6 +76,11 @@ class SplitModel:
             raise UserError(
                 f"layer '{self.layer}' puts out {tuple(activations.shape)}, not (images, channels, height, width): "
                 "choose a convolutional layer"
+            )
+        if len(activations) != len(images):
+            raise UserError(
+                f"layer '{self.layer}' puts out {len(activations)} maps for {len(images)} images, as where a network looks at several "
+                "crops or mirror images; choose a layer with one map an image, or hand over the network that sees one of them"
             )
         return self._plain(activations), tuple(self._plain(c) for c in context)
 
@@ -107,34 +116,66 @@ class SplitModel:
     def _precision(self) -> AbstractContextManager[object]:
         return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
 
-    def _check(self, normalised: Tensor) -> None:
-        """Compare head(trunk(x)) with the model on the first image; use the hook where they differ or the cut cannot run."""
-        whole = self.module(normalised)
-        if not isinstance(whole, Tensor) or whole.dim() != 2:
-            raise UserError(f"{type(self.module).__name__} must return logits (images, classes) as one tensor")
-        self._checked = True
-        if isinstance(self._cut, _HookCut):
-            return  # the hook runs the model itself
-        activations, context = self._cut.trunk(normalised)
-        if activations.dim() != 4:
-            return  # the caller reports the shape
-        if not all(isinstance(c, Tensor) and c.dim() > 0 and len(c) == len(normalised) for c in context):
-            self._fall_back(f"behind '{self.layer}', {type(self.module).__name__} reads something that is no tensor of the batch")
-            return
-        cut = self.head(activations, context)
+    def _check(self, image: Tensor) -> None:
+        """Check the model on one image (1,3,H,W) and its mirror image, and use the hook where the graph cannot run or differs.
 
-        def differs(logits: Tensor) -> bool:
-            return not torch.allclose(logits, whole, rtol=1e-4, atol=1e-4 * float(whole.nan_to_num().abs().max()), equal_nan=True)
-
-        if differs(cut):
-            if differs(self.module(normalised)):
+        Raises UserError: the module returns no logits, or logits that vary from pass to pass or with the batch's other images.
+        """
+        pair = torch.cat([image, image.flip(3)])
+        alone, together = self._logits(image), self._logits(pair)
+        if not _close(together[:1], alone, self._slack):
+            if not _close(self._logits(image), alone, self._slack):
                 raise UserError(
-                    f"{type(self.module).__name__} is not deterministic: two passes over one image differ in eval mode, "
-                    "for example because of a functional dropout without training=False"
+                    f"{self.name} is not deterministic: two passes over one image differ in eval mode, "
+                    "for example because of a functional dropout without training=self.training"
                 )
-            self._fall_back(f"cutting {type(self.module).__name__} at '{self.layer}' changes its output")
+            raise UserError(
+                f"{self.name} puts out other logits for an image when another image is in its batch, for example because of a "
+                "normalisation over the batch or of dynamic quantisation; hand over a network that treats each image by itself"
+            )
+        if isinstance(self._cut, _GraphCut):
+            self._check_graph(pair, together)
+        if isinstance(self._cut, _HookCut) and not _close(self.head(*self._cut.trunk(pair)), together, self._slack):
+            raise UserError(
+                f"{self.name} is not deterministic: its logits change when '{self.layer}' is given its own output again, "
+                "for example because of a functional dropout without training=self.training"
+            )
+        self._checked = True
+
+    def _logits(self, normalised: Tensor) -> Tensor:
+        """Run the whole module. Raises UserError unless it returns logits, one row for each image."""
+        logits = self.module(normalised)
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(normalised):
+            raise UserError(
+                f"{self.name} must return logits (images, classes) as one tensor, not {_described(logits)}: "
+                "set model.factory to a function that wraps it in a module which returns them"
+            )
+        return logits
+
+    @property
+    def _slack(self) -> float:
+        """Relative difference of logits that rounding may cause between batches, in the module's precision."""
+        return max(1e-3, 16 * torch.finfo(self.dtype).eps, 2e-2 * torch.backends.cuda.matmul.allow_tf32)
+
+    def _check_graph(self, pair: Tensor, logits: Tensor) -> None:
+        assert isinstance(self._cut, _GraphCut)
+        try:
+            activations, context = self._cut.trunk(pair)
+            if activations.dim() != 4 or len(activations) != len(pair):
+                return  # the caller reports the shape
+            if not all(isinstance(c, Tensor) and c.dim() > 0 and len(c) == len(pair) for c in context):
+                self._fall_back(f"behind '{self.layer}', {self.name} reads something that is no tensor of the batch")
+                return
+            same = _close(self.head(activations, context), logits, 1e-4)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as reason:  # what was fixed while tracing may fail in any way
+            self._fall_back(f"the graph that torch.fx traced of {self.name} does not run ({_cause(reason)})")
+            return
+        if same:
+            self._choose_layout(pair[:1], activations[:1])
         else:
-            self._choose_layout(normalised, activations)
+            self._fall_back(f"cutting {self.name} at '{self.layer}' changes its output")
 
     def _choose_layout(self, normalised: Tensor, activations: Tensor) -> None:
         """Use channels-last images where the trunk accepts them.
@@ -145,63 +186,73 @@ class SplitModel:
         try:
             channels_last, _ = self._cut.trunk(normalised.contiguous(memory_format=torch.channels_last))
         except RuntimeError as reason:
-            log.info("%s runs on contiguous images only: %s", type(self.module).__name__, first_line(reason))
+            log.info("%s runs on contiguous images only: %s", self.name, first_line(reason))
             return
-        largest = float(activations.nan_to_num().abs().max())
-        if torch.allclose(channels_last, activations, rtol=1e-4, atol=1e-4 * largest, equal_nan=True):
+        if _close(channels_last, activations, 1e-4):
             self._layout = torch.channels_last
 
 
-def _sharing_copy(module: nn.Module) -> nn.Module:
-    """Copy all module objects, in eval mode; every tensor is shared."""
-    memo: dict[int, object] = {}
-    for part in module.modules():
-        values = [*part.parameters(recurse=False), *part.buffers(recurse=False), *vars(part).values()]
-        memo.update({id(tensor): tensor for tensor in values if isinstance(tensor, Tensor)})
-    try:
-        return copy.deepcopy(module, memo).eval()
-    except (TypeError, RuntimeError) as reason:  # locks, open files, tensors that are part of a graph
-        raise UserError(
-            f"{type(module).__name__} cannot be copied ({first_line(reason)}): keep such attributes out of the module"
-        ) from reason
+def _close(values: object, expected: Tensor, slack: float) -> bool:
+    """Compare two tensors up to a fraction of the largest finite value. nan and infinities must be at the same places."""
+    if not isinstance(values, Tensor) or values.shape != expected.shape:
+        return False
+    largest = float(expected.nan_to_num(posinf=0, neginf=0).abs().max())
+    return torch.allclose(values, expected, rtol=slack, atol=slack * largest, equal_nan=True)
+
+
+def _cause(reason: Exception) -> str:
+    return f"{type(reason).__name__}: {first_line(reason)}"
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"one of shape {tuple(value.shape)}"
+    keys = (
+        f" of {', '.join(map(str, value))}" if isinstance(value, dict) else f" of {len(value)}" if isinstance(value, tuple | list) else ""
+    )
+    return f"a {type(value).__name__}{keys}"
 
 
 class _GraphCut:
     """The graph in two parts: what does not depend on the layer's output, and what does."""
 
     def __init__(self, traced: cutting.Traced, layer: str) -> None:
-        node = traced.node(layer)
-        self.layers = traced.layers
-        after = cutting.descendants(node)
         nodes = list(traced.graph.nodes)
         output = nodes[-1].args[0]
         if not isinstance(output, fx.Node):
-            raise UserError(f"{type(traced.module).__name__} must return logits (images, classes) as one tensor")
+            raise TypeError(f"it returns {_described(output)}")
+        node = traced.node(layer)
+        self.layers = traced.layers
+        after = cutting.descendants(node)
         if output is not node and output not in after:
             raise UserError(f"layer '{layer}' does not influence the output")
         beside = cutting.crossing(traced.graph, node)
         inputs = [n for n in nodes if n.op == "placeholder"][:1]
         before = [n for n in nodes if n not in after and n.op not in ("placeholder", "output")]
         behind = [n for n in nodes if n in after and n.op != "output"]
-        self.before = cutting.extract(traced.module, before, inputs, (node, beside))
-        self.after = cutting.extract(traced.module, behind, [node, *beside], output)
+        self.before = cutting.extract(traced.root, before, inputs, (node, beside))
+        self.after = cutting.extract(traced.root, behind, [node, *beside], output)
 
     def trunk(self, normalised: Tensor) -> tuple[Tensor, Context]:
-        activations, context = self.before(normalised)
+        activations, context = self.before.forward(normalised)  # `forward`, since a call prints generated code where it fails
         return activations, tuple(context)
 
     def head(self, activations: Tensor, context: Context) -> Tensor:
-        return self.after(activations, *context)
+        logits: Tensor = self.after.forward(activations, *context)
+        return logits
 
 
 class _HookCut:
     """A forward hook that reads or replaces the layer's output; the head repeats the whole network."""
 
-    def __init__(self, module: nn.Module, layer: str) -> None:
+    def __init__(self, module: nn.Module, layer: str, why: str) -> None:
         parts = dict(module.named_modules())
         self.layers = [name for name in parts if name]
         if layer not in self.layers:
-            raise UserError(f"layer '{layer}' is not in {type(module).__name__}{did_you_mean(layer, self.layers)}")
+            known = did_you_mean(layer, self.layers)
+            raise UserError(
+                f"layer '{layer}' is no module of {type(module).__name__}, and only modules can be explained, since {why}{known}"
+            )
         self.module, self.target = module, parts[layer]
 
     def trunk(self, normalised: Tensor) -> tuple[Tensor, Context]:
@@ -218,7 +269,8 @@ class _HookCut:
         finally:
             handle.remove()
         if len(seen) != 1:
-            raise UserError(f"the layer is called {len(seen)} times in one forward pass; choose one that is called once")
+            times = "not called" if not seen else f"called {len(seen)} times"
+            raise UserError(f"the layer is {times} in one forward pass; choose one that is called once")
         return seen[0], (normalised,)
 
     def head(self, activations: Tensor, context: Context) -> Tensor:

@@ -70,7 +70,7 @@ def _in_graph(module: nn.Module, net: SplitModel, rectifiers: bool) -> tuple[nn.
     traced = traced_or_refused(module)
     node = traced.node(net.layer)
     # A bit-exact identity; captum's LRP has a rule for it, but none for nn.Identity.
-    network, layer = fx.GraphModule(traced.module, traced.graph), nn.AvgPool2d(1)
+    network, layer = fx.GraphModule(traced.root, traced.graph), nn.AvgPool2d(1)
     network.add_submodule("target_layer", layer)
     with network.graph.inserting_after(node):
         target = network.graph.call_module("target_layer", (node,))

@@ -20,9 +20,13 @@ from evalkit.data.labels import Classes, load_classes
 from evalkit.errors import UserError, did_you_mean, first_line
 from evalkit.imports import find, import_timm
 from evalkit.models.catalogue import TIMM_FACTORY
+from evalkit.models.copies import eval_copy, uncompiled
 from evalkit.models.proposal import NoLayer, propose
 from evalkit.models.settings import ModelConfig
 from evalkit.models.split import SplitModel
+
+_COMMON_SIDES = (224, 299, 384, 64, 32, 28)
+"""Sizes of images tried where a network cannot process the configured one."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +78,34 @@ def proposed_layer(config: ModelConfig) -> str:
     try:
         with torch.device("meta"):  # nothing is computed there, so a constructor that reads its own values fails
             module = _construct(config, config.seed)
-        return propose(module.eval(), torch.empty(1, 3, *size, device="meta"))
+        return propose(module, torch.empty(1, 3, *size, device="meta"))
     except NoLayer:
         raise
-    except (UserError, RuntimeError):
-        module = _construct(config, config.seed).eval()
+    except Exception:  # raised again below unless only the meta device is its cause
+        pass
+    module = _construct(config, config.seed)
     try:
         return propose(module, torch.rand(1, 3, *size))
-    except RuntimeError as reason:
-        raise NoLayer(
-            f"{config.factory} cannot process a {size[0]}x{size[1]} image ({first_line(reason)}), so no layer can be proposed: "
-            "check model.resize and model.crop, or set model.layer=..."
-        ) from reason
+    except UserError:
+        raise
+    except Exception as reason:  # a user's forward may raise anything
+        raise NoLayer(f"{cannot_process(module, config, size, reason)}, so no layer can be proposed") from reason
+
+
+def cannot_process(module: nn.Module, config: ModelConfig, size: tuple[int, int], reason: Exception) -> str:
+    """Return in words why a module fails on images of `size` (height, width), and another size or number of channels that it takes."""
+    error = f"{config.factory} cannot process a {size[0]}x{size[1]} image ({type(reason).__name__}: {first_line(reason)})"
+    tried = [(3, (side, side)) for side in _COMMON_SIDES if (side, side) != size] + [(channels, size) for channels in (1, 4, 2)]
+    for channels, (height, width) in tried:
+        try:
+            with torch.no_grad():
+                eval_copy(module)(torch.rand(1, channels, height, width, device=next((p.device for p in module.parameters()), None)))
+        except Exception:  # only what works is of interest
+            continue
+        if channels == 3:
+            return f"{error}; it takes {height}x{width}: check model.resize and model.crop"
+        return f"{error}; it takes {channels}-channel images, and evalkit gives it the 3 channels of RGB"
+    return error
 
 
 def _construct(config: ModelConfig, seed: int) -> nn.Module:
@@ -94,12 +114,12 @@ def _construct(config: ModelConfig, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         try:
             module = factory(**config.args)
-        except Exception as reason:  # a user's constructor may raise anything
+        except (Exception, SystemExit) as reason:  # a user's constructor may raise anything
             error = f"{type(reason).__name__}: {first_line(reason)}"
             raise UserError(f"model.factory={config.factory} cannot be called with model.args={config.args}: {error}") from reason
     if not isinstance(module, nn.Module):
         raise UserError(f"model.factory={config.factory} returned {type(module).__name__}, not a torch.nn.Module")
-    return module
+    return uncompiled(module)
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:
@@ -200,10 +220,9 @@ def _check(net: SplitModel, config: ModelConfig, size: tuple[int, int], device: 
     except UserError:
         raise
     except Exception as reason:  # a user's forward may raise anything
-        raise UserError(
-            f"{config.factory} cannot process a {size[0]}x{size[1]} image: {type(reason).__name__}: {first_line(reason)}; "
-            "check model.resize and model.crop"
-        ) from reason
+        raise UserError(cannot_process(net.module, config, size, reason)) from reason
     if outputs < 2 and config.output == "softmax":
         raise UserError(f"{config.factory} has {outputs} output; a softmax needs two classes or more (model.output=sigmoid needs one)")
+    if not outputs:
+        raise UserError(f"{config.factory} has no outputs, so there is no class to explain")
     return outputs

@@ -41,9 +41,9 @@ def walked(head: nn.Module) -> tuple[channelwise.Walk, torch.fx.GraphModule]:
 def test_the_walk_ends_at_the_layer_that_mixes():
     head = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 3, groups=3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(27, 4))
     found, _ = walked(head)
-    assert len(found.steps) == 5 and str(found.mixing.target) == "rest.5"
+    assert len(found.steps) == 5 and str(found.mixing.target) == "network.rest.5"
     found, _ = walked(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    assert len(found.steps) == 1 and str(found.mixing.target) == "rest.1"
+    assert len(found.steps) == 1 and str(found.mixing.target) == "network.rest.1"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_walk_ends_at_the_layer_that_mixes():
         nn.LayerNorm([3, 8, 8]), nn.GroupNorm(1, 3), nn.Softmax2d(), nn.ChannelShuffle(3), nn.Conv2d(3, 6, 1, groups=3),
         Function(lambda x: x.flip(1), nn.Identity()), Function(lambda x: x - x.mean(1, keepdim=True), nn.Identity()),
         Function(lambda x: F.softmax(x, 1), nn.Identity()), Function(lambda x: x.transpose(1, 2), nn.Identity()),
-        Function(lambda x: x.permute(0, 2, 3, 1), nn.Identity()), Function(lambda x: x * x.sum(), nn.Identity()),
+        Function(lambda x: x.permute(0, 2, 3, 1), nn.Identity()), Function(lambda x: x * x.sum((1, 2, 3), keepdim=True), nn.Identity()),
         Function(lambda x: torch.mean(x, 1, keepdim=True), nn.Identity()),
     ],
 )  # fmt: skip

@@ -32,8 +32,8 @@ def test_parts_compute_what_the_whole_does():
     after = graph.descendants(cut)
     nodes = list(traced.graph.nodes)
     before = [n for n in nodes if n not in after and n.op not in ("placeholder", "output")]
-    first = graph.extract(module, before, nodes[:1], cut)
-    last = graph.extract(module, [n for n in nodes if n in after and n.op != "output"], [cut], nodes[-1].args[0])
+    first = graph.extract(traced.root, before, nodes[:1], cut)
+    last = graph.extract(traced.root, [n for n in nodes if n in after and n.op != "output"], [cut], nodes[-1].args[0])
     x = torch.rand(3, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(last(first(x)), module(x))
@@ -53,7 +53,7 @@ def test_the_batch_size_is_no_bypass_and_is_read_anew():
     assert sum(graph.is_batch_size(n) for n in traced.graph.nodes) == 2
     nodes = list(traced.graph.nodes)
     after = graph.descendants(cut)
-    head = graph.extract(module, [n for n in nodes if n in after and n.op != "output"], [cut], nodes[-1].args[0])
+    head = graph.extract(traced.root, [n for n in nodes if n in after and n.op != "output"], [cut], nodes[-1].args[0])
     a = torch.rand(5, 8, 4, 4)
     with torch.no_grad():
         assert torch.allclose(head(a), module.fc(a.mean((2, 3))))

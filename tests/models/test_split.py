@@ -176,3 +176,87 @@ class Dropping(torch.nn.Module):
 def test_a_network_that_draws_random_numbers_is_refused():
     with pytest.raises(UserError, match="Dropping is not deterministic"):
         SplitModel(Dropping().eval(), "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
+
+
+class UntraceableDropping(Dropping):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > -1e9 else x
+
+
+class TrainReturnsNothing(TinyGAP):
+    def train(self, mode=True):
+        super().train(mode)
+
+
+class OddNames(nn.Module):
+    """Submodules whose names are attributes of fx.GraphModule, or keywords."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.features, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+        self.add_module(name, nn.Linear(8, 8))
+        self.name = name
+
+    def forward(self, x):
+        return self.fc(getattr(self, self.name)(self.features(x).mean((2, 3))))
+
+
+class WithLabels(TinyGAP):
+    def forward(self, x, labels=None):
+        y = super().forward(x)
+        return (y, nn.functional.cross_entropy(y, labels)) if labels is not None else y
+
+
+def test_an_untraceable_network_that_draws_random_numbers_is_refused():
+    with pytest.raises(UserError, match="UntraceableDropping is not deterministic"):
+        SplitModel(UntraceableDropping().eval(), "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        TrainReturnsNothing,
+        WithLabels,
+        *(lambda name=name: OddNames(name) for name in ("meta", "graph", "code", "_graph", "recompile", "class")),
+    ],
+)
+def test_networks_that_a_graph_can_hold_are_cut(factory):
+    module = factory()
+    net = SplitModel(module, "features", mean=HALF, std=HALF)
+    images = torch.rand(3, 3, 16, 16)
+    logits = net(images)
+    assert net.head_graph is not None
+    module.train(False)
+    assert torch.allclose(logits, module((images - 0.5) / 0.5), atol=1e-5)
+
+
+def test_a_compiled_network_is_cut_like_the_one_that_was_compiled():
+    module = TinyGAP().eval()
+    net = SplitModel(torch.compile(module, backend="eager"), "_orig_mod.features", mean=HALF, std=HALF)
+    images = torch.rand(3, 3, 16, 16)
+    assert torch.equal(net(images), SplitModel(module, "features", mean=HALF, std=HALF)(images))
+
+
+def test_a_scripted_network_is_refused():
+    with pytest.raises(UserError, match=r"TinyGAP is scripted or traced by torch\.jit"):
+        SplitModel(torch.jit.trace(TinyGAP().eval(), torch.rand(1, 3, 16, 16)), "features", mean=HALF, std=HALF)
+
+
+class Mirror(TinyGAP):
+    def forward(self, x):
+        return super().forward(torch.cat([x, x.flip(3)])).view(2, x.shape[0], -1).mean(0)
+
+
+def test_several_maps_for_one_image_are_refused():
+    with pytest.raises(UserError, match="puts out 2 maps for 1 images"):
+        SplitModel(Mirror().eval(), "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
+
+
+class OverBatch(TinyGAP):
+    def forward(self, x):
+        return super().forward(x - x.mean(0))
+
+
+def test_logits_that_depend_on_the_batch_are_refused():
+    with pytest.raises(UserError, match="OverBatch puts out other logits for an image when another image is in its batch"):
+        SplitModel(OverBatch().eval(), "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
