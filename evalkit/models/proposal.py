@@ -46,9 +46,7 @@ def propose(module: nn.Module, images: Tensor) -> str:
     except Exception as reason:  # the fault may be the images' or the graph's; the module itself fails only in the first case
         with torch.no_grad():
             eval_copy(module)(images)
-        raise NoLayer(
-            f"the graph of {name} that torch.fx traced does not run ({first_line(reason)}): set model.layer=..."
-        ) from reason
+        raise NoLayer(f"the graph of {name} that torch.fx traced does not run ({first_line(reason)}): set model.layer=...") from reason
     module, names = traced.root, _names(traced)
     for node in reversed(traced.graph.nodes):
         if node not in names or not _is_map(shape(node), images.shape) or _is_pooling(module, node) or _is_passed_on(module, node):
