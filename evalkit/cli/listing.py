@@ -69,5 +69,5 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
     except UserError:
         raise
     except Exception as reason:  # a user's forward may raise anything
-        raise UserError(zoo.cannot_process(module, config, size, reason)) from reason
+        raise zoo.cannot_process(module, config, size, reason) from reason
     return listing.layers(f"layers of {model}, in the order of the data", caption, found, config.layer, about)

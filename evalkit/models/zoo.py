@@ -92,20 +92,28 @@ def proposed_layer(config: ModelConfig) -> str:
         raise NoLayer(f"{cannot_process(module, config, size, reason)}, so no layer can be proposed") from reason
 
 
-def cannot_process(module: nn.Module, config: ModelConfig, size: tuple[int, int], reason: Exception) -> str:
-    """Return in words why a module fails on images of `size` (height, width), and another size or number of channels that it takes."""
-    error = f"{config.factory} cannot process a {size[0]}x{size[1]} image ({type(reason).__name__}: {first_line(reason)})"
+def cannot_process(module: nn.Module, config: ModelConfig, size: tuple[int, int], reason: Exception) -> UserError:
+    """Return the error of a module that fails on images of `size` (height, width); it names a size or number of channels that works."""
+    return UserError(
+        f"{config.factory} cannot process a {size[0]}x{size[1]} image: {type(reason).__name__}: {first_line(reason)}"
+        f"{_what_works(module, size)}"
+    )
+
+
+def _what_works(module: nn.Module, size: tuple[int, int]) -> str:
+    """Return a hint at another size, or number of channels, of images that a module takes; empty where none was found."""
+    device = next((p.device for p in module.parameters()), None)
     tried = [(3, (side, side)) for side in _COMMON_SIDES if (side, side) != size] + [(channels, size) for channels in (1, 4, 2)]
     for channels, (height, width) in tried:
         try:
             with torch.no_grad():
-                eval_copy(module)(torch.rand(1, channels, height, width, device=next((p.device for p in module.parameters()), None)))
+                eval_copy(module)(torch.rand(1, channels, height, width, device=device))
         except Exception:  # only what works is of interest
             continue
         if channels == 3:
-            return f"{error}; it takes {height}x{width}: check model.resize and model.crop"
-        return f"{error}; it takes {channels}-channel images, and evalkit gives it the 3 channels of RGB"
-    return error
+            return f"; it takes {height}x{width}: check model.resize and model.crop"
+        return f"; it takes {channels}-channel images, and evalkit gives it the 3 channels of RGB"
+    return ""
 
 
 def _construct(config: ModelConfig, seed: int) -> nn.Module:
@@ -220,7 +228,7 @@ def _check(net: SplitModel, config: ModelConfig, size: tuple[int, int], device: 
     except UserError:
         raise
     except Exception as reason:  # a user's forward may raise anything
-        raise UserError(cannot_process(net.module, config, size, reason)) from reason
+        raise cannot_process(net.module, config, size, reason) from reason
     if outputs < 2 and config.output == "softmax":
         raise UserError(f"{config.factory} has {outputs} output; a softmax needs two classes or more (model.output=sigmoid needs one)")
     if not outputs:
