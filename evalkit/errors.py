@@ -15,6 +15,11 @@ def first_line(reason: BaseException) -> str:
     return next((line for line in str(reason).splitlines() if line.strip()), "no message")
 
 
+def cause(reason: BaseException) -> str:
+    """Return the type of an exception and the first line of its message."""
+    return f"{type(reason).__name__}: {first_line(reason)}"
+
+
 def printable(text: str) -> str:
     """Return text from data sets and run folders, safe for a terminal or a page: no escape sequences, line breaks or hidden characters."""
     if text.isprintable():

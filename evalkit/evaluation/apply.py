@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evalkit.errors import UserError, first_line
+from evalkit.errors import UserError, cause
 from evalkit.imports import find
 from evalkit.probe import Probe
 
@@ -41,9 +41,7 @@ def apply_method(name: str, method: Method, probe: Probe) -> Tensor:
         raise
     except (Exception, SystemExit) as reason:  # a user's method may raise anything; the message names the place
         place = traceback.extract_tb(reason.__traceback__)[-1]
-        raise UserError(
-            f"method {name} failed with {type(reason).__name__}: {first_line(reason)} ({Path(place.filename).name}, line {place.lineno})"
-        ) from reason
+        raise UserError(f"method {name} failed with {cause(reason)} ({Path(place.filename).name}, line {place.lineno})") from reason
     written = probe.written(by_value=not built_in)
     if written:
         raise UserError(f"method {name} writes into the probe's {written[0]}, which all methods share; let it work on a clone")

@@ -7,7 +7,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from evalkit.errors import UserError, first_line
+from evalkit.errors import UserError, cause, first_line
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def eval_copy(module: nn.Module) -> nn.Module:
     try:
         copied.eval()  # what it returns is not used: an overridden `train` may return nothing
     except Exception as reason:  # a user's `train` may raise anything
-        raise UserError(f"{name}.eval() failed: {type(reason).__name__}: {first_line(reason)}") from reason
+        raise UserError(f"{name}.eval() failed: {cause(reason)}") from reason
     _finish_eval(copied)
     return copied
 

@@ -50,10 +50,8 @@ def _opaque() -> tuple[tuple[type[nn.Module], ...], tuple[Callable[..., Any], ..
 class Traced:
     """A model's graph and its layers: `layers[name]` is the node whose value is that layer's output."""
 
-    module: nn.Module
-    """A copy of the traced module: tracing may leave symbolic values in a module's attributes."""
-    root: nn.Module
-    """The module in which the graph's names of modules and parameters are found; see `_Root`."""
+    root: "Root"
+    """The module in which the graph's names of modules and parameters are found."""
     graph: fx.Graph
     layers: dict[str, fx.Node]
     repeated: frozenset[str]
@@ -65,12 +63,12 @@ class Traced:
             calls = [name for name in self.layers if name.rpartition("_")[0] == layer]
             raise UserError(f"layer '{layer}' is called {len(calls)} times in one forward pass; name one of its calls: {', '.join(calls)}")
         if layer not in self.layers:
-            raise UserError(f"layer '{layer}' is not in {type(self.module).__name__}{did_you_mean(layer, self.layers)}")
+            raise UserError(f"layer '{layer}' is not in {type(self.root.network).__name__}{did_you_mean(layer, self.layers)}")
         return self.layers[layer]
 
 
-class _Root(nn.Module):
-    """Holds a traced module as `network`, so that names such as `meta`, `graph` or `code` meet no attribute of fx.GraphModule.
+class Root(nn.Module):
+    """Holds the traced module as `network`, so that names such as `meta`, `graph` or `code` meet no attribute of fx.GraphModule.
 
     Graphs are run as generated Python, in which no name may be a keyword: what lies below such a name is held directly too.
     """
@@ -92,7 +90,7 @@ class _Root(nn.Module):
 
 def trace(module: nn.Module) -> Traced:
     """Trace a module in eval mode. Raises whatever torch.fx raises on a model that it cannot trace, and UserError as `eval_copy` does."""
-    module = eval_copy(module)
+    module = eval_copy(module)  # tracing may leave symbolic values in a module's attributes
     tracer = _LayerTracer()
     graph = tracer.trace(module)
     layers: dict[str, fx.Node] = {}
@@ -105,7 +103,7 @@ def trace(module: nn.Module) -> Traced:
         if node.op in ("call_function", "call_method"):
             layers.setdefault(node.name, node)
     _bypass_identities(module, graph, layers)
-    return Traced(module, _Root(module, graph), graph, layers, frozenset(name for name, calls in tracer.calls.items() if len(calls) > 1))
+    return Traced(Root(module, graph), graph, layers, frozenset(name for name, calls in tracer.calls.items() if len(calls) > 1))
 
 
 def _bypass_identities(module: nn.Module, graph: fx.Graph, layers: dict[str, fx.Node]) -> None:
@@ -207,4 +205,6 @@ def extract(
         if not is_batch_size(node) and node.target is not getattr and node.target != "size":
             value(node)  # also without readers, since it may be an in-place operation
     graph.output(value(outputs) if isinstance(outputs, fx.Node) else (value(outputs[0]), [value(n) for n in outputs[1]]))
-    return fx.GraphModule(module, graph)
+    part = fx.GraphModule(module, graph)
+    type(part).__call__ = nn.Module.__call__  # type: ignore[method-assign]  # torch's own prints generated code where an operation fails
+    return part

@@ -65,7 +65,7 @@ def propose(module: nn.Module, images: Tensor) -> str:
 
 def _names(traced: graph.Traced) -> dict[fx.Node, str]:
     """Return the name of every node; names of modules are preferred to functions, and containers to their contents."""
-    modules = dict(traced.module.named_modules())
+    modules = dict(traced.root.network.named_modules())
 
     def rank(name: str) -> tuple[bool, int]:
         is_module = name in modules or name.rpartition("_")[0] in traced.repeated

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from evalkit.errors import UserError, first_line
 from evalkit.models.graph import Traced, descendants, trace
-from evalkit.models.split import SplitModel
+from evalkit.models.split import SplitModel, close
 
 _FUNCTIONS: set[object] = {F.relu, F.relu_, torch.relu, torch.relu_, F.relu6}
 _METHODS = {"relu", "relu_"}
@@ -37,7 +37,7 @@ def rectified(net: SplitModel, example: Tensor) -> fx.GraphModule:
             )
         with torch.no_grad():
             expected, logits = net.module(example.clone()), copy(example)
-        if not torch.allclose(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.nan_to_num().abs().max()), equal_nan=True):
+        if not close(logits, expected, 1e-4):
             raise UserError(f"making each ReLU of {type(net.module).__name__} a separate module changes its output: avoid in-place ReLUs")
         _copies[net] = copy
     return _copies[net]

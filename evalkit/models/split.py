@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx, nn
 
-from evalkit.errors import UserError, did_you_mean, first_line
+from evalkit.errors import UserError, cause, did_you_mean, first_line
 from evalkit.models import graph as cutting
 from evalkit.models.copies import eval_copy, uncompiled_name
 
@@ -58,7 +58,7 @@ class SplitModel:
         except UserError:
             raise
         except Exception as reason:  # torch.fx documents no closed set of errors; a hook is slower but correct
-            self._fall_back(f"torch.fx cannot trace {self.name} ({_cause(reason)})")
+            self._fall_back(f"torch.fx cannot trace {self.name} ({cause(reason)})")
 
     def _fall_back(self, why: str) -> None:
         log.warning("%s: falling back to a hook, which repeats the whole network", why)
@@ -123,8 +123,8 @@ class SplitModel:
         """
         pair = torch.cat([image, image.flip(3)])
         alone, together = self._logits(image), self._logits(pair)
-        if not _close(together[:1], alone, self._slack):
-            if not _close(self._logits(image), alone, self._slack):
+        if not close(together[:1], alone, self._slack):
+            if not close(self._logits(image), alone, self._slack):
                 raise UserError(
                     f"{self.name} is not deterministic: two passes over one image differ in eval mode, "
                     "for example because of a functional dropout without training=self.training"
@@ -135,7 +135,7 @@ class SplitModel:
             )
         if isinstance(self._cut, _GraphCut):
             self._check_graph(pair, together)
-        if isinstance(self._cut, _HookCut) and not _close(self.head(*self._cut.trunk(pair)), together, self._slack):
+        if isinstance(self._cut, _HookCut) and not close(self.head(*self._cut.trunk(pair)), together, self._slack):
             raise UserError(
                 f"{self.name} is not deterministic: its logits change when '{self.layer}' is given its own output again, "
                 "for example because of a functional dropout without training=self.training"
@@ -166,11 +166,11 @@ class SplitModel:
             if not all(isinstance(c, Tensor) and c.dim() > 0 and len(c) == len(pair) for c in context):
                 self._fall_back(f"behind '{self.layer}', {self.name} reads something that is no tensor of the batch")
                 return
-            same = _close(self.head(activations, context), logits, 1e-4)
+            same = close(self.head(activations, context), logits, 1e-4)
         except torch.OutOfMemoryError:
             raise
         except Exception as reason:  # what was fixed while tracing may fail in any way
-            self._fall_back(f"the graph that torch.fx traced of {self.name} does not run ({_cause(reason)})")
+            self._fall_back(f"the graph that torch.fx traced of {self.name} does not run ({cause(reason)})")
             return
         if same:
             self._choose_layout(pair[:1], activations[:1])
@@ -188,20 +188,16 @@ class SplitModel:
         except RuntimeError as reason:
             log.info("%s runs on contiguous images only: %s", self.name, first_line(reason))
             return
-        if _close(channels_last, activations, 1e-4):
+        if close(channels_last, activations, 1e-4):
             self._layout = torch.channels_last
 
 
-def _close(values: object, expected: Tensor, slack: float) -> bool:
+def close(values: object, expected: Tensor, slack: float) -> bool:
     """Compare two tensors up to a fraction of the largest finite value. nan and infinities must be at the same places."""
     if not isinstance(values, Tensor) or values.shape != expected.shape:
         return False
     largest = float(expected.nan_to_num(posinf=0, neginf=0).abs().max())
     return torch.allclose(values, expected, rtol=slack, atol=slack * largest, equal_nan=True)
-
-
-def _cause(reason: Exception) -> str:
-    return f"{type(reason).__name__}: {first_line(reason)}"
 
 
 def _described(value: object) -> str:
@@ -234,12 +230,11 @@ class _GraphCut:
         self.after = cutting.extract(traced.root, behind, [node, *beside], output)
 
     def trunk(self, normalised: Tensor) -> tuple[Tensor, Context]:
-        activations, context = self.before.forward(normalised)  # `forward`, since a call prints generated code where it fails
+        activations, context = self.before(normalised)
         return activations, tuple(context)
 
     def head(self, activations: Tensor, context: Context) -> Tensor:
-        logits: Tensor = self.after.forward(activations, *context)
-        return logits
+        return self.after(activations, *context)
 
 
 class _HookCut:

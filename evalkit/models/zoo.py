@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from evalkit.data.decode import Preprocess
 from evalkit.data.labels import Classes, load_classes
-from evalkit.errors import UserError, did_you_mean, first_line
+from evalkit.errors import UserError, cause, did_you_mean, first_line
 from evalkit.imports import find, import_timm
 from evalkit.models.catalogue import TIMM_FACTORY
 from evalkit.models.copies import eval_copy, uncompiled
@@ -94,20 +94,17 @@ def proposed_layer(config: ModelConfig) -> str:
 
 def cannot_process(module: nn.Module, config: ModelConfig, size: tuple[int, int], reason: Exception) -> UserError:
     """Return the error of a module that fails on images of `size` (height, width); it names a size or number of channels that works."""
-    return UserError(
-        f"{config.factory} cannot process a {size[0]}x{size[1]} image: {type(reason).__name__}: {first_line(reason)}"
-        f"{_what_works(module, size)}"
-    )
+    return UserError(f"{config.factory} cannot process a {size[0]}x{size[1]} image: {cause(reason)}{_what_works(module, size)}")
 
 
 def _what_works(module: nn.Module, size: tuple[int, int]) -> str:
     """Return a hint at another size, or number of channels, of images that a module takes; empty where none was found."""
-    device = next((p.device for p in module.parameters()), None)
+    evaluated, device = eval_copy(module), next((p.device for p in module.parameters()), None)
     tried = [(3, (side, side)) for side in _COMMON_SIDES if (side, side) != size] + [(channels, size) for channels in (1, 4, 2)]
     for channels, (height, width) in tried:
         try:
             with torch.no_grad():
-                eval_copy(module)(torch.rand(1, channels, height, width, device=device))
+                evaluated(torch.rand(1, channels, height, width, device=device))
         except Exception:  # only what works is of interest
             continue
         if channels == 3:
@@ -123,8 +120,7 @@ def _construct(config: ModelConfig, seed: int) -> nn.Module:
         try:
             module = factory(**config.args)
         except (Exception, SystemExit) as reason:  # a user's constructor may raise anything
-            error = f"{type(reason).__name__}: {first_line(reason)}"
-            raise UserError(f"model.factory={config.factory} cannot be called with model.args={config.args}: {error}") from reason
+            raise UserError(f"model.factory={config.factory} cannot be called with model.args={config.args}: {cause(reason)}") from reason
     if not isinstance(module, nn.Module):
         raise UserError(f"model.factory={config.factory} returned {type(module).__name__}, not a torch.nn.Module")
     return uncompiled(module)

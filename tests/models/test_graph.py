@@ -62,3 +62,16 @@ def test_the_batch_size_is_no_bypass_and_is_read_anew():
 def test_every_layer_is_named_in_the_order_of_the_data():
     traced = graph.trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()))
     assert list(traced.layers) == ["0", "1", "2"]
+
+
+def test_a_part_that_fails_prints_nothing(capfd):
+    module = Flattens().eval()
+    traced = graph.trace(module)
+    nodes = list(traced.graph.nodes)
+    whole = graph.extract(traced.root, [n for n in nodes if n.op not in ("placeholder", "output")], nodes[:1], nodes[-1].args[0])
+    with pytest.raises(RuntimeError):
+        whole(torch.rand(2, 4, 8, 8))
+    failing = graph.extract(traced.root, [n for n in nodes if n.op == "call_method"], [traced.node("features")], traced.node("mean"))
+    with pytest.raises(IndexError):
+        failing(torch.rand(2, 8))
+    assert capfd.readouterr() == ("", "")
