@@ -183,6 +183,7 @@ class Probe:
                 context = tuple(tensor[row] for tensor in self.context)
                 by_class = self.tier.drops(self.activations[row], context, self.logits[row], None, self.byte_budget)[0].double()
                 logits, target = self.logits[row].double(), self.targets[row]
+                by_class = torch.where(logits == -torch.inf, 0, by_class)  # an excluded class stays so, and -inf - -inf is nan
                 drops.append(_confidence_drop(_log_odds(logits, target), _log_odds(logits - by_class, target)))
         return torch.stack(drops)
 

@@ -17,7 +17,7 @@ from evalkit.evaluation.columns import MAPS, ROWS
 from evalkit.evaluation.targets import Target
 from evalkit.point import Point
 from evalkit.probe import Probe
-from evalkit.scores import confidence_and_logit
+from evalkit.scores import confidence_and_logit, scored
 
 Columns = dict[str, Any]
 """Columns of equal length n by name: tensors (n,) or (n,P) on any device, lists, or None for a column without values."""
@@ -33,7 +33,7 @@ class BatchFacts:
     columns: Columns
     targets: Tensor
     finite: Tensor
-    """Whether the logits of the unperturbed image are finite (n,)."""
+    """Whether the logits of the unperturbed image define the target's scores (n,), see `evalkit.scores.scored`."""
     output: str
     """The function from logits to confidences: "softmax" or "sigmoid"."""
 
@@ -63,7 +63,7 @@ def batch_facts(targets: Sequence[Target], image_ids: Sequence[str], probe: Prob
         "prob_full": confidence,
         "logit_full": logit,
     }
-    return BatchFacts(columns, probe.targets, probe.logits.isfinite().all(1), output)
+    return BatchFacts(columns, probe.targets, scored(probe.logits, probe.targets), output)
 
 
 def map_facts(batch: BatchFacts, method: str, upsampled: Tensor) -> MapFacts:
@@ -106,7 +106,7 @@ def score_rows(batch: BatchFacts, maps: MapFacts, point: Point, mask: Tensor, ga
         "rank_gap": gap.double(),
         "prob_masked": confidence,
         "logit_masked": logit,
-        FINITE: maps.finite & logits.isfinite().all(1),
+        FINITE: maps.finite & scored(logits, batch.targets),
         DEGENERATE: maps.degenerate,
     }
 

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,10 +20,14 @@ from evalkit.evaluation.apply import Method, load_methods
 from evalkit.evaluation.opening import open_device, open_model
 from evalkit.imports import find
 from evalkit.models import zoo
+from evalkit.models.outputs import check_on_images
 from evalkit.models.settings import ModelConfig
 from evalkit.point import Point
 
 log = logging.getLogger(__name__)
+
+_TRIED = 16
+"""Images among which two readable ones are looked for, to check the network on them."""
 
 
 class MapSource(Protocol):
@@ -71,6 +77,7 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
         raise UserError(f"data={config.data.get('name')} holds no images")
     size = input_size(config.model, source, positions)
     model = open_model(config, device, size)
+    _check_outputs(config, model, source, positions, size)
     targets = resolve(config.target, model.classes)
     _check_labels(config, source, positions, model.classes)
     if config.data.get("boxes") and not any(source.boxes(position) for position in positions):
@@ -110,6 +117,28 @@ def input_size(model: ModelConfig, source: Source, positions: list[int]) -> tupl
             continue
         return image.shape[1], image.shape[2]
     raise UserError(f"none of the {len(positions)} images can be read")
+
+
+def _check_outputs(config: RunConfig, model: zoo.LoadedModel, source: Source, positions: list[int], size: tuple[int, int]) -> None:
+    """Check the network on two readable images, in a streamed data set the first ones, else of different parts and so often of two classes.
+
+    Raises UserError for outputs that cannot be scored (`check_on_images`), and for images=correct where there is one output.
+    """
+    if model.classes.outputs < 2:
+        if config.images == "correct":
+            raise UserError(f"{config.model.name} has one output, which is predicted for every image, so images=correct selects nothing")
+        log.warning("%s has one output: it is the predicted class of every image, and top-1 is undefined", config.model.name)
+    middle = [] if getattr(source, "streamed", False) else [positions[len(positions) // 2]]
+    images, reader = list[Tensor](), copy(source)  # a copy, since a stream that was begun cannot be sent to other processes
+    for position in dict.fromkeys([positions[0], *middle, *positions[1:_TRIED]]):
+        with suppress(UnreadableImage):  # it becomes an error row
+            image = model.preprocess(reader.load(position))
+            images += [image] if image.shape[1:] == size else []
+        if len(images) == 2:
+            break
+    if images:
+        net = model.net
+        check_on_images(net, torch.stack(images).to(net.device).to(net.dtype) / 255)
 
 
 def _check_labels(config: RunConfig, source: Source, positions: list[int], classes: Classes) -> None:

@@ -123,8 +123,8 @@ class SplitModel:
         """
         pair = torch.cat([image, image.flip(3)])
         alone, together = self._logits(image), self._logits(pair)
-        if not close(together[:1], alone, self._slack):
-            if not close(self._logits(image), alone, self._slack):
+        if not close(together[:1], alone, self.slack):
+            if not close(self._logits(image), alone, self.slack):
                 raise UserError(
                     f"{self.name} is not deterministic: two passes over one image differ in eval mode, "
                     "for example because of a functional dropout without training=self.training"
@@ -135,7 +135,7 @@ class SplitModel:
             )
         if isinstance(self._cut, _GraphCut):
             self._check_graph(pair, together)
-        if isinstance(self._cut, _HookCut) and not close(self.head(*self._cut.trunk(pair)), together, self._slack):
+        if isinstance(self._cut, _HookCut) and not close(self.head(*self._cut.trunk(pair)), together, self.slack):
             raise UserError(
                 f"{self.name} is not deterministic: its logits change when '{self.layer}' is given its own output again, "
                 "for example because of a functional dropout without training=self.training"
@@ -153,9 +153,10 @@ class SplitModel:
         return logits
 
     @property
-    def _slack(self) -> float:
+    def slack(self) -> float:
         """Relative difference of logits that rounding may cause between batches, in the module's precision."""
-        return max(1e-3, 16 * torch.finfo(self.dtype).eps, 2e-2 * torch.backends.cuda.matmul.allow_tf32)
+        rounded = torch.backends.cuda.matmul.allow_tf32 or self.autocast is not None
+        return max(1e-3, 16 * torch.finfo(self.dtype).eps, 2e-2 * rounded)
 
     def _check_graph(self, pair: Tensor, logits: Tensor) -> None:
         assert isinstance(self._cut, _GraphCut)

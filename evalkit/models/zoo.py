@@ -21,6 +21,7 @@ from evalkit.errors import UserError, cause, did_you_mean, first_line
 from evalkit.imports import find, import_timm
 from evalkit.models.catalogue import TIMM_FACTORY
 from evalkit.models.copies import eval_copy, uncompiled
+from evalkit.models.outputs import check_meaning
 from evalkit.models.proposal import NoLayer, propose
 from evalkit.models.settings import ModelConfig
 from evalkit.models.split import SplitModel
@@ -229,4 +230,5 @@ def _check(net: SplitModel, config: ModelConfig, size: tuple[int, int], device: 
         raise UserError(f"{config.factory} has {outputs} output; a softmax needs two classes or more (model.output=sigmoid needs one)")
     if not outputs:
         raise UserError(f"{config.factory} has no outputs, so there is no class to explain")
+    check_meaning(net, torch.cat([image, image.flip(3)]), config.output)
     return outputs

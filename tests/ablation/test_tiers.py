@@ -9,6 +9,7 @@ import torch
 from builders import HALF, TinyFC, TinyGAP, Untraceable
 from exactness import CASES, measure
 from reference import Case, brute_force_drops
+from theirs import MaskedClasses
 from torch import Tensor, nn
 
 from evalkit import Probe, SplitModel, ablation
@@ -208,14 +209,15 @@ def brute_force_regions(probe: Probe, regions: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "factory", [ConvHead, PooledConvHead, FullConvHead, SharedHead, BypassedHead, StatementInPlace, Untraceable, TinyFC, TinyGAP]
+    "factory",
+    [ConvHead, PooledConvHead, FullConvHead, SharedHead, BypassedHead, StatementInPlace, Untraceable, TinyFC, TinyGAP, MaskedClasses],
 )
 @pytest.mark.parametrize(("batch", "budget"), [(1, 2**28), (3, 1)])
 def test_all_classes_and_regions(factory, batch, budget):
     """Drops in every logit, and drops by ablated regions, against a loop over the head."""
     net = SplitModel(factory().double().eval(), "features", mean=HALF, std=HALF)
     images = torch.rand(batch, 3, 16, 16, dtype=torch.float64)
-    probe = Probe(net, images, targets=torch.randint(0, 5, (batch,)), byte_budget=budget)
+    probe = Probe(net, images, targets=torch.randint(0, 3, (batch,)), byte_budget=budget)
     regions = torch.rand(7, *probe.activations.shape[2:]) < 0.3
     assert torch.allclose(probe.region_drops(regions), brute_force_regions(probe, regions), rtol=0, atol=1e-10)
     softmax, drops = probe.score_and_drops("softmax")

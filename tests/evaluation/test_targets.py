@@ -146,3 +146,31 @@ def test_boxes_of_other_images_are_pointed_out(labelled, tmp_path, caplog):
     (tmp_path / "boxes.csv").write_text("file,w,h,x1,y1,x2,y2\nelsewhere.png,20,16,1,1,5,5\n")
     run([*labelled, f"data.boxes={tmp_path}/boxes.csv"])
     assert "has no box for any of the 12 images" in caplog.text
+
+
+def test_classes_excluded_with_minus_infinity_change_no_row(folder, tmp_path):
+    methods = "method=[ablation_cam,grad_cam,score_cam,ablation_cam_softmax,centre]"
+    masked = run([*tiny_overrides(folder, tmp_path / "masked", "theirs.MaskedClasses"), methods])
+    rows, plain = masked.rows(), run([*tiny_overrides(folder, tmp_path / "plain", "builders.TinyFC"), methods, "target=[0,1,2]"]).rows()
+    assert "nonfinite" not in set(rows.status)
+    keys = ["index", "target", "method", "top_percent"]
+    both = rows.merge(plain[plain.method != "ablation_cam_softmax"], on=keys, suffixes=("", "_plain"))
+    near = both[both.rank_gap >= 1e-5]
+    assert (
+        len(near) > 40 and np.allclose(near.logit_masked, near.logit_masked_plain, atol=1e-5) and (near.status == near.status_plain).all()
+    )
+    assert (rows.prob_full > 1 / 3).all() and (rows.target < 3).all()
+
+
+def test_one_output(folder, tmp_path, caplog):
+    overrides = [*tiny_overrides(folder, tmp_path / "run"), "+model.args.classes=1", "model.classes=null", "model.output=sigmoid"]
+    assert len(run(overrides).rows()) == 12 * 5 * 2
+    assert "has one output: it is the predicted class of every image, and top-1 is undefined" in caplog.text
+    with pytest.raises(UserError, match="images=correct selects nothing"):
+        run([*overrides, "images=correct", f"out={tmp_path / 'correct'}"])
+
+
+def test_probabilities_are_refused_before_the_first_row(folder, tmp_path):
+    with pytest.raises(UserError, match="ends in a softmax"):
+        run(tiny_overrides(folder, tmp_path / "run", "theirs.Probabilities"))
+    assert not (tmp_path / "run").exists()
