@@ -183,20 +183,27 @@ def is_batch_size(node: fx.Node) -> bool:
     return False
 
 
+def _measured(node: fx.Node) -> object:
+    """Return the node of the tensor whose batch size this is."""
+    source = node.args[0]
+    return source.args[0] if node.op == "call_function" and isinstance(source, fx.Node) else source
+
+
 def extract(
     module: nn.Module, wanted: Iterable[fx.Node], inputs: Sequence[fx.Node], outputs: fx.Node | tuple[fx.Node, list[fx.Node]]
 ) -> fx.GraphModule:
     """Return a module that computes `outputs` from `inputs` with the `wanted` nodes, given in graph order; submodules are shared.
 
-    Batch sizes are read from the first input, so that the module accepts any number of images.
+    Batch sizes of tensors outside are read from the first input, so that the module accepts any number of images.
     """
-    graph = fx.Graph()
+    graph, wanted = fx.Graph(), list(wanted)
+    inside = {*inputs, *wanted}
     env: dict[fx.Node, fx.Node] = {node: graph.placeholder(node.name) for node in inputs}
     batch = graph.call_method("size", (env[inputs[0]], 0)) if inputs else None
 
     def value(node: fx.Node) -> fx.Node:
         if node not in env:
-            if is_batch_size(node) and batch is not None:
+            if is_batch_size(node) and batch is not None and _measured(node) not in inside:
                 return batch
             env[node] = graph.node_copy(node, value)
         return env[node]

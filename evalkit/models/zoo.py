@@ -79,14 +79,14 @@ def proposed_layer(config: ModelConfig) -> str:
     try:
         with torch.device("meta"):  # nothing is computed there, so a constructor that reads its own values fails
             module = _construct(config, config.seed)
-        return propose(module, torch.empty(1, 3, *size, device="meta"))
+        return propose(module, torch.empty(2, 3, *size, device="meta"))  # two, since a graph may hold the batch size
     except NoLayer:
         raise
     except Exception:  # raised again below unless only the meta device is its cause
         pass
     module = _construct(config, config.seed)
     try:
-        return propose(module, torch.rand(1, 3, *size))
+        return propose(module, torch.rand(2, 3, *size))
     except UserError:
         raise
     except Exception as reason:  # a user's forward may raise anything

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from builders import TinyGAP
+from builders import HALF, TinyGAP
 from torch import Tensor, nn
 from torchvision.models import densenet121, resnet18
 
+from evalkit import SplitModel
 from evalkit.errors import UserError
 from evalkit.models import graph
 
@@ -75,3 +76,27 @@ def test_a_part_that_fails_prints_nothing(capfd):
     with pytest.raises(IndexError):
         failing(torch.rand(2, 8))
     assert capfd.readouterr() == ("", "")
+
+
+class Windows(TinyGAP):
+    """Looks at windows of 2x2 cells, whose number is a multiple of the batch size, as windowed attention does."""
+
+    def windows(self, a: Tensor) -> Tensor:
+        n, c, h, w = a.shape
+        tiles = a.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, 4)
+        number, channels, cells = tiles.shape
+        tiles = tiles.reshape(number, channels * cells).softmax(1).reshape(number, channels, cells)
+        return tiles.view(n, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.windows(self.features(self.windows(x)[:, :3])).mean((2, 3)))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_sizes_of_windows_are_no_batch_sizes(batch, caplog):
+    module = Windows().double().eval()
+    net = SplitModel(module, "features", mean=HALF, std=HALF)
+    images = torch.rand(batch, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(net(images), module((images - 0.5) / 0.5), atol=1e-12)
+    assert net.head_graph is not None and "hook" not in caplog.text
