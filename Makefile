@@ -1,9 +1,9 @@
-# make demo | test | check | docs | reproduce DATA=/data/imagenet
+# make demo | test | check | pages | docs | reproduce DATA=/data/imagenet
 # All targets run in .venv, made from PYTHON (3.11 or newer) with the exact versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check docs soak reproduce
+.PHONY: demo test check pages docs soak reproduce
 
 demo: .venv/core.stamp
 	$(BIN)/evalkit run experiment=demo
@@ -16,6 +16,10 @@ check: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The parts of docs/*.md that repeat the program: commands, keys, Python objects. Commit what it writes.
+pages: .venv/docs.stamp
+	$(BIN)/python docs/generate
 
 # Documentation as HTML pages, site/index.html; `.venv/bin/mkdocs serve` shows it with a working search.
 docs: .venv/docs.stamp

@@ -1,43 +1,26 @@
-"""Parts of the site that are not written in docs/: the command line reference, generated from the app, and the pages of results/."""
+"""Pages of the site that are not in docs/: those of results/, and the change log and CONTRIBUTING of the repository's root."""
 
 import re
 from pathlib import Path
 
-import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from typer.cli import get_docs_for_click
-from typer.main import get_command
 
-from evalkit.cli.main import app
-
-COMMANDS = "<!-- commands -->"
-RESULTS = Path(__file__).parents[1] / "results"
+ROOT = Path(__file__).parents[1]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add the pages of results/ that the navigation names, and the figures there. Called by mkdocs before it reads any page."""
-    pages = (RESULTS / name for name in re.findall(r"'results/(\w+\.md)'", str(config.nav)))
-    for file in (*pages, *sorted(RESULTS.glob("*.png"))):
-        files.append(File.generated(config, f"results/{file.name}", abs_src_path=str(file)))
+    """Add the pages that only the navigation names, and the figures of results/. Called by mkdocs before it reads any page."""
+    named = re.findall(r"'([\w/]+\.md)'", str(config.nav))
+    figures = [f"results/{figure.name}" for figure in sorted((ROOT / "results").glob("*.png"))]
+    for path in [*(path for path in named if files.get_file_from_path(path) is None), *figures]:
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Return a page's text with the commands in it, and with links between docs/ and results/ as the site has them."""
-    markdown = (
-        markdown.replace("](../docs/", "](../")
-        if page.file.src_uri.startswith("results/")
-        else markdown.replace("](../results/", "](results/")
-    )
-    return markdown.replace(COMMANDS, commands()) if COMMANDS in markdown else markdown
-
-
-def commands() -> str:
-    """Return every command with its arguments and options, as Markdown sections."""
-    command = get_command(app)
-    text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="evalkit"), name="evalkit")
-    text = re.sub(r"\A# .*\n", "", text)  # the page has a title
-    text = re.sub(r"\*\*Commands\*\*:\n\n(?:\* .*\n)+\n", "", text)  # Typer cuts this list short, and each command has its own section
-    text = re.sub(r"\* `--help`: .*\n", "", text).replace("**Options**:\n\n\n", "")  # every command has it
-    return re.sub(r"(?m)^(evalkit .+)$", r"    \1", text)  # examples of docstrings
+    """Return a page's text with its links as the site has them, where the folder docs/ is the root."""
+    folder = page.file.src_uri.rpartition("/")[0]
+    if folder == "results":
+        return markdown.replace("](../docs/", "](../")
+    return re.sub(r"\]\((?:docs|\.\.)/", "](", markdown)

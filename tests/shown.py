@@ -5,6 +5,7 @@ are composed: options parsed, keys and names checked, methods found. Their run f
 that what reads it runs too.
 """
 
+import ast
 import functools
 import inspect
 import re
@@ -107,6 +108,8 @@ class Reader:
         elif block.language in ("", "bash"):
             for words in commands(block):
                 self.do(words)
+        elif block.language == "py":
+            ast.parse(block.text)  # a signature
         else:
             assert block.language in ("yaml", "text"), f"nobody checks a block of {block.language}"
 

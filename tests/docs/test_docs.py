@@ -195,7 +195,7 @@ def test_the_table_of_the_home_page():
 
 
 def test_pages_name_all_methods_their_switches_and_all_keys():
-    methods, protocol, configuration = ((DOCS / f"{name}.md").read_text() for name in ("methods", "protocol", "configuration"))
+    methods, protocol = ((DOCS / f"{name}.md").read_text() for name in ("methods", "protocol"))
     for name in choices("method"):
         assert f"`{name}`" in methods
         for switch in set(read_choice("method", name)) - {"_target_", "name", "channels", "baseline", "seed"}:
@@ -204,8 +204,6 @@ def test_pages_name_all_methods_their_switches_and_all_keys():
         key for key in RunConfig.model_fields if key not in ("model", "data", "method", "protocol", "out") and f"`{key}" not in protocol
     ] == []
     assert [key for key in read_choice("protocol", "paper") if f"`protocol.{key}`" not in protocol and key != "points"] == []
-    for group in ("data", "protocol", "experiment"):
-        assert [name for name in choices(group) if f'"conf/{group}/{name}.yaml"' not in configuration] == []
 
 
 def test_citation_and_changelog():
