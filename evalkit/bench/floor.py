@@ -16,6 +16,7 @@ from evalkit.config.compose import compose_jobs
 from evalkit.data.decode import UnreadableImage
 from evalkit.errors import UserError
 from evalkit.evaluation.loop import compute
+from evalkit.evaluation.pace import Pace
 from evalkit.evaluation.session import Session, open_session
 from evalkit.evaluation.stopwatch import STAGES
 from evalkit.files import writable_file
@@ -50,12 +51,12 @@ def bench_floor(
         torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch:
         session = _session(model, images, overrides, Path(scratch), batch_size, limit, workers)
-        number = itertools.count()
+        number, pace = itertools.count(), Pace()
 
         def evaluate() -> None:
             folder = RunFolder(Path(scratch) / str(next(number)))
             folder.create_or_resume(identify(session), {}, "", len(session.positions), session.config.shard_size)
-            spent.append(compute(session, folder, folder.missing(), shard_metadata(session)).total)
+            spent.append(compute(session, folder, folder.missing(), shard_metadata(session), pace=pace).total)
 
         spent: list[dict[str, float]] = []
         decoded, decode_seconds = _decoded(session)

@@ -14,7 +14,7 @@ from evalkit.cli.explain import explain
 from evalkit.cli.figure import figure_app
 from evalkit.cli.listing import list_things
 from evalkit.cli.report import report
-from evalkit.cli.run import asked_to_stop, run
+from evalkit.cli.run import Stopped, asked_to_stop, run
 from evalkit.cli.study import study_app
 from evalkit.cli.tables import tables
 from evalkit.errors import UserError, log_to_stderr, printable, remote_failure
@@ -50,9 +50,11 @@ def main() -> None:
         app()
     except UserError as error:
         _exit_with_error(str(error))
+    except Stopped as stop:
+        _exit_stopped(str(stop))
     except SystemExit as stop:
         if stop.code == STOPPED:
-            Console(stderr=True).print("stopped" + ("; the same command continues where it was" if sys.argv[1:2] == ["run"] else ""))
+            _exit_stopped("stopped")
         raise
     except Exception as reason:
         message = remote_failure(reason)
@@ -64,6 +66,11 @@ def main() -> None:
 def _exit_with_error(message: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(printable(message))}")
     sys.exit(2)
+
+
+def _exit_stopped(message: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(escape(printable(message)))
+    sys.exit(STOPPED)
 
 
 def _stop(*_: object) -> None:

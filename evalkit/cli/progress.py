@@ -44,6 +44,8 @@ class Bar:
     def announce(self, total: int, before: int) -> None:
         """See `Meter`."""
         self.bar.update(self.task, total=total, completed=before)
+        if before:
+            self.bar.console.print(escape(continues(total, before)))
 
     def advance(self, images: int) -> None:
         """See `Meter`."""
@@ -63,7 +65,7 @@ class Lines:
         """See `Meter`."""
         self.total, self.before = total, before
         self.started = self.printed = time.monotonic()
-        self._print(f"{total} images" + (f", {before} of them done before" if before else ""))
+        self._print(continues(total, before) if before else f"{total:,} images")
 
     def advance(self, images: int) -> None:
         """See `Meter`."""
@@ -74,10 +76,15 @@ class Lines:
         self.printed, self.pause = now, min(2 * self.pause, MOST)
         speed = self.done / (now - self.started)
         left = (self.total - self.before - self.done) / speed
-        self._print(f"{self.before + self.done} of {self.total} images, {speed:.1f} images/s, {_time(max(left, 0))} left")
+        self._print(f"{self.before + self.done:,} of {self.total:,} images, {speed:.1f} images/s, {_time(max(left, 0))} left")
 
     def _print(self, text: str) -> None:
         self.console.print(escape(f"{self.name}: {text}"))
+
+
+def continues(total: int, before: int) -> str:
+    """Return how many images were done when a run was started again, as text."""
+    return f"continues: {before:,} of {total:,} images were done before"
 
 
 def _time(seconds: float) -> str:

@@ -20,6 +20,10 @@ asked_to_stop = threading.Event()
 """Set by the signal handler that stops the command, since Python ignores an exception raised inside a finalizer."""
 
 
+class Stopped(Exception):  # noqa: N818 - not an error
+    """A run was stopped by Ctrl-C or SIGTERM; the message says what is kept."""
+
+
 def run(
     overrides: Overrides = None,
     multirun: Annotated[bool, typer.Option("-m", "--multirun", help="One run for each combination of comma-separated values.")] = False,
@@ -41,7 +45,7 @@ def _run_one(job: "Job", console: Console) -> str:
     """Run one job, show its progress, and return a summary in one line."""
     from evalkit.launch.start import start_job
 
-    started, done, new = time.perf_counter(), 0, 0
+    started, done, new, images = time.perf_counter(), 0, 0, 0
     config = job.config
     with meter(config.model.name, console) as display:
 
@@ -53,11 +57,14 @@ def _run_one(job: "Job", console: Console) -> str:
             display.advance(images)
 
         def announce(total: int, before: int) -> None:
-            nonlocal new
-            new = total - before
+            nonlocal new, images
+            new, images = total - before, total
             display.announce(total, before)
 
-        folder = start_job(job, advance, announce)
+        try:
+            folder = start_job(job, advance, announce)
+        except KeyboardInterrupt as stop:
+            raise Stopped(_kept(config, images)) from stop
     seconds = time.perf_counter() - started
     done = min(done, new)  # idle workers repeat shards that others have claimed
     counts = folder.image_counts()
@@ -68,6 +75,18 @@ def _run_one(job: "Job", console: Console) -> str:
     if counts.missing:
         summary = f"{summary if done else 'nothing computed here'}; {shards_in_words(len(counts.missing))} left to other workers"
     return f"{config.model.name}: {summary} -> {folder.path}"
+
+
+def _kept(config: "RunConfig", images: int) -> str:
+    """Return what is kept of a stopped run of so many images, as text; 0 images where it was stopped before it could look."""
+    from evalkit.runs.folder import RunFolder
+
+    if not images:
+        return "stopped before the first image; the same command starts again"
+    kept = images - sum(RunFolder(config.out).images_left(maps=config.maps == "store").values())
+    if not kept:
+        return f"stopped: none of {images:,} images was finished, so nothing is kept in {config.out}; the same command starts again"
+    return f"stopped: {kept:,} of {images:,} images are kept in {config.out}; the same command continues with the rest"
 
 
 def _reused_maps(config: "RunConfig") -> str:

@@ -1,10 +1,9 @@
 """The loop: load -> explain -> perturb -> score -> rows, shard by shard."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -13,6 +12,8 @@ from evalkit.data.loader import Batch, batches
 from evalkit.evaluation.apply import Method, apply_method
 from evalkit.evaluation.batch_split import BatchSplitter
 from evalkit.evaluation.measures import Measures
+from evalkit.evaluation.open_shard import OpenShard, Part, ShardStore
+from evalkit.evaluation.pace import Pace
 from evalkit.evaluation.rows import ShardRows, batch_facts, map_facts, map_rows, score_rows
 from evalkit.evaluation.session import Session
 from evalkit.evaluation.stopwatch import Stopwatch
@@ -23,23 +24,6 @@ Progress = Callable[[int], None]
 """Called with the number of images that were finished since the last call."""
 
 
-class ShardStore(Protocol):
-    """A place for finished shards, such as `evalkit.runs.folder.RunFolder`."""
-
-    @property
-    def shard_size(self) -> int:
-        """Images per shard."""
-        ...
-
-    def is_done(self, shard: int, *, maps: bool = False) -> bool:
-        """Return whether a shard is finished, with `maps` also its stored maps."""
-        ...
-
-    def write_shard(self, shard: int, rows: pa.Table, maps: pa.Table, metadata: Mapping[str, Any]) -> None:
-        """Publish a finished shard."""
-        ...
-
-
 def compute(
     session: Session,
     store: ShardStore,
@@ -47,49 +31,78 @@ def compute(
     metadata: Mapping[str, Any],
     progress: Progress | None = None,
     published: Callable[[int], None] | None = None,
+    pace: Pace | None = None,
 ) -> Stopwatch:
     """Compute and publish shards in this order; a shard that another worker finishes meanwhile is dropped.
 
-    `metadata` is added to the metadata of each shard's file. `published` is called with each finished shard, also with
-    those that another worker finished. Returns the time spent by stage.
+    What is finished of a shard is kept about every half minute, and when a KeyboardInterrupt stops the work; what was kept
+    before is not computed again. `metadata` is added to the metadata of each shard's file. `published` is called with each
+    finished shard, also with those that another worker finished. `pace` saves its measurement where one process computes
+    shards in several calls. Returns the time spent by stage.
     """
     config, size, stopwatch, splitter = session.config, store.shard_size, Stopwatch(session.device), BatchSplitter()
-    stored = config.maps == "store"
-    positions = ((shard, session.positions[shard * size : (shard + 1) * size]) for shard in shards)
-    started, rows, at, dropped = time.perf_counter(), ShardRows(), -1, -1
+    stored, pace = config.maps == "store", pace or Pace()
+    about = {**metadata, "maps_stored": stored}
+    kept: dict[int, list[Part]] = {}
+
+    def positions(shard: int) -> list[int]:
+        return session.positions[shard * size : (shard + 1) * size]
+
+    def left() -> Iterator[tuple[int, list[int]]]:
+        for shard in shards:
+            kept[shard] = store.parts(shard, maps=stored)
+            yield shard, positions(shard)[kept[shard][-1].stop if kept[shard] else 0 :]
+
+    def finish(shard: int) -> None:
+        kept.pop(shard, None)
+        store.discard_parts(shard)
+        if published is not None:
+            published(shard)
+
     loaded = batches(
-        session.source, session.read, session.size, positions, config.batch_size, config.workers, pin=session.device.type == "cuda"
+        session.source, session.read, session.size, left(), config.batch_size, config.workers, pin=session.device.type == "cuda"
     )
-    for batch in stopwatch.waiting("decode", loaded):
-        if batch.shard != at:
-            at, rows, started = batch.shard, ShardRows(), time.perf_counter()
-        if batch.shard == dropped or store.is_done(batch.shard, maps=stored):
-            dropped = batch.shard
-        else:
-            evaluate(session, batch, rows, stopwatch, splitter)
-            if progress is not None:
-                progress(len(batch.keys))
-        if batch.last:
-            if batch.shard != dropped:
-                with stopwatch("writing"):
-                    tables = rows.tables()
-                    seconds = {"seconds": time.perf_counter() - started, **seconds_by_stage(stopwatch.take())}
-                    about = {**metadata, "maps_stored": stored, "left_out": rows.left_out, **seconds}
-                    store.write_shard(batch.shard, *tables, about)
-            if published is not None:
-                published(batch.shard)
+    open_shard, dropped = None, -1
+    try:
+        for whole in stopwatch.waiting("decode", loaded):
+            for batch in pace.divided(whole, lambda batch: _seconds(session, batch, splitter)):
+                if batch.shard == dropped or store.is_done(batch.shard, maps=stored):
+                    open_shard, dropped = None, batch.shard
+                else:
+                    if open_shard is None:
+                        images = len(positions(batch.shard))
+                        open_shard = OpenShard(store, batch.shard, images, kept[batch.shard], about, stopwatch)
+                    rows = ShardRows()
+                    evaluate(session, batch, rows, stopwatch, splitter)
+                    open_shard.add(len(batch.keys), rows)
+                    if progress is not None:
+                        progress(len(batch.keys))
+                    if not batch.last and open_shard.due:
+                        open_shard.keep()
+                if batch.last:
+                    if open_shard is not None:
+                        open_shard.close()
+                    finish(batch.shard)
+                    open_shard = None
+    except KeyboardInterrupt:
+        if open_shard is not None and open_shard.complete:
+            open_shard.close()
+            finish(open_shard.shard)
+        elif open_shard is not None:
+            open_shard.keep()
+        raise
     stopwatch.take()
     return stopwatch
 
 
-def seconds_by_stage(seconds: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Sort the stopwatch's seconds for a shard's file: per method, of its maps only, and per stage.
-
-    What several methods share (gradients) counts for the first of them that uses it.
-    """
-    methods = {name.partition(".")[2]: spent for name, spent in seconds.items() if name.startswith("maps.")}
-    others = {name: spent for name, spent in seconds.items() if "." not in name}
-    return {"seconds_per_method": methods, "seconds_per_stage": {**others, "maps": sum(methods.values())}}
+def _seconds(session: Session, batch: Batch, splitter: BatchSplitter) -> float:
+    """Return the seconds to compute a batch, whose rows are dropped; torch's generators of random numbers are left as they were."""
+    started = time.perf_counter()
+    with torch.random.fork_rng([session.device] if session.device.type == "cuda" else []):
+        rows = ShardRows()
+        evaluate(session, batch, rows, Stopwatch(session.device), splitter)
+        rows.tables()  # waits for the device
+    return time.perf_counter() - started
 
 
 def evaluate(session: Session, batch: Batch, rows: ShardRows, stopwatch: Stopwatch, splitter: BatchSplitter) -> None:

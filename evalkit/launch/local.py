@@ -98,10 +98,18 @@ def _exit_reason(exitcode: int | None) -> str:
     return signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
 
 
+def _stop_once(*_: object) -> None:
+    """Stop this process in order; a second signal, as from the parent after Ctrl-C reached both, must not disturb it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def _work(job: Job, rank: int, workers: int, sender: Connection) -> None:
     """Run one worker process, in an environment as set by torchrun."""
     log_to_stderr(logging.WARNING if rank == 0 else logging.ERROR)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop_once)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(workers), LOCAL_RANK=str(rank))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))

@@ -8,6 +8,7 @@ from pathlib import Path
 from evalkit.config.schema import Job, RayLauncher
 from evalkit.errors import UserError, first_line
 from evalkit.evaluation.loop import Progress, compute
+from evalkit.evaluation.pace import Pace
 from evalkit.evaluation.session import Session, open_session
 from evalkit.launch.run import Announce, prepare
 from evalkit.runs.folder import RunFolder
@@ -76,19 +77,19 @@ def _task(job: Job, shard: int, folder: str, on_gpu: bool) -> None:
     """Compute one shard, in a process that keeps the loaded session for the next shard."""
     if Path(folder).is_dir():
         os.chdir(folder)  # relative paths refer to the driver's folder
-    session = _session(job, f"cuda:{ray.get_gpu_ids()[0]}" if on_gpu else "cpu")
+    session, pace = _session(job, f"cuda:{ray.get_gpu_ids()[0]}" if on_gpu else "cpu")
     run_folder = RunFolder(job.config.out)
     if not run_folder.is_done(shard, maps=job.config.maps == "store"):  # a retry, although the first try had published the shard
-        compute(session, run_folder, [shard], shard_metadata(session))
+        compute(session, run_folder, [shard], shard_metadata(session), pace=pace)
 
 
-_sessions: dict[tuple[str, str], Session] = {}
+_sessions: dict[tuple[str, str], tuple[Session, Pace]] = {}
 
 
-def _session(job: Job, device: str) -> Session:
-    """Return the session of this process, opened on first use."""
+def _session(job: Job, device: str) -> tuple[Session, Pace]:
+    """Return the session of this process, opened on first use, and its measured pace."""
     key = job.yaml, device
     if key not in _sessions:
         _sessions.clear()
-        _sessions[key] = open_session(job.config.model_copy(update={"device": device}))
+        _sessions[key] = open_session(job.config.model_copy(update={"device": device})), Pace()
     return _sessions[key]

@@ -23,7 +23,7 @@ class Prepared:
     session: Session
     folder: RunFolder
     missing: dict[int, int]
-    """Shards that still have to be computed, with their number of images."""
+    """Shards that still have to be computed, with the number of their images that do."""
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -40,9 +40,9 @@ def prepare(job: Job, device: str | None = None) -> Prepared:
     if config.maps_from is not None:
         session = replace(session, stored=reused(RunFolder(config.maps_from), identity.facts))
     folder.create_or_resume(identity, provenance(session), job.yaml, len(session.positions), config.shard_size)
-    size = folder.shard_size
-    missing = folder.missing(maps=config.maps == "store")
-    return Prepared(session, folder, {shard: len(session.positions[shard * size : (shard + 1) * size]) for shard in missing})
+    missing = folder.images_left(maps=config.maps == "store")
+    folder.discard_needless_parts(missing)
+    return Prepared(session, folder, missing)
 
 
 def run_job(job: Job, progress: Progress | None = None, announce: Announce | None = None) -> RunFolder:

@@ -4,6 +4,7 @@
 <out>/provenance.json    identity, versions, weights' hash, data fingerprint, hardware
 <out>/rows/*.parquet     one row per image x method x protocol point
 <out>/maps/*.parquet     one row per image x method, with the low-resolution map itself where stored
+<out>/partial/           the first images of unfinished shards, see `evalkit.runs.parts`
 <out>/claims/            which worker computes which shard; hints, see `evalkit.runs.claims`
 """
 
@@ -11,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,10 @@ import pyarrow.compute as pc
 
 from evalkit.errors import UserError
 from evalkit.evaluation.columns import MAPS, ROWS
+from evalkit.evaluation.open_shard import Part
 from evalkit.files import Place, listed, place, publish, writable_folder
 from evalkit.runs.identity import Identity
+from evalkit.runs.parts import Parts
 from evalkit.runs.shards import described, parquet_bytes, read_parquet
 
 log = logging.getLogger(__name__)
@@ -63,6 +66,7 @@ class RunFolder:
 
     def __init__(self, path: str | Place) -> None:
         self.path = place(path)
+        self._parts = Parts(self.path / "partial")
         self._identity_hash: str | None = None
         self._reported: set[Place] = set()
         """Damaged and misplaced files that were already logged."""
@@ -75,11 +79,12 @@ class RunFolder:
     def create_or_resume(self, identity: Identity, provenance: dict[str, Any], run_yaml: str, images: int, shard_size: int) -> None:
         """Make the folder, or check that it belongs to the same run.
 
-        A folder of another configuration without any finished shard is taken over; a damaged record is rewritten, since the
+        A folder of another configuration without any finished image is taken over; a damaged record is rewritten, since the
         shards hold the hash of their run's identity. Raises UserError: the folder belongs to another run (the difference is
         in the message), or cannot be written.
         """
-        shards = [description for file in listed(self.path / "rows", "shard-*.parquet") if (description := described(file)) is not None]
+        files = [*listed(self.path / "rows", "shard-*.parquet"), *self._parts.files()]
+        shards = [description for file in files if (description := described(file)) is not None]
         before = self._identity_before()
         if before is None and any(description.get("identity") != identity.hash for description in shards):
             raise UserError(f"{self.path} holds shards of another run; choose another folder with out=, or remove that one")
@@ -182,13 +187,45 @@ class RunFolder:
 
     def write_shard(self, shard: int, rows: pa.Table, maps: pa.Table, metadata: Mapping[str, Any]) -> None:
         """Publish one shard: first its maps, then its rows, which mark it as done. Each file appears complete or not at all."""
+        owner = self._owner(shard)
+        publish(self._maps_file(shard), parquet_bytes(maps, {"identity": owner["identity"], "shard": shard}))
+        publish(self._rows_file(shard), parquet_bytes(rows, {**metadata, **owner}))
+
+    def write_part(self, shard: int, part: Part) -> None:
+        """Publish some images of an unfinished shard, so that they need not be computed again."""
+        self._parts.write(shard, part, self._owner(shard))
+
+    def _owner(self, shard: int) -> dict[str, Any]:
+        """Return what a file says of its run and shard. Raises UserError where the folder belongs to another run by now."""
         record = self.provenance
         identity = Identity(record["identity"]).hash
         if self._identity_hash not in (None, identity):
             raise UserError(f"another run has taken over {self.path} meanwhile; choose another folder with out=")
-        owner = {"identity": identity, "shard": shard}
-        publish(self._maps_file(shard), parquet_bytes(maps, owner))
-        publish(self._rows_file(shard), parquet_bytes(rows, {**metadata, **owner, "shard_size": record["shard_size"]}))
+        return {"identity": identity, "shard": shard, "shard_size": record["shard_size"]}
+
+    def parts(self, shard: int, *, maps: bool = False) -> list[Part]:
+        """Return what is kept of an unfinished shard, in parts that follow each other; with `maps`, where its maps are stored."""
+        return self._parts.read(shard, {**self._owner(shard), "maps_stored": maps}, self._images(shard))
+
+    def discard_parts(self, shard: int) -> None:
+        """Remove the parts of a shard that is finished."""
+        self._parts.discard(shard)
+
+    def images_left(self, *, maps: bool = False) -> dict[int, int]:
+        """Return how many images of each missing shard still have to be computed; `maps` as in `missing`."""
+        begun = self._parts.shards()
+        kept = {shard: self.parts(shard, maps=maps) if shard in begun else [] for shard in self.missing(maps=maps)}
+        return {shard: self._images(shard) - (parts[-1].stop if parts else 0) for shard, parts in kept.items()}
+
+    def discard_needless_parts(self, missing: Container[int]) -> None:
+        """Remove the parts of shards that are not missing, left by a worker that was killed just after it had finished one."""
+        for shard in self._parts.shards():
+            if shard not in missing:
+                self.discard_parts(shard)
+
+    def _images(self, shard: int) -> int:
+        record = self.provenance
+        return min(int(record["shard_size"]), int(record["images"]) - shard * int(record["shard_size"]))
 
     def load(self) -> Stored:
         """Load everything except the maps themselves from the shards that are done."""

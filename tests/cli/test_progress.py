@@ -28,10 +28,10 @@ def test_a_log_gets_a_line_now_and_then(clock):
         for _ in range(9):  # two images a second
             clock[0] += 1
             shown.advance(2)
-        assert said(console) == ["[net]: 1000 images, 200 of them done before"]
+        assert said(console) == ["[net]: continues: 200 of 1,000 images were done before"]
         clock[0] += 1
         shown.advance(2)
-        assert said(console)[1:] == ["[net]: 220 of 1000 images, 2.0 images/s, 6 min left"]
+        assert said(console)[1:] == ["[net]: 220 of 1,000 images, 2.0 images/s, 6 min left"]
         for _ in range(30):
             clock[0] += 1
             shown.advance(2)
