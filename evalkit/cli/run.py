@@ -20,7 +20,7 @@ asked_to_stop = threading.Event()
 """Set by the signal handler that stops the command, since Python ignores an exception raised inside a finalizer."""
 
 
-class Stopped(Exception):  # noqa: N818 - not an error
+class Stopped(Exception):
     """A run was stopped by Ctrl-C or SIGTERM; the message says what is kept."""
 
 
@@ -82,7 +82,7 @@ def _kept(config: "RunConfig", images: int) -> str:
     from evalkit.runs.folder import RunFolder
 
     if not images:
-        return "stopped before the first image; the same command starts again"
+        return "stopped before it began to compute; the same command continues where the run was"
     kept = images - sum(RunFolder(config.out).images_left(maps=config.maps == "store").values())
     if not kept:
         return f"stopped: none of {images:,} images was finished, so nothing is kept in {config.out}; the same command starts again"

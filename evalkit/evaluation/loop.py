@@ -9,14 +9,16 @@ from torch import Tensor
 
 from evalkit import protocol
 from evalkit.data.loader import Batch, batches
+from evalkit.errors import UserError
 from evalkit.evaluation.apply import Method, apply_method
 from evalkit.evaluation.batch_split import BatchSplitter
 from evalkit.evaluation.measures import Measures
-from evalkit.evaluation.open_shard import OpenShard, Part, ShardStore
+from evalkit.evaluation.open_shard import OpenShard
 from evalkit.evaluation.pace import Pace
 from evalkit.evaluation.rows import ShardRows, batch_facts, map_facts, map_rows, score_rows
 from evalkit.evaluation.session import Session
 from evalkit.evaluation.stopwatch import Stopwatch
+from evalkit.evaluation.store import Part, ShardStore
 from evalkit.evaluation.targets import Target, explained
 from evalkit.probe import Probe
 
@@ -100,7 +102,10 @@ def _seconds(session: Session, batch: Batch, splitter: BatchSplitter) -> float:
     started = time.perf_counter()
     with torch.random.fork_rng([session.device] if session.device.type == "cuda" else []):
         rows = ShardRows()
-        evaluate(session, batch, rows, Stopwatch(session.device), splitter)
+        try:
+            evaluate(session, batch, rows, Stopwatch(session.device), splitter)
+        except UserError:
+            return 0.0  # a method that fails on one image alone may work on several; if not, the batch itself raises the error
         rows.tables()  # waits for the device
     return time.perf_counter() - started
 

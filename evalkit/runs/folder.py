@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from evalkit.errors import UserError
 from evalkit.evaluation.columns import MAPS, ROWS
-from evalkit.evaluation.open_shard import Part
+from evalkit.evaluation.store import Part
 from evalkit.files import Place, listed, place, publish, writable_folder
 from evalkit.runs.identity import Identity
 from evalkit.runs.parts import Parts

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evalkit.evaluation.columns import MAPS, ROWS
-from evalkit.evaluation.open_shard import Part
+from evalkit.evaluation.store import Part
 from evalkit.files import Place, listed, publish
 from evalkit.runs.shards import parquet_bytes, read_parquet
 
