@@ -16,10 +16,11 @@ from commands import ENVIRONMENT, Command, evalkit, here, through_main
 from kill_runs import heed_interrupts
 
 from evalkit.cli import main
-from evalkit.cli.run import run
+from evalkit.cli.run import Stopped, run
 from evalkit.data.digits import Digits
 from evalkit.errors import UserError
 from evalkit.evaluation import loop
+from evalkit.runs.folder import RunFolder
 
 
 def test_run_then_tables_then_nothing_left_to_do(folder, tmp_path):
@@ -181,7 +182,8 @@ def test_stopping_in_order(tmp_path, how, workers):
     os.killpg(process.pid, how)
     code, said = process.wait(60), (tmp_path / "printed" / "stderr").read_text()
     assert code == 130, said
-    assert "stopped; the same command continues where it was" in said and "Traceback" not in said
+    assert f" of 400 images are kept in {tmp_path / 'run'}; the same command continues with the rest" in said and "Traceback" not in said
+    assert int(said.partition("stopped: ")[2].split()[0]) == 400 - sum(RunFolder(tmp_path / "run").images_left().values())
     assert not list((tmp_path / "run" / "claims").iterdir())
 
 
@@ -201,6 +203,6 @@ def test_a_stop_that_python_swallows_is_heeded_at_the_next_image(tmp_path, monke
         return computed(*arguments)
 
     monkeypatch.setattr("evalkit.launch.run.compute", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped, match="8 of 64 images are kept"):
         run([f"out={tmp_path / 'run'}", "limit=64", "batch_size=8", "shard_size=8"])
-    assert len(list((tmp_path / "run" / "rows").glob("*"))) == 0
+    assert len(list((tmp_path / "run" / "rows").glob("*"))) == 1
