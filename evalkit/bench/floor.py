@@ -51,7 +51,7 @@ def bench_floor(
         torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch:
         session = _session(model, images, overrides, Path(scratch), batch_size, limit, workers)
-        number, pace = itertools.count(), Pace()
+        number, pace = itertools.count(), Pace(batch_size)
 
         def evaluate() -> None:
             folder = RunFolder(Path(scratch) / str(next(number)))

@@ -14,7 +14,7 @@ from evalkit.evaluation.apply import Method, apply_method
 from evalkit.evaluation.batch_split import BatchSplitter
 from evalkit.evaluation.measures import Measures
 from evalkit.evaluation.open_shard import OpenShard
-from evalkit.evaluation.pace import Pace
+from evalkit.evaluation.pace import Pace, Trial
 from evalkit.evaluation.rows import ShardRows, batch_facts, map_facts, map_rows, score_rows
 from evalkit.evaluation.session import Session
 from evalkit.evaluation.stopwatch import Stopwatch
@@ -43,7 +43,7 @@ def compute(
     shards in several calls. Returns the time spent by stage.
     """
     config, size, stopwatch, splitter = session.config, store.shard_size, Stopwatch(session.device), BatchSplitter()
-    stored, pace = config.maps == "store", pace or Pace()
+    stored, pace = config.maps == "store", pace or Pace(config.batch_size)
     about = {**metadata, "maps_stored": stored}
     kept: dict[int, list[Part]] = {}
 
@@ -67,25 +67,17 @@ def compute(
     open_shard, dropped = None, -1
     try:
         for whole in stopwatch.waiting("decode", loaded):
-            for batch in pace.divided(whole, lambda batch: _seconds(session, batch, splitter)):
-                if batch.shard == dropped or store.is_done(batch.shard, maps=stored):
-                    open_shard, dropped = None, batch.shard
-                else:
-                    if open_shard is None:
-                        images = len(positions(batch.shard))
-                        open_shard = OpenShard(store, batch.shard, images, kept[batch.shard], about, stopwatch)
-                    rows = ShardRows()
-                    evaluate(session, batch, rows, stopwatch, splitter)
-                    open_shard.add(len(batch.keys), rows)
-                    if progress is not None:
-                        progress(len(batch.keys))
-                    if not batch.last and open_shard.due:
-                        open_shard.keep()
-                if batch.last:
-                    if open_shard is not None:
-                        open_shard.close()
-                    finish(batch.shard)
-                    open_shard = None
+            if whole.shard == dropped or store.is_done(whole.shard, maps=stored):
+                open_shard, dropped = None, whole.shard
+            elif open_shard is None:
+                open_shard = OpenShard(store, whole.shard, len(positions(whole.shard)), kept[whole.shard], about, stopwatch)
+            if open_shard is not None:
+                _add(session, whole, open_shard, pace, stopwatch, splitter, progress)
+            if whole.last:
+                if open_shard is not None:
+                    open_shard.close()
+                finish(whole.shard)
+                open_shard = None
     except KeyboardInterrupt:
         if open_shard is not None and open_shard.complete:
             open_shard.close()
@@ -97,17 +89,40 @@ def compute(
     return stopwatch
 
 
-def _seconds(session: Session, batch: Batch, splitter: BatchSplitter) -> float:
-    """Return the seconds to compute a batch, whose rows are dropped; torch's generators of random numbers are left as they were."""
-    started = time.perf_counter()
+def _add(
+    session: Session,
+    whole: Batch,
+    shard: OpenShard,
+    pace: Pace,
+    stopwatch: Stopwatch,
+    splitter: BatchSplitter,
+    progress: Progress | None,
+) -> None:
+    """Compute a batch, in parts where it takes long, and keep what is finished of its shard where that is due."""
+    for batch, trial in pace.divided(whole, lambda part: _trial(session, part, splitter)):
+        if trial is None:
+            rows = ShardRows()
+            evaluate(session, batch, rows, stopwatch, splitter)
+        else:
+            rows = trial.rows
+            stopwatch.add(trial.stages)
+        shard.add(len(batch.keys), rows)
+        if progress is not None:
+            progress(len(batch.keys))
+        if not batch.last and shard.due:
+            shard.keep()
+
+
+def _trial(session: Session, batch: Batch, splitter: BatchSplitter) -> Trial:
+    """Compute a batch that may be dropped again; torch's generators of random numbers are left as they were."""
+    started, stopwatch, rows = time.perf_counter(), Stopwatch(session.device), ShardRows()
     with torch.random.fork_rng([session.device] if session.device.type == "cuda" else []):
-        rows = ShardRows()
         try:
-            evaluate(session, batch, rows, Stopwatch(session.device), splitter)
+            evaluate(session, batch, rows, stopwatch, splitter)
         except UserError:
-            return 0.0  # a method that fails on one image alone may work on several; if not, the batch itself raises the error
+            return Trial(0.0, rows, {})  # a method that fails on one image may work on several; else the whole batch raises it again
         rows.tables()  # waits for the device
-    return time.perf_counter() - started
+    return Trial(time.perf_counter() - started, rows, stopwatch.take())
 
 
 def evaluate(session: Session, batch: Batch, rows: ShardRows, stopwatch: Stopwatch, splitter: BatchSplitter) -> None:

@@ -10,8 +10,8 @@ from evalkit.evaluation.rows import ShardRows
 from evalkit.evaluation.stopwatch import Stopwatch
 from evalkit.evaluation.store import Part, ShardStore
 
-KEEP_EVERY = 30.0
-"""Seconds of work on a shard after which what is finished of it is kept."""
+KEEP_EVERY = 10.0
+"""Seconds of work on a shard after which what is finished of it is kept, at the end of a batch."""
 
 
 class OpenShard:

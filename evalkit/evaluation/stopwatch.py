@@ -1,7 +1,7 @@
 """Measure the time of a run by stage, without making the host wait for the device."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -63,6 +63,11 @@ class Stopwatch:
             stage = name.partition(".")[0]
             self.total[stage] = self.total.get(stage, 0.0) + seconds
         return taken
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add the seconds that another stopwatch took."""
+        for name, spent in seconds.items():
+            self._add(name, spent)
 
     def _add(self, name: str, seconds: float) -> None:
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds

@@ -91,5 +91,5 @@ def _session(job: Job, device: str) -> tuple[Session, Pace]:
     key = job.yaml, device
     if key not in _sessions:
         _sessions.clear()
-        _sessions[key] = open_session(job.config.model_copy(update={"device": device})), Pace()
+        _sessions[key] = open_session(job.config.model_copy(update={"device": device})), Pace(job.config.batch_size)
     return _sessions[key]

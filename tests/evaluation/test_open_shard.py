@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,16 @@ from commands import through_main
 from evalkit.config.compose import compose_jobs
 from evalkit.evaluation import loop, open_shard
 from evalkit.evaluation.open_shard import summed
+from evalkit.evaluation.pace import Trial
+from evalkit.evaluation.rows import ShardRows
 from evalkit.launch.run import prepare, run_job
 from evalkit.runs.folder import RunFolder
 
 ONE_SHARD = ["shard_size=512", "batch_size=2"]
+
+
+def fast(*_) -> Trial:
+    return Trial(0.0, ShardRows(), {})
 
 
 class Killed(BaseException):
@@ -37,7 +44,7 @@ def killed(monkeypatch, overrides, after: int, how: type[BaseException] = Killed
 
     with monkeypatch.context() as patch, pytest.raises(how):
         patch.setattr(loop, "evaluate", until_then)
-        patch.setattr(loop, "_seconds", lambda *_: 0.0)
+        patch.setattr(loop, "_trial", fast)
         run_job(compose_jobs(overrides)[0])
     return kept(overrides)
 
@@ -49,7 +56,7 @@ def kept(overrides) -> int:
 
 @pytest.fixture
 def always(monkeypatch):
-    """Keep every batch, as if each took half a minute, without dividing it."""
+    """Keep every batch, as if each took long, without dividing it."""
     monkeypatch.setattr(open_shard.OpenShard, "due", True)
 
 
@@ -131,8 +138,9 @@ def test_interrupted_at_any_moment_it_stays_consistent(folder, tmp_path, monkeyp
 def test_slow_images_are_kept_one_by_one(folder, tmp_path, monkeypatch, whole):
     """A batch may take an hour: it is divided, so that a stop loses less."""
     overrides = [*tiny_overrides(folder, tmp_path / "run"), "shard_size=512", "batch_size=12"]
+    tried = loop._trial
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_seconds", lambda *_: 20.0)
+        patch.setattr(loop, "_trial", lambda *arguments: replace(tried(*arguments), seconds=20.0))
         images: list[int] = []
         run_job(compose_jobs([*overrides, f"out={tmp_path / 'slow'}"])[0], images.append)
         assert images == [1] * 12
@@ -246,7 +254,7 @@ def test_what_a_stopped_run_says(folder, tmp_path, monkeypatch):
         computed.clear()
         with monkeypatch.context() as patch:
             patch.setattr(loop, "evaluate", interrupted)
-            patch.setattr(loop, "_seconds", lambda *_: 0.0)
+            patch.setattr(loop, "_trial", fast)
             monkeypatch.setattr("evalkit.cli.run.asked_to_stop.set", lambda: None)
             ended = through_main("run", *overrides)
         assert ended.returncode == 130 and says in ended.stderr, ended.stderr
