@@ -37,7 +37,7 @@ def compute(
 ) -> Stopwatch:
     """Compute and publish shards in this order; a shard that another worker finishes meanwhile is dropped.
 
-    What is finished of a shard is kept about every half minute, and when a KeyboardInterrupt stops the work; what was kept
+    What is finished of a shard is kept every few seconds, and when a KeyboardInterrupt stops the work; what was kept
     before is not computed again. `metadata` is added to the metadata of each shard's file. `published` is called with each
     finished shard, also with those that another worker finished. `pace` saves its measurement where one process computes
     shards in several calls. Returns the time spent by stage.

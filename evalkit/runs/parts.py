@@ -1,4 +1,4 @@
-"""Parts of unfinished shards, so that a run that is stopped loses half a minute of work at most.
+"""Parts of unfinished shards, so that a run that is stopped loses less than a minute of work.
 
 <out>/partial/rows/shard-00002-00064-00096.parquet      rows of the images 64 to 95 of shard 2, which mark the part as written
 <out>/partial/maps/shard-00002-00064-00096.parquet      their maps
