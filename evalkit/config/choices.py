@@ -8,6 +8,9 @@ import yaml
 
 from evalkit.errors import UserError
 
+GROUPS = ("model", "data", "method", "protocol", "launcher", "experiment")
+"""The folders of conf/."""
+
 
 def choices(group: str, conf: Path | None = None, *, own: bool = False) -> list[str]:
     """Return the sorted names of the yaml files of a group: those of evalkit and of the folder `conf`; with `own`, only the latter.

@@ -1,27 +1,27 @@
 """Composition of overrides into configurations by Hydra, and their validation by pydantic."""
 
 import itertools
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from evalkit.config.choices import choices
+from evalkit.config.choices import GROUPS, choices
+from evalkit.config.overrides import parse, parse_one, swept
 from evalkit.config.schema import Job, RunConfig
-from evalkit.errors import UserError, did_you_mean, first_line
-
-GROUPS = ("model", "data", "method", "protocol", "launcher", "experiment")
+from evalkit.config.sentences import composition_error, sentence
+from evalkit.config.spelling import has_marks, search_path, settle, settle_call, swept_name, unmarked
+from evalkit.errors import UserError, did_you_mean
+from evalkit.imports import find
 
 
 def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path | None = None) -> list[Job]:
@@ -29,24 +29,25 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path
 
     `conf` is a folder of further yaml files with the layout of conf/. Raises UserError.
     """
-    extra = [f"hydra.searchpath=[file://{conf.resolve()}]"] if conf is not None else []
     _refuse_duplicate_names(conf)
-    parsed, order = _split_added_methods(_parse(overrides), conf)
+    extra = [search_path(conf)] if conf is not None else []
+    parsed, order = _split_added_methods(parse(overrides), conf)
     _check_names(parsed, conf)
     _check_keys(parsed, extra)
     fixed = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
-    sweeps = {o.key_or_group: list(o.sweep_string_iterator()) for o in parsed if o.is_sweep_override()}
+    sweeps = {o.key_or_group: swept(o) for o in parsed if o.is_sweep_override()}
     if sweeps and not multirun:
         raise UserError(
-            f"several values for {', '.join(sweeps)} need -m (multirun); a list of one run is written in brackets, as in 'method=[a,b]'"
+            f"several values for {', '.join(sweeps)} need -m (multirun); a list of one run is written in brackets, as in 'method=[a,b]', "
+            "and a comma of a name between quotes, as in 'out=\"a,b\"'"
         )
     hydra = _compose([*fixed, *extra], with_hydra=True).hydra
     if str(hydra.mode) == "RunMode.MULTIRUN":
         overridden = {o.key_or_group for o in parsed}
         for key, values in hydra.sweeper.params.items():
             if key not in overridden:
-                sweep = _parse([f"{key}={values}"])[0]
-                sweeps[key] = list(sweep.sweep_string_iterator()) if sweep.is_sweep_override() else [str(values)]
+                sweep = parse_one(f"{key}={values}")
+                sweeps[key] = swept(sweep) if sweep.is_sweep_override() else [str(values)]
     return [_job([*fixed, *combination], combination, extra, order) for combination in _combinations(sweeps)]
 
 
@@ -59,7 +60,7 @@ def _split_added_methods(parsed: list[Override], conf: Path | None) -> tuple[lis
         chosen = None if override.is_sweep_override() else override.value()
         if override.key_or_group == "method" and isinstance(chosen, list) and added & set(map(str, chosen)):
             order = [str(name) for name in chosen]
-            parsed[i] = _parse_one(f"method=[{','.join(name for name in order if name not in added)}]")
+            parsed[i] = parse_one(f"method=[{','.join(name for name in order if name not in added)}]")
     return parsed, order
 
 
@@ -80,29 +81,56 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[
     composed = _compose([*overrides, *extra])
     if order:
         composed.method = {name: composed.method[name] for name in dict.fromkeys([*order, *composed.method])}
+    given = _content(composed)
+    content = _settled(given)
+    try:
+        config = RunConfig.model_validate(content)
+    except ValidationError as reason:
+        raise UserError(sentence(reason, RunConfig, given)) from reason
+    if config.model.layer == "auto":
+        from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which is not needed for a named layer
+
+        content["model"]["layer"] = zoo.proposed_layer(config.model)
+        config = config.model_copy(update={"model": config.model.model_copy(update={"layer": content["model"]["layer"]})})
+    if folder:
+        name = ",".join(swept_name(one, RunConfig) for one in folder).replace("/", "_")
+        config = config.model_copy(update={"out": config.out / name})
+        content["out"] = str(config.out)
+    return Job(config, OmegaConf.to_yaml(OmegaConf.create(content)))
+
+
+def _content(composed: DictConfig) -> dict[str, Any]:
+    """Return a composed configuration as nested dicts, interpolations resolved. Raises UserError where a value is missing."""
     try:
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
             raise UserError(f"{missing[0]} is not set: add {missing[0]}=...")
-        invalid = [key for key, value in composed.get("method", {}).items() if not isinstance(value, DictConfig)]
-        if invalid:
-            raise UserError(f"method.{invalid[0]} is not a method: a file of conf/method begins with the line '# @package method.NAME'")
-        content = OmegaConf.to_container(composed, resolve=True)
-        config = RunConfig.model_validate(content)
+        content: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as reason:
-        raise UserError(f"the configuration cannot be resolved: {first_line(reason)}") from reason
-    except ValidationError as reason:
-        raise UserError(_sentence(reason)) from reason
-    if config.model.layer == "auto":
-        from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which is not needed for a named layer
+        raise composition_error(reason) from reason
+    methods = content.get("method")
+    invalid = [(key, value) for key, value in methods.items() if not isinstance(value, dict)] if isinstance(methods, dict) else []
+    if invalid:
+        raise UserError(f"method.{invalid[0][0]} is not a method: a file of conf/method begins with the line '# @package method.NAME'")
+    return content
 
-        composed.model.layer = zoo.proposed_layer(config.model)
-        config = config.model_copy(update={"model": config.model.model_copy(update={"layer": composed.model.layer})})
-    if folder:
-        name = ",".join(folder).replace("/", "_")
-        config = config.model_copy(update={"out": config.out / name})
-        composed.out = str(config.out)
-    return Job(config, OmegaConf.to_yaml(composed, resolve=True))
+
+def _settled(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings without marks (see `spelling`), those of functions by the types of their parameters."""
+    model = given.get("model")
+    called = [(given.get("data"), "data"), *((settings, f"method.{name}") for name, settings in given.get("method", {}).items())]
+    by_function = {
+        key: settle_call(settings, find(unmarked(str(settings["_target_"])), f"{key}._target_"))
+        for settings, key in called
+        if isinstance(settings, dict) and "_target_" in settings and has_marks(settings)
+    }
+    content: dict[str, Any] = settle(given, RunConfig)
+    if isinstance(model, dict) and isinstance(model.get("args"), dict) and has_marks(model["args"]):
+        content["model"]["args"] = settle_call(model["args"], find(unmarked(str(model.get("factory"))), "model.factory"))
+    for key, settings in by_function.items():
+        group, _, name = key.partition(".")
+        content.update({group: settings} if not name else {group: {**content[group], name: settings}})
+    return content
 
 
 def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:
@@ -113,28 +141,12 @@ def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:
     except MissingConfigException as reason:  # an experiment may name a network of torchvision or timm
         group, _, name = str(reason.missing_cfg_file).partition("/")
         if group != "model" or not _register_library_network(name):
-            raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
+            raise composition_error(reason) from reason
     except yaml.YAMLError as reason:
         raise UserError(f"a configuration file is not valid yaml: {' '.join(str(reason).split())}") from reason
     except (HydraException, OmegaConfBaseException, TypeError, ValueError) as reason:  # as for 'method=[{}]' and 'model=null'
-        raise UserError(f"the configuration cannot be composed: {first_line(reason)}") from reason
+        raise composition_error(reason) from reason
     return _compose(overrides, with_hydra)
-
-
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    return [_parse_one(text) for text in overrides]
-
-
-def _parse_one(text: str) -> Override:
-    parser = OverridesParser.create()
-    try:
-        return parser.parse_override(text)
-    except HydraException as reason:
-        key, equals, value = text.partition("=")
-        if key and equals:
-            with suppress(HydraException):  # Hydra's grammar requires quotes around paths with brackets or non-ASCII letters
-                return parser.parse_override(key + "='" + value.replace("'", r"\'") + "'")
-        raise UserError(f"'{text}' is not an override of the form key=value") from reason
 
 
 def _check_names(parsed: list[Override], conf: Path | None) -> None:
@@ -191,14 +203,3 @@ def _keys(config: DictConfig, prefix: str = "") -> set[str]:
         if isinstance(value, DictConfig) and not value._is_none():
             keys |= _keys(value, f"{prefix}{key}.")
     return keys
-
-
-def _sentence(error: ValidationError) -> str:
-    """Return the first of pydantic's messages; for a union, those of all its members."""
-    first = error.errors()[0]
-    of_union = r"(literal|tuple|list)\[|constrained-|(int|str|float|local|ray|slurm)$"  # a member of a union is not a key
-    key = ".".join(str(part) for part in first["loc"] if not re.match(of_union, str(part)))
-    same = [e for e in error.errors() if e["loc"][0] == first["loc"][0]] if first["loc"] else [first]
-    problem = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ").removeprefix("Input ").strip() for e in same))
-    value = "" if isinstance(first["input"], dict) else f"={first['input']!s}"
-    return f"{key}{value} {problem}" if key else problem

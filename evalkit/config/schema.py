@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PlainValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
+from pydantic_core import PydanticCustomError
+from upath import UPath
 
 from evalkit.files import Place, place
-from evalkit.models.settings import ModelConfig, Positive, Settings
+from evalkit.models.settings import ModelConfig, Positive, Settings, Text
 from evalkit.point import Fill, Percent, Point, Select
 
 
@@ -16,16 +18,16 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-def _as_name(value: Any) -> Any:
-    """Turn a number into text, since Hydra reads out=2026 and out=nan as numbers."""
-    return str(value) if isinstance(value, int | float) else value
-
-
 def _as_place(value: Any) -> Place:
-    return place(_as_name(value))
+    """Make a path; a number is a name too, since files of earlier versions hold `out: 2026` as one."""
+    if value == "" or not isinstance(value, str | Path | UPath | int | float):
+        raise PydanticCustomError("place", "no path")
+    return place(str(value) if isinstance(value, int | float) else value)
 
 
-ClassChoice = Annotated[int, Field(ge=0, strict=True)] | str
+Whole = Annotated[int, Field(ge=0, strict=True)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+ClassChoice = Whole | Text
 Once = AfterValidator(lambda values: list(dict.fromkeys(values)))
 """Removes repeated entries: a repeated protocol point would repeat its rows."""
 
@@ -51,7 +53,7 @@ class ProtocolConfig(Settings):
     select: Annotated[list[Select], BeforeValidator(_as_list), Once]
     top_percent: Annotated[list[Percent], BeforeValidator(_as_list), Once]
     fill: Annotated[list[Fill], BeforeValidator(_as_list), Once]
-    points: Annotated[list[PointSetting], Once]
+    points: Annotated[list[PointSetting], Once] = Field(description="a list of points", examples=["[{select: soft, fill: black}]"])
 
     @model_validator(mode="after")
     def _one_way(self) -> "ProtocolConfig":
@@ -80,10 +82,10 @@ class RayLauncher(Settings):
     """Settings of conf/launcher/ray.yaml."""
 
     name: Literal["ray"]
-    address: str | None
-    num_cpus: NonNegativeFloat
-    num_gpus: NonNegativeFloat | Literal["auto"]
-    max_retries: Annotated[int, Field(ge=-1)]
+    address: Text | None
+    num_cpus: Amount
+    num_gpus: Amount | Literal["auto"]
+    max_retries: Annotated[int, Field(ge=-1, strict=True)]
 
 
 class SlurmLauncher(Settings):
@@ -91,7 +93,7 @@ class SlurmLauncher(Settings):
 
     name: Literal["slurm"]
     tasks: Positive
-    logs: str
+    logs: Text
     wait: bool
     cluster: Literal["slurm", "local"]
     parameters: dict[str, Any]
@@ -110,12 +112,14 @@ class RunConfig(Settings):
     data: dict[str, Any]
     method: dict[str, dict[str, Any]] = Field(default_factory=dict)
     protocol: ProtocolConfig
-    target: ClassChoice | Annotated[list[ClassChoice], Field(min_length=1)]
+    target: ClassChoice | Annotated[list[ClassChoice], Field(min_length=1)] = Field(
+        description="predicted, label, a class by index or name, or a list of classes"
+    )
     images: Literal["all", "correct"]
     sample: Positive | None
     limit: Positive | None
-    seed: Annotated[int, Field(ge=0)]
-    out: Annotated[Place, PlainValidator(_as_place)]
+    seed: Whole
+    out: Annotated[Place, PlainValidator(_as_place)] = Field(description="a folder", examples=["results/mine"])
     batch_size: Positive
     shard_size: Positive
     device: Annotated[str, AfterValidator(_device)]
@@ -123,7 +127,7 @@ class RunConfig(Settings):
     launcher: Annotated[LocalLauncher | RayLauncher | SlurmLauncher, Field(discriminator="name")]
     precision: Literal["fp32", "tf32", "bf16"]
     decode: Literal["pil", "gpu"]
-    workers: Annotated[int, Field(ge=0)]
+    workers: Whole
     maps: Literal["store", "none"]
     maps_from: Annotated[Place | None, PlainValidator(lambda value: None if value is None else _as_place(value))] = None
     measures: Annotated[list[Literal["coherency"]], BeforeValidator(_as_list), Once]
@@ -133,7 +137,7 @@ class RunConfig(Settings):
         if self.sample is not None and self.limit is not None:
             raise ValueError("sample=N and limit=N exclude each other")
         if self.out == Path():
-            raise ValueError("out is empty: name a folder, as in out=results/mine")
+            raise ValueError("out is the current folder: name one of its own, as in out=results/mine")
         if not self.method:
             raise ValueError("no method chosen: method=[grad_cam,ablation_cam]")
         for name, method in self.method.items():

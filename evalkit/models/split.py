@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from evalkit.errors import UserError, cause, did_you_mean, first_line
 from evalkit.models import graph as cutting
 from evalkit.models.copies import eval_copy, uncompiled_name
+from evalkit.models.normalisation import check_normalisation
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,7 @@ class SplitModel:
     """
 
     def __init__(self, module: nn.Module, layer: str, *, mean: Sequence[float], std: Sequence[float]) -> None:
-        if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
-            raise UserError(f"mean={tuple(mean)} and std={tuple(std)} must lie in [0,1], std above 0: images do; divide by 255")
+        check_normalisation(mean, std)
         self.module = eval_copy(module)
         self.name = type(self.module).__name__
         self.layer = uncompiled_name(layer)

@@ -1,0 +1,79 @@
+"""Overrides of a command line, parsed by Hydra."""
+
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from evalkit.config.choices import GROUPS
+from evalkit.config.sentences import shown
+from evalkit.config.spelling import marked_override
+from evalkit.errors import UserError
+
+_BRACKETS = {"[": "]", "{": "}"}
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides. Raises UserError for the first that is none."""
+    return [parse_one(text) for text in overrides]
+
+
+def parse_one(text: str) -> Override:
+    """Parse one override; values keep their spelling (see `spelling`). Raises UserError."""
+    key, equals, value = text.partition("=")
+    name = key.lstrip("+~")
+    if not name or (not equals and not key.startswith("~")):
+        raise UserError(f"'{text}' is not an override of the form key=value")
+    parser = OverridesParser.create()
+    try:
+        override = parser.parse_override(marked_override(text, all_text=name in GROUPS))
+    except HydraException as reason:
+        try:  # Hydra's grammar requires quotes around paths with brackets or non-ASCII letters
+            override = parser.parse_override(key + "='" + value.replace("'", r"\'") + "'")
+        except HydraException:
+            raise UserError(f"'{text}' is not an override of the form key=value") from reason
+        _refuse_half_a_value(text, key, value.strip(), reason)
+    if name in GROUPS and not override.is_delete() and not override.is_sweep_override():
+        _check_choice(name, override.value())
+    return override
+
+
+def _refuse_half_a_value(text: str, key: str, value: str, reason: HydraException) -> None:
+    """Raise UserError for a list, mapping, quotation or interpolation that is not closed."""
+    first = value[:1]
+    if first in _BRACKETS and not value.endswith(_BRACKETS[first]):
+        raise UserError(f"'{text}' opens a {first} that is not closed; a name with brackets is written {quoted(key, value)}") from reason
+    if first in _BRACKETS:
+        raise UserError(f"'{text}' is no list or mapping that can be read; a name with brackets is written {quoted(key, value)}") from reason
+    if first in ("'", '"'):
+        raise UserError(f"'{text}' has quotes that do not match; leave them out, or write them as in 'out=\"my folder\"'") from reason
+    if "${" in value and "}" not in value:
+        raise UserError(f"'{text}' opens a ${{ that is not closed; a reference is written ${{model.name}}") from reason
+
+
+def quoted(key: str, value: str) -> str:
+    """Return an override, quoted for the shell and for Hydra."""
+    return f"\"{key}='{value}'\"" if not set("'\"") & set(value) else f"{key}=..., in quotes within quotes"
+
+
+def _check_choice(group: str, value: object) -> None:
+    """Raise UserError unless the value names one entry of a group, or several where the group takes several."""
+    several = group in ("method", "experiment")
+    names = value if isinstance(value, list) and several else [value]
+    if value is None and group in ("experiment", "method"):
+        return
+    if not all(isinstance(name, str) and name for name in names):
+        example = "method=[grad_cam,ablation_cam]" if group == "method" else f"{group}=NAME"
+        listed = f"; evalkit list {group if group == 'data' else group + 's'} shows them" if group in ("model", "method", "data") else ""
+        what = "a list of names" if group == "method" else "one name"
+        raise UserError(f"{group}={shown(value)} is not valid: {group} takes {what}, as in {example}{listed}")
+
+
+def swept(override: Override) -> list[str]:
+    """Return the values of a sweep, as they stand in overrides. Raises UserError where they cannot be counted."""
+    try:
+        return list(override.sweep_string_iterator())
+    except (HydraException, ValueError) as reason:
+        key, value = override.key_or_group, str(override.input_line).partition("=")[2]
+        raise UserError(f"{key}={value} names no values that can be counted; list them, as in {key}=a,b") from reason
