@@ -30,12 +30,24 @@ def list_things(
     if what == "layers":
         if not overrides:
             raise UserError("list layers needs a model: evalkit list layers resnet50")
-        table = layers(overrides[0], overrides[1:], conf)
+        table = layers(overrides[0].removeprefix("model="), overrides[1:], conf)
     elif what in kinds:
+        _refuse_names(what, overrides or [], conf)
         table = kinds[what](conf)
     else:
         raise UserError(f"cannot list '{what}'{did_you_mean(what, [*kinds, 'layers'])}")
     Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160).print(table)
+
+
+def _refuse_names(what: str, names: list[str], conf: Path | None) -> None:
+    """Raise UserError where a name follows, since all entries of a kind are listed."""
+    from evalkit.config.choices import choices
+
+    if names:
+        hint = did_you_mean(names[0], choices(what if what == "data" else what.removesuffix("s"), conf))
+        near = hint if "did you mean" in hint and f"'{names[0]}'" not in hint else ""
+        layers_of = f"; for its layers, evalkit list layers {names[0]}" if what == "models" and not near else ""
+        raise UserError(f"list {what} lists all of them: leave out '{names[0]}'{near}{layers_of}")
 
 
 def layers(model: str, overrides: list[str], conf: Path | None) -> Table:

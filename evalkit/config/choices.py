@@ -18,11 +18,22 @@ def choices(group: str, conf: Path | None = None, *, own: bool = False) -> list[
     Raises UserError where there is no folder `conf`.
     """
     folders: list[Any] = [] if own else [resources.files("evalkit.conf") / group]
-    if conf is not None and not conf.is_dir():
-        raise UserError(f"no folder {conf} (--conf)")
+    if conf is not None:
+        _check_folder(conf)
     if conf is not None and (conf / group).is_dir():
         folders.append(conf / group)
     return sorted({entry.name.removesuffix(".yaml") for folder in folders for entry in folder.iterdir() if entry.name.endswith(".yaml")})
+
+
+def _check_folder(conf: Path) -> None:
+    """Raise UserError unless a folder has the layout of conf/, at least in part."""
+    if conf.is_file():
+        raise UserError(f"{conf} (--conf) is a file: give the folder that holds the folders {', '.join(GROUPS)}, or some of them")
+    if not conf.is_dir():
+        raise UserError(f"no folder {conf} (--conf)")
+    if not any((conf / group).is_dir() for group in GROUPS):
+        parent = f"; did you mean {conf.resolve().parent}?" if conf.resolve().name in GROUPS else ""
+        raise UserError(f"{conf} (--conf) holds none of the folders {', '.join(GROUPS)}{parent}")
 
 
 @overload

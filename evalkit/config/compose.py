@@ -1,6 +1,7 @@
 """Composition of overrides into configurations by Hydra, and their validation by pydantic."""
 
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from pydantic import ValidationError
 from evalkit.config.choices import GROUPS, choices
 from evalkit.config.overrides import parse, parse_one, swept
 from evalkit.config.schema import Job, RunConfig
-from evalkit.config.sentences import composition_error, sentence
+from evalkit.config.sentences import composition_error, sentence, shown
 from evalkit.config.spelling import has_marks, search_path, settle, settle_call, swept_name, unmarked
 from evalkit.errors import UserError, did_you_mean
 from evalkit.imports import find
+from evalkit.models.settings import ModelConfig
+
+log = logging.getLogger(__name__)
 
 
 def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path | None = None) -> list[Job]:
@@ -87,6 +91,7 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[
         config = RunConfig.model_validate(content)
     except ValidationError as reason:
         raise UserError(sentence(reason, RunConfig, given)) from reason
+    _check_size(config.model, overrides)
     if config.model.layer == "auto":
         from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which is not needed for a named layer
 
@@ -97,6 +102,24 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[
         config = config.model_copy(update={"out": config.out / name})
         content["out"] = str(config.out)
     return Job(config, OmegaConf.to_yaml(OmegaConf.create(content)))
+
+
+def _check_size(model: ModelConfig, overrides: list[str]) -> None:
+    """Say what a preset's crop makes of the user's resize. Raises UserError where the crop is larger than the image."""
+    if model.resize is None or model.crop is None:
+        return
+    side, given = min(model.resize) if isinstance(model.resize, tuple) else model.resize, shown(model.resize)
+    if model.crop > side:
+        raise UserError(
+            f"model.crop={model.crop} is larger than model.resize={given}, so that images would have a black border: "
+            f"set model.crop={side}, or model.crop=null for the whole image"
+        )
+    keys = {override.lstrip("+").partition("=")[0] for override in overrides}
+    if "model.resize" in keys and "model.crop" not in keys:
+        log.warning(
+            "after model.resize=%s, model.crop=%d of the preset remains: the network sees the central %dx%d pixels; "
+            "set model.crop=null for the whole image", given, model.crop, model.crop, model.crop,
+        )  # fmt: skip
 
 
 def _content(composed: DictConfig) -> dict[str, Any]:
@@ -117,8 +140,8 @@ def _content(composed: DictConfig) -> dict[str, Any]:
 
 def _settled(given: dict[str, Any]) -> dict[str, Any]:
     """Return the settings without marks (see `spelling`), those of functions by the types of their parameters."""
-    model = given.get("model")
-    called = [(given.get("data"), "data"), *((settings, f"method.{name}") for name, settings in given.get("method", {}).items())]
+    model, methods = given.get("model"), given.get("method")
+    called = [(given.get("data"), "data"), *((settings, f"method.{name}") for name, settings in (methods or {}).items())]
     by_function = {
         key: settle_call(settings, find(unmarked(str(settings["_target_"])), f"{key}._target_"))
         for settings, key in called
@@ -153,7 +176,7 @@ def _check_names(parsed: list[Override], conf: Path | None) -> None:
     for override in parsed:
         if override.key_or_group in GROUPS and not override.is_delete():
             known = choices(override.key_or_group, conf)
-            values = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
+            values = swept(override) if override.is_sweep_override() else [override.value()]
             for value in values:
                 for name in value if isinstance(value, list) else [value]:
                     if isinstance(name, str) and name not in known and not name.startswith("["):
@@ -167,6 +190,8 @@ def _refuse_unless_library(group: str, name: str, known: list[str]) -> None:
 
         if _register_library_network(name):
             return
+        if catalogue.in_timm(name):
+            raise UserError(f"no model '{name}' in evalkit and torchvision, but timm has it: model={catalogue.TIMM}{name}")
         known = [*known, *catalogue.names()]
     raise UserError(f"no {group} '{name}'{did_you_mean(name, known)}")
 

@@ -34,6 +34,8 @@ def parse_one(text: str) -> Override:
         except HydraException:
             raise UserError(f"'{text}' is not an override of the form key=value") from reason
         _refuse_half_a_value(text, key, value.strip(), reason)
+    if name in GROUPS and override.is_delete() and name not in ("method", "experiment"):
+        raise UserError(f"{text} leaves no {name}: choose another one, as in {name}=NAME")
     if name in GROUPS and not override.is_delete() and not override.is_sweep_override():
         _check_choice(name, override.value())
     return override
@@ -43,9 +45,9 @@ def _refuse_half_a_value(text: str, key: str, value: str, reason: HydraException
     """Raise UserError for a list, mapping, quotation or interpolation that is not closed."""
     first = value[:1]
     if first in _BRACKETS and not value.endswith(_BRACKETS[first]):
-        raise UserError(f"'{text}' opens a {first} that is not closed; a name with brackets is written {quoted(key, value)}") from reason
+        raise UserError(f"'{text}' opens a {first} that is not closed (in quotes, the shell leaves brackets as they are); a name with one is {quoted(key, value)}") from reason
     if first in _BRACKETS:
-        raise UserError(f"'{text}' is no list or mapping that can be read; a name with brackets is written {quoted(key, value)}") from reason
+        raise UserError(f"'{text}' is no list or mapping that can be read; a name with brackets is {quoted(key, value)}") from reason
     if first in ("'", '"'):
         raise UserError(f"'{text}' has quotes that do not match; leave them out, or write them as in 'out=\"my folder\"'") from reason
     if "${" in value and "}" not in value:
@@ -59,10 +61,7 @@ def quoted(key: str, value: str) -> str:
 
 def _check_choice(group: str, value: object) -> None:
     """Raise UserError unless the value names one entry of a group, or several where the group takes several."""
-    several = group in ("method", "experiment")
-    names = value if isinstance(value, list) and several else [value]
-    if value is None and group in ("experiment", "method"):
-        return
+    names = value if isinstance(value, list) and group in ("method", "experiment") else [value]
     if not all(isinstance(name, str) and name for name in names):
         example = "method=[grad_cam,ablation_cam]" if group == "method" else f"{group}=NAME"
         listed = f"; evalkit list {group if group == 'data' else group + 's'} shows them" if group in ("model", "method", "data") else ""

@@ -62,7 +62,8 @@ class ProtocolConfig(Settings):
             empty = " ".join(f"protocol.{name}=[]" for name in combined)
             raise ValueError(f"points already names every point: add {empty}, or set protocol.points=[]")
         if not self.points and len(combined) < 3:
-            raise ValueError("a protocol needs select, top_percent and fill, or points")
+            empty = next(name for name in ("select", "top_percent", "fill") if name not in combined)
+            raise ValueError(f"protocol.{empty} is empty: a protocol needs select, top_percent and fill, or points")
         return self
 
     def all_points(self) -> list[Point]:
@@ -129,7 +130,9 @@ class RunConfig(Settings):
     decode: Literal["pil", "gpu"]
     workers: Whole
     maps: Literal["store", "none"]
-    maps_from: Annotated[Place | None, PlainValidator(lambda value: None if value is None else _as_place(value))] = None
+    maps_from: Annotated[Place | None, PlainValidator(lambda value: None if value is None else _as_place(value))] = Field(
+        default=None, description="the folder of a run with maps=store, or null"
+    )
     measures: Annotated[list[Literal["coherency"]], BeforeValidator(_as_list), Once]
 
     @model_validator(mode="after")
@@ -140,9 +143,9 @@ class RunConfig(Settings):
             raise ValueError("out is the current folder: name one of its own, as in out=results/mine")
         if not self.method:
             raise ValueError("no method chosen: method=[grad_cam,ablation_cam]")
-        for name, method in self.method.items():
-            if "_target_" not in method:
-                raise ValueError(f"method.{name} has no _target_ (the dotted path of its function)")
+        for name, settings in (("data", self.data), *((f"method.{name}", method) for name, method in self.method.items())):
+            if not isinstance(settings.get("_target_"), str):
+                raise ValueError(f"{name} has no _target_ (the dotted path of its function)")
         return self
 
 

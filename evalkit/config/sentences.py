@@ -1,7 +1,7 @@
 """One sentence for each value that does not fit the schema, made from the schema's types instead of pydantic's words."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -26,11 +26,17 @@ def sentence(error: ValidationError, schema: Any, given: Any) -> str:
         parent = key.rpartition(".")[0]
         known = [f"{parent}.{name}" if parent else name for kind, _ in members(owner) for name in fields_of(kind)]
         return f"no key '{key}' in the configuration{did_you_mean(key, known)}"
-    if first["type"] == "missing":
+    if first["type"].startswith("union_tag"):
+        tags = [tag for kind, _ in members(annotation) for tag in get_args(at(kind, "name").annotation)]
+        name = value.get("name") if isinstance(value, dict) else value
+        return f"{key}.name={shown(name)} is not valid: choose {_in_words(tags)} with {key}=NAME"
+    if first["type"] == "missing" and isinstance(first["loc"][-1], str):
         return f"{key} is not set: add {key}=..."
     if first["type"] == "value_error":
         problem = first["msg"].removeprefix("Value error, ")
-        return problem if not key else f"{key}: {problem}" if isinstance(value, dict) else f"{key}={shown(value)} {problem}"
+        if isinstance(value, dict):
+            return f"{key}: {problem}" if key[-1:].isdecimal() else problem
+        return f"{key}={shown(value)} {problem}"
     return misfit(key, value, annotation)
 
 
@@ -89,13 +95,13 @@ def _described(annotation: Any) -> str:
     if any(kind is type(None) for kind, _ in kinds):
         words.append("null")
     words = list(dict.fromkeys(words))
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])}, or {words[-1]}"
 
 
 def _kind_in_words(kind: Any, constraints: tuple[Any, ...]) -> str:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return " or ".join([", ".join(inner[:-1]), inner[-1]] if len(inner) > 1 else inner)
+        return _in_words(inner)
     if origin is tuple and ... not in inner:
         return f"a list of {_COUNTS[len(inner)]} {_described(inner[0]).removeprefix('a ').replace('number', 'numbers', 1)}"
     if origin in (list, tuple):
@@ -109,6 +115,10 @@ def _kind_in_words(kind: Any, constraints: tuple[Any, ...]) -> str:
     if fields_of(kind):
         return f"settings ({', '.join(fields_of(kind))})"
     return "a text" if kind is str else "settings"
+
+
+def _in_words(names: Sequence[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _range(constraints: tuple[Any, ...]) -> str:
@@ -137,8 +147,10 @@ def composition_error(reason: Exception) -> UserError:
 
 
 _COMPOSITION = [
+    (r"Could not override '(.*?)'", "{0} cannot be set: only keys that exist can be, and new ones are added, as in +{0}.KEY=VALUE"),
+    (r"Error merging override (.*)", "{0} is not valid: Hydra's own settings take other values"),
     (r"An item is already at '(.*?)'", "{0} exists already: leave out the + before it"),
     (r"Could not delete from config\. '(.*?)' does not exist", "no key '{0}' in the configuration that could be deleted"),
-    (r"Could not delete\. No match for '(.*?)'", "no key '{0}' in the configuration that could be deleted"),
+    (r"Could not delete '(.*?)'\. No match in the defaults list", "~{0} deletes nothing that can be deleted: set {0}=... instead"),
     (r"Interpolation key '(.*?)' not found", "${{{0}}} names no key of the configuration"),
 ]

@@ -22,6 +22,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from evalkit.config.types import at, element, members
+from evalkit.errors import UserError, first_line
 
 _MARKED = re.compile("\ue000(.*?)\ue001(.*?)\ue002")  # code points for private use, which no keyboard types
 _NUMBERS = {OverrideLexer.INT: int, OverrideLexer.FLOAT: float, OverrideLexer.BOOL: lambda text: text.lower() == "true"}
@@ -81,18 +82,22 @@ class SpelledFiles(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Load one file of the folder."""
-        result = super().load_config(config_path)
         file = Path(self.path) / self._normalize_file_name(config_path)
+        try:
+            result = super().load_config(config_path)
+        except yaml.YAMLError as reason:
+            raise UserError(f"{file} is not valid yaml: {' '.join(str(reason).split())}") from reason
+        except (OSError, UnicodeDecodeError) as reason:  # OmegaConf raises OSError where the file holds no settings
+            raise UserError(f"{file} is no file of settings in UTF-8 ({first_line(reason)})") from reason
         content = OmegaConf.to_container(result.config)
-        if isinstance(content, dict):
-            node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-            marked = {
-                **_marked_file(content, node),
-                **({"hydra": content["hydra"]} if "hydra" in content else {}),  # Hydra's own keys have its own types
-            }
-            if "defaults" in marked:
-                marked["defaults"] = _texts(marked["defaults"])
-            result.config = OmegaConf.create(marked)
+        if not isinstance(content, dict):
+            raise UserError(f"{file} holds a list, not settings such as 'key: value'")
+        marked = _marked_file(content, yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
+        if "hydra" in content:
+            marked["hydra"] = content["hydra"]  # typed by Hydra itself
+        if "defaults" in content:
+            marked["defaults"] = _texts(marked["defaults"])
+        result.config = OmegaConf.create(marked)
         return result
 
 
@@ -144,7 +149,8 @@ def settle_call(settings: dict[str, Any], function: Callable[..., Any]) -> dict[
         parameters = inspect.signature(function, eval_str=True).parameters
     except (TypeError, ValueError, NameError):  # a function in C, or one whose types exist for type checkers alone
         parameters = cast(Any, {})
-    types = {name: type(p.default) if p.annotation is p.empty and p.default is not None else p.annotation for name, p in parameters.items()}
+    types: dict[str, Any] = {"name": str, "_target_": str}
+    types |= {name: type(p.default) if p.annotation is p.empty and p.default is not None else p.annotation for name, p in parameters.items()}
     return {key: settle(value, types.get(key, Any)) for key, value in settings.items()}
 
 

@@ -5,6 +5,7 @@ pretrained tags `timm/resnet50.a1_in1k`. The settings are read from the library'
 weights of a bare name are written out, since a library may change its defaults.
 """
 
+import importlib.util
 import math
 from typing import Any
 
@@ -39,6 +40,14 @@ def entry(name: str) -> dict[str, Any] | None:
 def names() -> list[str]:
     """Return the names that need no `timm/` in front."""
     return torchvision_names(torchvision.models)
+
+
+def in_timm(name: str) -> bool:
+    """Return whether timm is installed and has a network of this name; it is imported for that."""
+    if importlib.util.find_spec("timm") is None:
+        return False
+    timm = import_timm(f"model={TIMM}{name}")
+    return name.partition(".")[0] in timm.list_models()
 
 
 def _from_torchvision(model: str, chosen: str) -> dict[str, Any]:

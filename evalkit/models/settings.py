@@ -20,12 +20,12 @@ class Settings(BaseModel):
 class ModelConfig(Settings):
     """One entry of conf/model."""
 
-    name: Text
+    name: Text = Field(description="the name in tables")
     factory: Text = Field(description="the dotted path of a function that returns the network", examples=["archs.mynet"])
     args: dict[str, Any]
     weights: Text | None
     seed: Annotated[int, Field(strict=True)]
-    layer: str
+    layer: str = Field(description="the name of a layer, or auto")
     """`auto` until the configuration is composed, then the name of the proposed layer."""
     resize: Positive | tuple[Positive, Positive] | None = Field(
         description="the shorter side in pixels, [height,width] in pixels, or null", examples=["[224,224]"]
