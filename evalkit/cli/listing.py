@@ -46,7 +46,7 @@ def _refuse_names(what: str, names: list[str], conf: Path | None) -> None:
     if names:
         hint = did_you_mean(names[0], choices(what if what == "data" else what.removesuffix("s"), conf))
         near = hint if "did you mean" in hint and f"'{names[0]}'" not in hint else ""
-        layers_of = f"; for its layers, evalkit list layers {names[0]}" if what == "models" and not near else ""
+        layers_of = " (evalkit list layers MODEL lists the layers of one)" if what == "models" else ""
         raise UserError(f"list {what} lists all of them: leave out '{names[0]}'{near}{layers_of}")
 
 

@@ -20,7 +20,8 @@ from evalkit.config.choices import GROUPS, choices
 from evalkit.config.overrides import parse, parse_one, swept
 from evalkit.config.schema import Job, RunConfig
 from evalkit.config.sentences import composition_error, sentence, shown
-from evalkit.config.spelling import has_marks, search_path, settle, settle_call, swept_name, unmarked
+from evalkit.config.spelling import has_marks, settle, settle_call, swept_name, unmarked
+from evalkit.config.yaml_files import search_path
 from evalkit.errors import UserError, did_you_mean
 from evalkit.imports import find
 from evalkit.models.settings import ModelConfig

@@ -1,17 +1,26 @@
 """Overrides of a command line, parsed by Hydra."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.overrides_visitor import HydraErrorListener
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.grammar.gen.OverrideLexer import CommonTokenStream, InputStream, OverrideLexer
+from hydra.grammar.gen.OverrideParser import OverrideParser
 
 from evalkit.config.choices import GROUPS
 from evalkit.config.sentences import shown
-from evalkit.config.spelling import marked_override
+from evalkit.config.spelling import mark
 from evalkit.errors import UserError
 
 _BRACKETS = {"[": "]", "{": "}"}
+_NUMBERS: dict[int, Callable[[str], float]] = {
+    OverrideLexer.INT: int,
+    OverrideLexer.FLOAT: float,
+    OverrideLexer.BOOL: lambda text: text.lower() == "true",
+}
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -27,7 +36,7 @@ def parse_one(text: str) -> Override:
         raise UserError(f"'{text}' is not an override of the form key=value")
     parser = OverridesParser.create()
     try:
-        override = parser.parse_override(marked_override(text, all_text=name in GROUPS))
+        override = parser.parse_override(_marked(text, all_text=name in GROUPS))
     except HydraException as reason:
         try:  # Hydra's grammar requires quotes around paths with brackets or non-ASCII letters
             override = parser.parse_override(key + "='" + value.replace("'", r"\'") + "'")
@@ -45,18 +54,46 @@ def _refuse_half_a_value(text: str, key: str, value: str, reason: HydraException
     """Raise UserError for a list, mapping, quotation or interpolation that is not closed."""
     first = value[:1]
     if first in _BRACKETS and not value.endswith(_BRACKETS[first]):
-        raise UserError(f"'{text}' opens a {first} that is not closed (in quotes, the shell leaves brackets as they are); a name with one is {quoted(key, value)}") from reason
+        raise UserError(
+            f"'{text}' opens a {first} that is not closed; quotes keep it from the shell, and a name with one is {_quoted(key, value)}"
+        ) from reason
     if first in _BRACKETS:
-        raise UserError(f"'{text}' is no list or mapping that can be read; a name with brackets is {quoted(key, value)}") from reason
+        raise UserError(f"'{text}' is no list or mapping that can be read; a name with brackets is {_quoted(key, value)}") from reason
     if first in ("'", '"'):
         raise UserError(f"'{text}' has quotes that do not match; leave them out, or write them as in 'out=\"my folder\"'") from reason
     if "${" in value and "}" not in value:
         raise UserError(f"'{text}' opens a ${{ that is not closed; a reference is written ${{model.name}}") from reason
 
 
-def quoted(key: str, value: str) -> str:
+def _quoted(key: str, value: str) -> str:
     """Return an override, quoted for the shell and for Hydra."""
     return f"\"{key}='{value}'\"" if not set("'\"") & set(value) else f"{key}=..., in quotes within quotes"
+
+
+def _marked(line: str, *, all_text: bool) -> str:
+    """Return an override in which numbers and booleans are marked or, with `all_text`, quoted. Raises HydraException."""
+    lexer = OverrideLexer(InputStream(line))
+    parser = OverrideParser(CommonTokenStream(lexer))
+    for part in (lexer, parser):
+        part.removeErrorListeners()
+        part.addErrorListener(HydraErrorListener())
+    for token in reversed(list(_single_tokens(parser.override()))):
+        text = token.text
+        held = text if all_text else mark(text, _NUMBERS[token.type](text))
+        if isinstance(held, str):
+            line = f"{line[: token.start]}'{held}'{line[token.stop + 1 :]}"
+    return line
+
+
+def _single_tokens(tree: Any) -> Iterator[Any]:
+    """Yield the tokens that are a number or a boolean by themselves, except among the arguments of Hydra's functions."""
+    if isinstance(tree, OverrideParser.PrimitiveContext):
+        tokens = [child.symbol for child in tree.getChildren() if child.symbol.type != OverrideLexer.WS]
+        if len(tokens) == 1 and tokens[0].type in _NUMBERS:
+            yield tokens[0]
+    elif not isinstance(tree, OverrideParser.FunctionContext) and hasattr(tree, "getChildren"):
+        for child in tree.getChildren():
+            yield from _single_tokens(child)
 
 
 def _check_choice(group: str, value: object) -> None:

@@ -63,7 +63,7 @@ def _typed(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_typed(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_typed, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else unmarked(str(value))
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else unmarked(str(value)) or "''"
 
 
 def _locate(path: Iterable[int | str], schema: Any, given: Any) -> tuple[str, Any, Any]:
@@ -114,7 +114,7 @@ def _kind_in_words(kind: Any, constraints: tuple[Any, ...]) -> str:
         return "a folder"
     if fields_of(kind):
         return f"settings ({', '.join(fields_of(kind))})"
-    return "a text" if kind is str else "settings"
+    return "a text" if kind is str else "settings, {key: value}"
 
 
 def _in_words(names: Sequence[str]) -> str:
@@ -148,7 +148,10 @@ def composition_error(reason: Exception) -> UserError:
 
 _COMPOSITION = [
     (r"Could not override '(.*?)'", "{0} cannot be set: only keys that exist can be, and new ones are added, as in +{0}.KEY=VALUE"),
-    (r"Error merging override (.*)", "{0} is not valid: Hydra's own settings take other values"),
+    (
+        r"Error merging override (.*)",
+        "{0} is not valid: give the kind of value that evalkit's own files have there (text, a number, a list or settings)",
+    ),
     (r"An item is already at '(.*?)'", "{0} exists already: leave out the + before it"),
     (r"Could not delete from config\. '(.*?)' does not exist", "no key '{0}' in the configuration that could be deleted"),
     (r"Could not delete '(.*?)'\. No match in the defaults list", "~{0} deletes nothing that can be deleted: set {0}=... instead"),

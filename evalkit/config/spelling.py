@@ -7,25 +7,13 @@ would lose passes through the composition as a text that holds both (`mark`), an
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
-import yaml
-from antlr4 import CommonTokenStream, InputStream
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra.core.override_parser.overrides_visitor import HydraErrorListener
-from hydra.core.plugins import Plugins
-from hydra.grammar.gen.OverrideLexer import OverrideLexer
-from hydra.grammar.gen.OverrideParser import OverrideParser
-from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig, OmegaConf
-
 from evalkit.config.types import at, element, members
-from evalkit.errors import UserError, first_line
 
 _MARKED = re.compile("\ue000(.*?)\ue001(.*?)\ue002")  # code points for private use, which no keyboard types
-_NUMBERS = {OverrideLexer.INT: int, OverrideLexer.FLOAT: float, OverrideLexer.BOOL: lambda text: text.lower() == "true"}
 
 
 def mark(text: str, value: float) -> str | float:
@@ -44,86 +32,6 @@ def has_marks(value: Any) -> bool:
     """Return whether a marked value is somewhere in nested settings."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return any(map(has_marks, inner)) or (isinstance(value, str) and _MARKED.search(value) is not None)
-
-
-def marked_override(line: str, *, all_text: bool) -> str:
-    """Return an override in which numbers and booleans are marked or, with `all_text`, quoted. Raises HydraException."""
-    lexer = OverrideLexer(InputStream(line))
-    parser = OverrideParser(CommonTokenStream(lexer))
-    for part in (lexer, parser):
-        part.removeErrorListeners()
-        part.addErrorListener(HydraErrorListener())
-    for token in reversed(list(_single_tokens(parser.override()))):
-        text = token.text
-        held = text if all_text else mark(text, _NUMBERS[token.type](text))
-        if isinstance(held, str):
-            line = f"{line[: token.start]}'{held}'{line[token.stop + 1 :]}"
-    return line
-
-
-def _single_tokens(tree: Any) -> Iterator[Any]:
-    """Yield the tokens that are a number or a boolean by themselves, except among the arguments of Hydra's functions."""
-    if isinstance(tree, OverrideParser.PrimitiveContext):
-        tokens = [child.symbol for child in tree.getChildren() if child.symbol.type != OverrideLexer.WS]
-        if len(tokens) == 1 and tokens[0].type in _NUMBERS:
-            yield tokens[0]
-    elif not isinstance(tree, OverrideParser.FunctionContext) and hasattr(tree, "getChildren"):
-        for child in tree.getChildren():
-            yield from _single_tokens(child)
-
-
-class SpelledFiles(FileConfigSource):
-    """The user's folder of yaml files, with the same marks as overrides."""
-
-    @staticmethod
-    def scheme() -> str:
-        """Return the prefix of such a folder in Hydra's search path."""
-        return "spelled"
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        """Load one file of the folder."""
-        file = Path(self.path) / self._normalize_file_name(config_path)
-        try:
-            result = super().load_config(config_path)
-        except yaml.YAMLError as reason:
-            raise UserError(f"{file} is not valid yaml: {' '.join(str(reason).split())}") from reason
-        except (OSError, UnicodeDecodeError) as reason:  # OmegaConf raises OSError where the file holds no settings
-            raise UserError(f"{file} is no file of settings in UTF-8 ({first_line(reason)})") from reason
-        content = OmegaConf.to_container(result.config)
-        if not isinstance(content, dict):
-            raise UserError(f"{file} holds a list, not settings such as 'key: value'")
-        marked = _marked_file(content, yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
-        if "hydra" in content:
-            marked["hydra"] = content["hydra"]  # typed by Hydra itself
-        if "defaults" in content:
-            marked["defaults"] = _texts(marked["defaults"])
-        result.config = OmegaConf.create(marked)
-        return result
-
-
-def search_path(folder: Path) -> str:
-    """Return the override that adds the user's folder of yaml files to Hydra's search path."""
-    Plugins.instance().register(SpelledFiles)
-    path = str(folder.resolve()).replace("\\", "\\\\").replace("'", r"\'")
-    return f"hydra.searchpath=['{SpelledFiles.scheme()}://{path}']"
-
-
-def _marked_file(value: Any, node: yaml.Node | None) -> Any:
-    if isinstance(node, yaml.MappingNode) and isinstance(value, dict):
-        nodes = {key.value: item for key, item in node.value}
-        return {key: _marked_file(item, nodes.get(str(key))) for key, item in value.items()}
-    if isinstance(node, yaml.SequenceNode) and isinstance(value, list):
-        return [_marked_file(item, inner) for item, inner in zip(value, node.value, strict=True)]
-    return mark(node.value, value) if isinstance(node, yaml.ScalarNode) and isinstance(value, int | float) else value
-
-
-def _texts(value: Any) -> Any:
-    """Return a defaults list, whose entries all are names."""
-    if isinstance(value, dict):
-        return {key: _texts(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_texts(item) for item in value]
-    return value if value is None else unmarked(str(value))
 
 
 def settle(value: Any, annotation: Any) -> Any:
@@ -150,16 +58,20 @@ def settle_call(settings: dict[str, Any], function: Callable[..., Any]) -> dict[
     except (TypeError, ValueError, NameError):  # a function in C, or one whose types exist for type checkers alone
         parameters = cast(Any, {})
     types: dict[str, Any] = {"name": str, "_target_": str}
-    types |= {name: type(p.default) if p.annotation is p.empty and p.default is not None else p.annotation for name, p in parameters.items()}
+    types |= {
+        name: type(p.default) if p.annotation is p.empty and p.default is not None else p.annotation for name, p in parameters.items()
+    }
     return {key: settle(value, types.get(key, Any)) for key, value in settings.items()}
 
 
 def _is_text(annotation: Any, plain: bool) -> bool:
     """Return whether a type takes text, and no number such as this one (`plain`: a whole number in its plain form)."""
     types = [kind for kind, _ in members(annotation)]
-    types = types if any(get_origin(kind) not in (list, tuple) for kind in types if kind is not type(None)) else [
-        kind for kind, _ in members(element(annotation))
-    ]
+    types = (
+        types
+        if any(get_origin(kind) not in (list, tuple) for kind in types if kind is not type(None))
+        else [kind for kind, _ in members(element(annotation))]
+    )
     names = any(isinstance(kind, type) and issubclass(kind, str | Path) for kind in types)
     if any(kind in (int, float, bool) for kind in types):
         return names and not plain

@@ -1,7 +1,7 @@
 """What a type of the schema consists of: the members of unions, the fields of settings, the elements of lists."""
 
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -27,9 +27,9 @@ def members(annotation: Any, constraints: tuple[Any, ...] = ()) -> Iterator[tupl
 def at(annotation: Any, key: str) -> Any:
     """Return the type of a key of settings, a point or a mapping; Any where it is not known."""
     for kind, _ in members(annotation):
-        fields = fields_of(kind)
-        if key in fields:
-            return fields[key]
+        known = fields_of(kind)
+        if key in known:
+            return known[key]
         if get_origin(kind) is dict:
             return get_args(kind)[1]
     return Any
@@ -45,5 +45,5 @@ def fields_of(kind: Any) -> dict[str, Any]:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return dict(kind.model_fields)
     if is_dataclass(kind):
-        return {name: field.type for name, field in kind.__dataclass_fields__.items()}
+        return {field.name: field.type for field in fields(kind)}
     return {}

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from evalkit.config.calls import fitted
 from evalkit.config.schema import RunConfig
 from evalkit.data.decode import Preprocess, UnreadableImage
 from evalkit.data.jpeg import DeviceDecoder, tried_decoder
@@ -89,8 +90,9 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
 def load_source(settings: Mapping[str, Any]) -> Source:
     """Open the data set of a conf/data entry. Raises UserError where its settings do not fit."""
     factory = find(str(settings["_target_"]), "data._target_")
+    parameters = {key: value for key, value in settings.items() if key not in ("name", "_target_")}
     try:
-        source: Source = factory(**{key: value for key, value in settings.items() if key not in ("name", "_target_")})
+        source: Source = factory(**fitted(factory, parameters, "data"))
     except TypeError as reason:
         raise UserError(f"data={settings.get('name')} cannot be opened: {reason}") from reason
     return source
