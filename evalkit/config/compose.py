@@ -86,12 +86,7 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[
     composed = _compose([*overrides, *extra])
     if order:
         composed.method = {name: composed.method[name] for name in dict.fromkeys([*order, *composed.method])}
-    given = _content(composed)
-    content = _settled(given)
-    try:
-        config = RunConfig.model_validate(content)
-    except ValidationError as reason:
-        raise UserError(sentence(reason, RunConfig, given)) from reason
+    config, content = validated(_content(composed))
     _check_size(config.model, overrides)
     if config.model.layer == "auto":
         from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which is not needed for a named layer
@@ -103,6 +98,15 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[
         config = config.model_copy(update={"out": config.out / name})
         content["out"] = str(config.out)
     return Job(config, OmegaConf.to_yaml(OmegaConf.create(content)))
+
+
+def validated(given: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
+    """Return the typed configuration and its settings without marks (see `spelling`). Raises UserError for a value that does not fit."""
+    content = _settled(given)
+    try:
+        return RunConfig.model_validate(content), content
+    except ValidationError as reason:
+        raise UserError(sentence(reason, RunConfig, given)) from reason
 
 
 def _check_size(model: ModelConfig, overrides: list[str]) -> None:

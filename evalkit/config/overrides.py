@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from antlr4 import CommonTokenStream, InputStream  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.overrides_visitor import HydraErrorListener
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.grammar.gen.OverrideLexer import CommonTokenStream, InputStream, OverrideLexer
+from hydra.grammar.gen.OverrideLexer import OverrideLexer
 from hydra.grammar.gen.OverrideParser import OverrideParser
 
 from evalkit.config.choices import GROUPS
@@ -53,11 +54,11 @@ def parse_one(text: str) -> Override:
 def _refuse_half_a_value(text: str, key: str, value: str, reason: HydraException) -> None:
     """Raise UserError for a list, mapping, quotation or interpolation that is not closed."""
     first = value[:1]
-    if first in _BRACKETS and not value.endswith(_BRACKETS[first]):
+    if first in _BRACKETS and value.count(first) != value.count(_BRACKETS[first]):
         raise UserError(
-            f"'{text}' opens a {first} that is not closed; quotes keep it from the shell, and a name with one is {_quoted(key, value)}"
+            f"'{text}' has {first} and {_BRACKETS[first]} that do not match; quotes keep them from the shell, and a name with one is {_quoted(key, value)}"
         ) from reason
-    if first in _BRACKETS:
+    if first in _BRACKETS and value.endswith(_BRACKETS[first]):
         raise UserError(f"'{text}' is no list or mapping that can be read; a name with brackets is {_quoted(key, value)}") from reason
     if first in ("'", '"'):
         raise UserError(f"'{text}' has quotes that do not match; leave them out, or write them as in 'out=\"my folder\"'") from reason

@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from commands import here
 from rich.console import Console
 
 from evalkit.cli.listing import layers
@@ -67,3 +68,18 @@ def test_a_transformer_is_listed_with_the_reason_why_nothing_is_proposed():
 def test_a_folder_of_yaml_files_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match=r"no folder .*nowhere \(--conf\)"):
         listing.methods(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["models", "resnet18"], r"leave out 'resnet18' \(evalkit list layers MODEL"),
+        (["methods", "gradcam"], "leave out 'gradcam'; did you mean 'grad_cam'"),
+        (["data", "digits"], "leave out 'digits'$"),
+        (["layers"], "list layers needs a model"),
+        (["layers", "model=vgg61"], "no model 'vgg61'; did you mean 'vgg16'"),
+    ],
+)
+def test_names_where_none_belong_and_none_where_one_does(words, says):
+    with pytest.raises(UserError, match=says):
+        raise here("list", *words).exception

@@ -1,5 +1,7 @@
 """Overrides in, typed configurations out."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,13 +75,21 @@ def test_multirun_is_the_product():
         ("model.mean=[1,2]", "model.mean"),
         ("method=[]", "no method chosen"),
         ("device=gpu", "device=gpu should be auto, cpu, cuda or one GPU as in cuda:1"),
-        ("devices=0", "devices=0 should be greater than 0 or should be 'auto'"),
+        ("devices=0", "devices=0 is not valid: give a whole number of 1 or more, or auto"),
         ("launcher=rai", "no launcher 'rai'; did you mean 'ray'?"),
-        ("launcher=ray launcher.num_gpus=x", "launcher.num_gpus=x should be a valid number"),
-        ("launcher=slurm launcher.tasks=0", "launcher.tasks=0 should be greater than 0"),
+        ("launcher=ray launcher.num_gpus=x", "launcher.num_gpus=x is not valid: give a number of 0 or more, or auto"),
+        ("launcher=slurm launcher.tasks=0", "launcher.tasks=0 is not valid: give a whole number of 1 or more"),
         ("out=foo://x", "foo://x cannot be opened"),
-        ("target=${oops}", "the configuration cannot be resolved: Interpolation key 'oops' not found"),
-        ("model=null", "the configuration cannot be composed"),
+        ("target=${oops}", "${oops} names no key of the configuration"),
+        ("model=null", "model=null is not valid: model takes one name"),
+        ("model=[vgg16,resnet50]", "model takes one name"),
+        ("method={a:1}", "method={a: 1} is not valid: method takes a list of names"),
+        ("protocol=3", "no protocol '3'"),
+        ("~model", "~model leaves no model: choose another one"),
+        ("~limits", "no key 'limits' in the configuration that could be deleted"),
+        ("model.args={a:1}", "new ones are added, as in +model.args.KEY=VALUE"),
+        ("+model.foo=1", "no key 'model.foo' in the configuration; did you mean 'model.crop'?"),
+        ("launcher.name=foo", "launcher.name=foo is not valid: choose local, ray or slurm with launcher=NAME"),
     ],
 )
 def test_values_that_do_not_fit(overrides, says):
@@ -98,11 +108,6 @@ def test_points_on_top_of_combinations_name_what_to_add():
     assert [point.select for point in job.config.protocol.points] == ["soft"]
 
 
-@pytest.mark.parametrize("name", ["2026", "nan", "1e3x"])
-def test_folders_whose_names_look_like_numbers(name):
-    assert compose_jobs([f"out={name}"])[0].config.out == Path(name)
-
-
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
@@ -116,6 +121,48 @@ def test_files_of_ones_own_that_do_not_fit(tmp_path, name, text, says):
     (tmp_path / "method" / f"{name}.yaml").write_text(text)
     with pytest.raises(UserError, match=says):
         compose_jobs([f"method=[{name}]", "data=digits"], conf=tmp_path)
+
+
+@pytest.mark.parametrize(("content", "says"), [(b"- a\n", "holds a list, not settings"), (b"name: \xe9\n", "no file of settings in UTF-8")])
+def test_files_of_ones_own_that_hold_no_settings(tmp_path, content, says):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=rf"mine\.yaml {says}"):
+        compose_jobs(["data=mine"], conf=tmp_path)
+
+
+def test_a_folder_without_the_groups(tmp_path):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "a.yaml").write_text("a: 1\n")
+    for conf, says in (
+        (tmp_path / "method", f"holds none of the folders model, .*; did you mean {tmp_path}\\?"),
+        (tmp_path / "a.yaml", r"\(--conf\) is a file: give the folder"),
+        (tmp_path / "nowhere", "no folder .*nowhere"),
+    ):
+        with pytest.raises(UserError, match=says):
+            compose_jobs([], conf=conf)
+
+
+def test_a_crop_that_stays_on_top_of_another_resize(caplog):
+    with pytest.raises(UserError, match=r"model.crop=224 is larger than model.resize=\[128,300\].*set model.crop=128, or model.crop=null"):
+        compose_jobs(["model=vgg16", "model.resize=[128,300]"])
+    compose_jobs(["model=vgg16", "model.resize=300"])
+    assert "the network sees the central 224x224 pixels" in caplog.text
+    caplog.clear()
+    compose_jobs(["model=vgg16"])
+    compose_jobs(["model=vgg16", "model.resize=300", "model.crop=null"])
+    assert not caplog.text
+
+
+def test_a_network_that_timm_has():
+    pytest.importorskip("timm")
+    with pytest.raises(UserError, match="timm has it: model=timm/vit_tiny_patch16_224$"):
+        compose_jobs(["model=vit_tiny_patch16_224"])
+
+
+def test_composing_imports_no_torch():
+    code = "import sys; from evalkit.config.compose import compose_jobs; compose_jobs(['out=3.10', 'limit=3']); assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_switch_of_a_method_that_was_not_chosen():
