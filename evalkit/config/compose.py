@@ -145,20 +145,24 @@ def _content(composed: DictConfig) -> dict[str, Any]:
 
 def _settled(given: dict[str, Any]) -> dict[str, Any]:
     """Return the settings without marks (see `spelling`), those of functions by the types of their parameters."""
-    model, methods = given.get("model"), given.get("method")
-    called = [(given.get("data"), "data"), *((settings, f"method.{name}") for name, settings in (methods or {}).items())]
-    by_function = {
-        key: settle_call(settings, find(unmarked(str(settings["_target_"])), f"{key}._target_"))
-        for settings, key in called
-        if isinstance(settings, dict) and "_target_" in settings and has_marks(settings)
-    }
     content: dict[str, Any] = settle(given, RunConfig)
-    if isinstance(model, dict) and isinstance(model.get("args"), dict) and has_marks(model["args"]):
-        content["model"]["args"] = settle_call(model["args"], find(unmarked(str(model.get("factory"))), "model.factory"))
-    for key, settings in by_function.items():
-        group, _, name = key.partition(".")
-        content.update({group: settings} if not name else {group: {**content[group], name: settings}})
+    data, methods, model = (value if isinstance(value, dict) else {} for value in map(given.get, ("data", "method", "model")))
+    if data:
+        names = settle({key: data[key] for key in ("name", "_target_") if key in data}, dict[str, str])
+        content["data"] = {**_by_function(data, data.get("_target_"), "data._target_"), **names}
+    for name, settings in methods.items():
+        if isinstance(settings, dict):
+            content["method"][name] = _by_function(settings, settings.get("_target_"), f"method.{name}._target_")
+    if isinstance(model.get("args"), dict):
+        content["model"]["args"] = _by_function(model["args"], model.get("factory"), "model.factory")
     return content
+
+
+def _by_function(settings: dict[str, Any], target: object, key: str) -> dict[str, Any]:
+    """Return the settings of a function without marks; it is imported only where there are marks."""
+    if not has_marks(settings):
+        return settings
+    return settle_call(settings, find(unmarked(target), key)) if isinstance(target, str) else settle(settings, Any)  # type: ignore[no-any-return]
 
 
 def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:

@@ -56,7 +56,8 @@ def _refuse_half_a_value(text: str, key: str, value: str, reason: HydraException
     first = value[:1]
     if first in _BRACKETS and value.count(first) != value.count(_BRACKETS[first]):
         raise UserError(
-            f"'{text}' has {first} and {_BRACKETS[first]} that do not match; quotes keep them from the shell, and a name with one is {_quoted(key, value)}"
+            f"'{text}' has {first} and {_BRACKETS[first]} that do not match; quotes keep them from the shell, "
+            f"and a name with one is {_quoted(key, value)}"
         ) from reason
     if first in _BRACKETS and value.endswith(_BRACKETS[first]):
         raise UserError(f"'{text}' is no list or mapping that can be read; a name with brackets is {_quoted(key, value)}") from reason

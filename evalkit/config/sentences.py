@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from evalkit.config.spelling import unmarked
 from evalkit.config.types import at, element, fields_of, members
-from evalkit.errors import UserError, did_you_mean
+from evalkit.errors import UserError, did_you_mean, printable
 
 _COUNTS = {2: "two", 3: "three"}
 _SHOWN = 80
@@ -54,7 +54,7 @@ def misfit(key: str, value: Any, annotation: Any) -> str:
 
 def shown(value: Any) -> str:
     """Return a value as one would type it, shortened where it is long."""
-    text = _typed(value)
+    text = "" if value == "" else printable(_typed(value))
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 

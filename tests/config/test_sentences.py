@@ -15,7 +15,7 @@ from evalkit.point import Point
 HOSTILE = [None, "", "x", -1, 0, True, [], {}, [[1]], [None], ["x", 1], {"a": 1}, float("inf"), float("nan"), "x" * 500, [{}], "é\n"]
 THEIRS = (
     "Input should be", "type=", "validation error", "For further information", "full_key", "object_type", "Unable to", "Config",
-    "mismatched input", "no viable alternative", "valid string", "constrained", "struct", "Traceback", "NoneType", "dict", "\n",
+    "mismatched input", "no viable alternative", "valid string", "constrained", "struct", "Traceback", "NoneType", " dict", "\n",
 )  # fmt: skip
 
 
