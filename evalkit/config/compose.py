@@ -162,7 +162,7 @@ def _by_function(settings: dict[str, Any], target: object, key: str) -> dict[str
     """Return the settings of a function without marks; it is imported only where there are marks."""
     if not has_marks(settings):
         return settings
-    return settle_call(settings, find(unmarked(target), key)) if isinstance(target, str) else settle(settings, Any)  # type: ignore[no-any-return]
+    return settle_call(settings, find(unmarked(target), key)) if isinstance(target, str) else settle(settings, Any)
 
 
 def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:

@@ -73,7 +73,7 @@ def test_a_folder_of_yaml_files_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["models", "resnet18"], r"leave out 'resnet18' \(evalkit list layers MODEL"),
+        (["models", "vgg16"], r"leave out 'vgg16' \(evalkit list layers MODEL"),
         (["methods", "gradcam"], "leave out 'gradcam'; did you mean 'grad_cam'"),
         (["data", "digits"], "leave out 'digits'$"),
         (["layers"], "list layers needs a model"),
