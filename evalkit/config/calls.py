@@ -45,6 +45,6 @@ def _check(key: str, value: Any, annotation: Any) -> None:
         try:
             TypeAdapter(annotation).validate_python(value, strict=True)
         except ValidationError as reason:
-            raise UserError(misfit(key, value, annotation)) from reason
+            raise misfit(key, value, annotation) from reason
         if value == "":
-            raise UserError(misfit(key, value, annotation))
+            raise misfit(key, value, annotation)

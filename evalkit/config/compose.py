@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from evalkit.config.choices import GROUPS, choices
 from evalkit.config.overrides import parse, parse_one, swept
 from evalkit.config.schema import Job, RunConfig
-from evalkit.config.sentences import composition_error, sentence, shown
+from evalkit.config.sentences import composition_error, refusal, shown
 from evalkit.config.spelling import has_marks, settle, settle_call, swept_name, unmarked
 from evalkit.config.yaml_files import search_path
 from evalkit.errors import UserError, did_you_mean
@@ -106,7 +106,7 @@ def validated(given: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
     try:
         return RunConfig.model_validate(content), content
     except ValidationError as reason:
-        raise UserError(sentence(reason, RunConfig, given)) from reason
+        raise refusal(reason, RunConfig, given) from reason
 
 
 def _check_size(model: ModelConfig, overrides: list[str]) -> None:

@@ -17,39 +17,39 @@ _SHOWN = 80
 """Longest value that a sentence repeats in full, in characters."""
 
 
-def sentence(error: ValidationError, schema: Any, given: Any) -> str:
-    """Return the first error of settings as a sentence; `given` are the settings as they were typed (see `spelling`)."""
+def refusal(error: ValidationError, schema: Any, given: Any) -> UserError:
+    """Return the first error of settings as an error of the user; `given` are the settings as they were typed (see `spelling`)."""
     first = error.errors()[0]
     key, annotation, value = _locate(first["loc"], schema, given)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         _, owner, _ = _locate(first["loc"][:-1], schema, given)
         parent = key.rpartition(".")[0]
         known = [f"{parent}.{name}" if parent else name for kind, _ in members(owner) for name in fields_of(kind)]
-        return f"no key '{key}' in the configuration{did_you_mean(key, known)}"
+        return UserError(f"no key '{key}' in the configuration{did_you_mean(key, known)}")
     if first["type"].startswith("union_tag"):
         tags = [tag for kind, _ in members(annotation) for tag in get_args(at(kind, "name").annotation)]
         name = value.get("name") if isinstance(value, dict) else value
-        return f"{key}.name={shown(name)} is not valid: choose {_in_words(tags)} with {key}=NAME"
+        return UserError(f"{key}.name={shown(name)} is not valid: choose {_in_words(tags)} with {key}=NAME")
     if first["type"] == "missing" and isinstance(first["loc"][-1], str):
-        return f"{key} is not set: add {key}=..."
+        return UserError(f"{key} is not set: add {key}=...")
     if first["type"] == "value_error":
         problem = first["msg"].removeprefix("Value error, ")
         if isinstance(value, dict):
-            return f"{key}: {problem}" if key[-1:].isdecimal() else problem
-        return f"{key}={shown(value)} {problem}"
+            return UserError(f"{key}: {problem}" if key[-1:].isdecimal() else problem)
+        return UserError(f"{key}={shown(value)} {problem}")
     return misfit(key, value, annotation)
 
 
-def misfit(key: str, value: Any, annotation: Any) -> str:
-    """Return the sentence for a value that its type does not take: what it is, and what to give."""
+def misfit(key: str, value: Any, annotation: Any) -> UserError:
+    """Return the error of a value that its type does not take: what it is, and what to give."""
     what = _described(annotation)
     example = annotation.examples[0] if isinstance(annotation, FieldInfo) and annotation.examples else None
     what += f", as in {key}={example}" if example else ""
     if value is None or value == "":
-        return f"{key} is {'null' if value is None else 'empty'}: give {what}"
+        return UserError(f"{key} is {'null' if value is None else 'empty'}: give {what}")
     names = [str(name) for kind, _ in members(annotation) for name in _choices(kind)]
     hint = did_you_mean(str(value), names) if names and isinstance(value, str) else ""
-    return f"{key}={shown(value)} is not valid: give {what}{hint if 'did you mean' in hint else ''}"
+    return UserError(f"{key}={shown(value)} is not valid: give {what}{hint if 'did you mean' in hint else ''}")
 
 
 def shown(value: Any) -> str:
