@@ -47,11 +47,16 @@ def read_choice(group: str, name: str, conf: Path | None = None) -> dict[str, An
 def read_choice(group: str, name: str, conf: Path | None = None, *, as_text: bool = False) -> str | dict[str, Any]:
     """Read a yaml file of a group; return its parsed content or, with `as_text`, its text. Raises UserError where it is not valid yaml."""
     own = conf / group / f"{name}.yaml" if conf is not None else None
-    text = own.read_text() if own is not None and own.is_file() else (resources.files("evalkit.conf") / group / f"{name}.yaml").read_text()
+    file = own if own is not None and own.is_file() else resources.files("evalkit.conf") / group / f"{name}.yaml"
     try:
-        content: dict[str, Any] = yaml.safe_load(text)
+        text = file.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except yaml.YAMLError as reason:
         raise UserError(f"{own} is not valid yaml: {' '.join(str(reason).split())}") from reason
+    except UnicodeDecodeError as reason:
+        raise UserError(f"{own} is no file of settings in UTF-8 ({reason})") from reason
+    if not isinstance(content, dict):
+        raise UserError(f"{own} holds no settings such as 'key: value'")
     return text if as_text else content
 
 

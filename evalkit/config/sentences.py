@@ -31,7 +31,8 @@ def refusal(error: ValidationError, schema: Any, given: Any) -> UserError:
         name = value.get("name") if isinstance(value, dict) else value
         return UserError(f"{key}.name={shown(name)} is not valid: choose {_in_words(tags)} with {key}=NAME")
     if first["type"] == "missing" and isinstance(first["loc"][-1], str):
-        return UserError(f"{key} is not set: add {key}=...")
+        owner, _, name = key.rpartition(".")
+        return UserError(f"{owner} has no {name}" if owner[-1:].isdecimal() else f"{key} is not set: add {key}=...")
     if first["type"] == "value_error":
         problem = first["msg"].removeprefix("Value error, ")
         if isinstance(value, dict):
@@ -48,8 +49,10 @@ def misfit(key: str, value: Any, annotation: Any) -> UserError:
     if value is None or value == "":
         return UserError(f"{key} is {'null' if value is None else 'empty'}: give {what}")
     names = [str(name) for kind, _ in members(annotation) for name in _choices(kind)]
-    hint = did_you_mean(str(value), names) if names and isinstance(value, str) else ""
-    return UserError(f"{key}={shown(value)} is not valid: give {what}{hint if 'did you mean' in hint else ''}")
+    wrong = next((item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str) and item not in names), None)
+    hint = did_you_mean(wrong, names) if names and wrong else ""
+    given = f"'{value}'" if isinstance(value, str) and value.isdecimal() else shown(value)  # text, unlike the number 5
+    return UserError(f"{key}={given} is not valid: give {what}{hint if 'did you mean' in hint else ''}")
 
 
 def shown(value: Any) -> str:
@@ -155,5 +158,9 @@ _COMPOSITION = [
     (r"An item is already at '(.*?)'", "{0} exists already: leave out the + before it"),
     (r"Could not delete from config\. '(.*?)' does not exist", "no key '{0}' in the configuration that could be deleted"),
     (r"Could not delete '(.*?)'\. No match in the defaults list", "~{0} deletes nothing that can be deleted: set {0}=... instead"),
+    (r"Environment variable '(.*?)' not found", "the environment variable {0}, which the configuration refers to, is not set"),
+    (r"Unsupported interpolation type (\S+)", "${{{0}:...}} is no reference that evalkit knows; one to a key is written ${{model.name}}"),
+    (r"Recursive interpolation", "a key of the configuration refers to itself by ${{...}}"),
+    (r"raised while resolving interpolation: (.*)", "a reference ${{...}} in the configuration cannot be resolved ({0})"),
     (r"Interpolation key '(.*?)' not found", "${{{0}}} names no key of the configuration"),
 ]

@@ -19,8 +19,8 @@ def models(conf: Path | None) -> Table:
     table = Table("model", "target layer", "input", "top-1 %", "weights", title="models: evalkit run model=NAME", caption=caption)
     for name in choices("model", conf):
         entry = read_choice("model", name, conf)
-        size = entry["crop"] or entry["resize"]
-        table.add_row(name, *(escape(_text(value)) for value in (entry["layer"], size, entry["expected_top1"], entry["weights"])))
+        shown = (entry.get("layer"), entry.get("crop") or entry.get("resize"), entry.get("expected_top1"), entry.get("weights"))
+        table.add_row(name, *(escape(_text(value)) for value in shown))  # one of the user's may take the rest from another
     return table
 
 

@@ -83,3 +83,16 @@ def test_a_folder_of_yaml_files_that_is_not_there(tmp_path):
 def test_names_where_none_belong_and_none_where_one_does(words, says):
     with pytest.raises(UserError, match=says):
         raise here("list", *words).exception
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"- a\n", "holds no settings such as"), (b"name: \xe9\n", "is no file of settings in UTF-8"), (b"a: [", "is not valid yaml")],
+)
+def test_files_of_ones_own_that_cannot_be_listed(tmp_path, content, says):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "short.yaml").write_bytes(b"defaults: [vgg16, _self_]\nlayer: features.28\n")
+    assert "features.28" in text(listing.models(tmp_path))
+    (tmp_path / "model" / "mine.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        listing.models(tmp_path)
