@@ -1,30 +1,20 @@
 """Loading of a model from its config: it is built, cut and checked."""
 
-import hashlib
-import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
-from typing import Any
-from urllib.error import URLError
 
 import torch
-import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from evalkit.data.decode import Preprocess
 from evalkit.data.labels import Classes, load_classes
-from evalkit.errors import UserError, cause, did_you_mean, first_line
-from evalkit.imports import find, import_timm
-from evalkit.models.catalogue import TIMM_FACTORY
+from evalkit.errors import UserError, cause
+from evalkit.imports import find
 from evalkit.models.copies import eval_copy, uncompiled
 from evalkit.models.outputs import check_meaning
 from evalkit.models.proposal import NoLayer, propose
 from evalkit.models.settings import ModelConfig
 from evalkit.models.split import SplitModel
+from evalkit.models.weights import fill, hash_weights, origin, require_values
 
 _COMMON_SIDES = (224, 299, 384, 64, 32, 28)
 """Sizes of images tried where a network cannot process the configured one."""
@@ -60,17 +50,10 @@ def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None
 def build(config: ModelConfig) -> tuple[nn.Module, str]:
     """Return the module with its weights, on the CPU, and where the weights come from."""
     module = _construct(config, config.seed)
-    if config.weights is None:
-        again = _construct(config, config.seed + 1)  # if the seed changes nothing, the factory loads weights
-        fixed = all(map(torch.equal, again.state_dict().values(), module.state_dict().values()))
-        return module, f"set by {config.factory}" if fixed else f"random (seed {config.seed})"
-    state = _state_dict(config)
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as reason:
-        lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
-        raise UserError(f"model.weights={config.weights} does not fit {config.factory}: {' '.join(lines[1:3])[:300]}") from reason
-    return module, config.weights
+    if config.weights is not None:
+        fill(module, config)
+    require_values(module, config)
+    return module, config.weights or origin(module, _construct(config, config.seed + 1), config)
 
 
 def proposed_layer(config: ModelConfig) -> str:
@@ -125,80 +108,6 @@ def _construct(config: ModelConfig, seed: int) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise UserError(f"model.factory={config.factory} returned {type(module).__name__}, not a torch.nn.Module")
     return uncompiled(module)
-
-
-def hash_weights(state: Mapping[str, Tensor]) -> str:
-    """Return a hash over all parameters and buffers, whatever file or download they come from."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
-def _state_dict(config: ModelConfig) -> Mapping[str, Any]:
-    weights = str(config.weights)
-    if weights.startswith("embedded:"):
-        with resources.as_file(resources.files("evalkit.models") / "weights" / weights.removeprefix("embedded:")) as file:
-            return load_file(file)
-    if not weights.endswith((".safetensors", ".pth", ".pt")):
-        return _timm_weights(config, weights) if config.factory == TIMM_FACTORY else _torchvision_weights(config.factory, weights)
-    file = Path(weights).expanduser()
-    if not file.is_file():
-        raise UserError(f"no weights file {file} (model.weights)")
-    try:
-        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as reason:
-        raise UserError(
-            f"cannot read weights from {file}: {str(reason).splitlines()[0] if str(reason) else 'damaged file'} "
-            "(model.weights takes a state dict as .safetensors or .pth; nothing else is unpickled)"
-        ) from reason
-    nested = state.get("state_dict", state) if isinstance(state, Mapping) else state
-    if not isinstance(nested, Mapping):
-        raise UserError(f"{file} holds no state dict, but a {type(nested).__name__}")
-    return {str(name).removeprefix("module."): value for name, value in nested.items()}  # as DistributedDataParallel saves it
-
-
-def _torchvision_weights(factory: str, name: str) -> Mapping[str, Any]:
-    package, _, model = factory.rpartition(".")
-    if not package.startswith("torchvision.models"):
-        raise UserError(
-            f"model.weights={name} is no .safetensors or .pth file, and {factory} has no weights by name; "
-            "give such a file, or null for random weights"
-        )
-    available = torchvision.models.get_model_weights(model)
-    if name not in available.__members__:
-        raise UserError(f"torchvision has no weights '{name}' for {model}{did_you_mean(name, available.__members__)}")
-    try:
-        return available[name].get_state_dict(progress=False, check_hash=True)
-    except (URLError, OSError, RuntimeError) as reason:
-        raise UserError(
-            f"cannot download {name} for {model} ({reason}); fetch {available[name].url} elsewhere and set model.weights to the file, "
-            "or model.weights=null for random weights"
-        ) from reason
-
-
-def _timm_weights(config: ModelConfig, tag: str) -> Mapping[str, Any]:
-    """Return the weights of a pretrained tag, as timm itself loads and converts them."""
-    timm = import_timm(f"model.weights={tag}")
-    model = str(config.args.get("model_name")).partition(".")[0]
-    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{model}.*")]
-    if tag not in tags:
-        raise UserError(f"timm has no weights '{tag}' for {model}{did_you_mean(tag, tags)}")
-    try:
-        module: nn.Module = timm.create_model(**{**config.args, "model_name": f"{model}.{tag}"}, pretrained=True)
-    except (OSError, RuntimeError) as reason:  # URLError and the Hub's own errors are OSErrors
-        settings = timm.get_pretrained_cfg(f"{model}.{tag}")
-        raise UserError(
-            f"cannot download {tag} for {model} ({first_line(reason)}); fetch {_timm_address(settings)} elsewhere and set model.weights "
-            "to the file, or model.weights=null for random weights"
-        ) from reason
-    return module.state_dict()
-
-
-def _timm_address(settings: Any) -> str:
-    hub = settings.hf_hub_id
-    return f"https://huggingface.co/{hub}/resolve/main/model.safetensors" if hub else str(settings.url)
 
 
 def fixed_size(config: ModelConfig) -> tuple[int, int] | None:
