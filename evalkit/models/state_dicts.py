@@ -33,6 +33,8 @@ class _Fit:
 
     entry: Entry
     state: State
+    filled: State
+    """What the state dict lacks but determines."""
     missing: list[str]
     unexpected: list[str]
     misshapen: list[str]
@@ -62,15 +64,19 @@ def fit(module: nn.Module, content: Any, config: ModelConfig) -> None:
     if exact[1:]:
         _say_which(exact, config)
     given = chosen.state if exact else dict(found)[chosen.entry]  # the network's own hooks may know other names
+    if any(map(_holds_unread, given.values())):
+        raise UserError(_differences(chosen, own, config))
     try:
-        module.load_state_dict(given)
+        module.load_state_dict({**given, **chosen.filled} if exact and chosen.filled else given)
     except Exception as reason:  # besides torch, `_load_from_state_dict` and `set_extra_state` of a user may raise anything
-        raise UserError(_differences(chosen, own, config) or _refusal(reason, config)) from reason
+        if chosen.exact:
+            raise UserError(_refusal(reason, config)) from reason
+        raise UserError(_differences(chosen, own, config) + _part(chosen, module)) from reason
 
 
 def _state_dicts(content: Any, entry: Entry = ()) -> Iterator[tuple[Entry, State]]:
     """Yield all mappings from names to tensors, down to the second level."""
-    if isinstance(content, list | tuple):
+    if isinstance(content, list | tuple) and not entry:
         content = {str(place): value for place, value in enumerate(content)}
     if not isinstance(content, Mapping):
         return
@@ -92,7 +98,7 @@ def _say_which(exact: list[_Fit], config: ModelConfig) -> None:
         raise UserError(
             f"model.weights={config.weights} holds several state dicts that fit ({', '.join(names)}): save the one you mean alone"
         )
-    log.warning("%s: weights are read from '%s'; %s would fit too (to evaluate it, save it alone)", config.weights, names[0], names[1:])
+    log.warning("%s: weights are read from %s, though %s would fit too", config.weights, names[0], " and ".join(names[1:]))
 
 
 def _best(entry: Entry, state: State, own: State) -> _Fit:
@@ -101,6 +107,8 @@ def _best(entry: Entry, state: State, own: State) -> _Fit:
     best: _Fit | None = None
     for names in _renamings(list(state), list(own)):
         renamed = {own_names.get(new, new): state[old] for old, new in names.items()}
+        if len(renamed) < len(names):
+            continue
         this = _compare(entry, state if list(renamed) == list(state) else renamed, own)
         if this.exact:
             return this
@@ -142,21 +150,18 @@ def _common_prefixes(names: list[str]) -> list[str]:
 
 
 def _compare(entry: Entry, state: State, own: State) -> _Fit:
-    """Compare a state dict with the network's own. Of what it lacks, what the rest determines is filled in.
+    """Compare a state dict with the network's own.
 
-    That is the second name of a tensor that has two, since safetensors keeps only one, and BatchNorm's count of batches, which
-    old versions of torch did not save.
+    What it may lack is the second name of a tensor that has two, since safetensors keeps only one, and BatchNorm's count of batches,
+    which old versions of torch did not save and no result depends on.
     """
     missing = [name for name in own if name not in state]
-    if missing:
-        places: dict[Any, str] = {_place(own[name]): name for name in own if name in state and isinstance(own[name], Tensor)}
-        filled = {name: state[places[_place(own[name])]] for name in missing if _place(own[name]) in places}
-        filled |= {name: own[name] for name in missing if name.endswith("num_batches_tracked")}
-        state = {**state, **filled} if filled else state
-        missing = [name for name in missing if name not in filled]
+    places = {_place(own[name]): name for name in own if name in state} if missing else {}
+    filled = {name: own[name] for name in missing if name.endswith("num_batches_tracked")}
+    filled |= {name: state[places[place]] for name in missing if (place := _place(own[name])) in places}
     unexpected = [name for name in state if name not in own]
     misshapen = [name for name in state if name in own and not _same_shape(state[name], own[name])]
-    return _Fit(entry, state, missing, unexpected, misshapen)
+    return _Fit(entry, state, filled, [name for name in missing if name not in filled], unexpected, misshapen)
 
 
 def _place(value: Any) -> object:
@@ -181,9 +186,7 @@ def _holds_unread(value: Any) -> bool:
 
 
 def _differences(tried: _Fit, own: State, config: ModelConfig) -> str:
-    """Return in one sentence how a state dict differs from the network's; empty where it does not."""
-    if tried.exact:
-        return ""
+    """Return in one sentence how a state dict differs from the network's."""
     entry = f", entry {'/'.join(tried.entry)}," if tried.entry else ""
     start = f"model.weights={config.weights}{entry} does not fit {config.factory}: "
     if not tried.matching and not tried.misshapen:
@@ -200,6 +203,19 @@ def _differences(tried: _Fit, own: State, config: ModelConfig) -> str:
         place = "".join(f"[{key!r}]" for key in tried.entry)
         return f"{start}{', '.join(parts)}; {by_hand(Path(str(config.weights)), place)}"
     return start + ", ".join(parts) + _head(tried, own, config)
+
+
+def _part(tried: _Fit, module: nn.Module) -> str:
+    """Return a hint where the state dict is that of a part of the network, or where the network's is a part of it."""
+    own = module.state_dict()
+    for name, child in module.named_children():
+        if own.keys() != child.state_dict().keys() and _best((), tried.state, child.state_dict()).exact:
+            return f"; it fits the network's part '{name}': load it there in the factory, with model.weights=null"
+    for prefix in dict.fromkeys(name.partition(".")[0] + "." for name in tried.state if "." in name):
+        part = {name.removeprefix(prefix): value for name, value in tried.state.items() if name.startswith(prefix)}
+        if _best((), part, own).exact:
+            return f"; its keys that begin with '{prefix}' fit: save those alone"
+    return ""
 
 
 def _head(tried: _Fit, own: State, config: ModelConfig) -> str:

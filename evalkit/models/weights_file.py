@@ -43,6 +43,7 @@ class Unread:
     """Stands for an object of a file whose type torch's safe loader does not know: nothing of it is kept but the type's name."""
 
     def __new__(cls, *_arguments: object) -> "Unread":
+        """Make an object without its arguments."""
         return object.__new__(cls)
 
     def __init__(self, *_arguments: object) -> None:

@@ -1,0 +1,241 @@
+"""State dicts as training scripts leave them: loaded right, or refused in one sentence."""
+
+import logging
+from collections import OrderedDict
+
+import pytest
+import torch
+from builders import TinyFC, TinyGAP
+from torch import Tensor, nn
+
+from evalkit.config.compose import compose_jobs
+from evalkit.errors import UserError
+from evalkit.models import zoo
+from evalkit.models.state_dicts import fit
+from evalkit.models.weights import hash_weights
+
+
+def settings(weights="w.pth", factory="builders.TinyGAP", *more: str):
+    network = [f"model.factory={factory}", "model.layer=features", f"model.weights={weights}", "model.resize=[16,16]"]
+    return compose_jobs(["model=custom", *network, *more])[0].config.model
+
+
+def loaded(content: object, into: nn.Module | None = None) -> nn.Module:
+    module = into or TinyGAP()
+    fit(module, content, settings())
+    return module
+
+
+def trained(module: nn.Module | None = None) -> nn.Module:
+    """A network with values in every parameter and buffer that a new one does not have."""
+    module = module or TinyGAP()
+    with torch.no_grad():
+        for value in module.state_dict().values():
+            value.copy_(torch.rand(value.shape) * 9 + 2)
+    return module
+
+
+def prefixed(state, prefix: str):
+    return {prefix + name: value for name, value in state.items()}
+
+
+class Wrapper(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class OwnModule(nn.Module):
+    """Has a submodule with the name that DataParallel gives to what it wraps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["model", "state_dict", "model_state_dict", "ema", "model_ema", "state_dict_ema", "net", "network", "weights", "params", "params_ema"]
+    + ["module", "ema/module", "state_dict/model", "checkpoint/weights", "generator", "0"],
+)
+def test_nested_under_the_names_of_training_scripts(entry):
+    state = trained().state_dict()
+    content: object = state
+    for key in reversed(entry.split("/")):
+        content = {key: content, "epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, "rng": torch.get_rng_state()}
+    content = [state, 3] if entry == "0" else content
+    assert hash_weights(loaded(content).state_dict()) == hash_weights(state)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "module._orig_mod.", "a.b.c."]
+)
+def test_prefixes_are_removed_where_all_keys_have_them_and_added_where_the_network_has_them(prefix):
+    state = trained().state_dict()
+    assert hash_weights(loaded(prefixed(state, prefix)).state_dict()) == hash_weights(state)
+    wrapped = loaded(prefixed(state, prefix), Wrapper(Wrapper(TinyGAP())))
+    assert hash_weights(wrapped.net.net.state_dict()) == hash_weights(state)
+    assert hash_weights(loaded(state, wrapped).net.net.state_dict()) == hash_weights(state)
+    partly = {(prefix if name.startswith("features") else "") + name: value for name, value in state.items()}
+    if "module" not in prefix and "_orig_mod" not in prefix:
+        with pytest.raises(UserError, match=rf"it lacks 6 keys \(features.*it has 7 keys \({prefix}features.*the network has not"):
+            loaded(partly)
+
+
+def test_a_submodule_called_as_a_wrapper_calls_its_own_keeps_its_name():
+    for module in (OwnModule(), Wrapper(OwnModule()), nn.Sequential(OrderedDict(model=OwnModule()))):
+        state = trained(module).state_dict()
+        for content in (state, prefixed(state, "module."), prefixed(state, "module._orig_mod.")):
+            other = loaded(content, {OwnModule: OwnModule}.get(type(module), lambda m=module: trained(m))())
+            assert hash_weights(other.state_dict()) == hash_weights(state if isinstance(module, OwnModule) else module.state_dict())
+
+
+def test_parts_wrapped_by_dataparallel_or_compiled():
+    state = trained().state_dict()
+    inner = {name.replace("features.", "features.module.").replace("fc.", "fc._orig_mod."): value for name, value in state.items()}
+    assert hash_weights(loaded(inner).state_dict()) == hash_weights(state)
+    compiled = TinyGAP()
+    compiled.features = torch.compile(compiled.features)
+    assert "features._orig_mod.0.weight" in compiled.state_dict()
+    assert list(hash_weights({"": value}) for value in loaded(state, compiled).state_dict().values()) == [
+        hash_weights({"": value}) for value in state.values()
+    ]
+
+
+def test_the_averaged_model_of_torch():
+    module = trained()
+    averaged = torch.optim.swa_utils.AveragedModel(module)
+    averaged.update_parameters(module)
+    assert "n_averaged" in averaged.state_dict()
+    assert hash_weights(loaded(averaged.state_dict()).state_dict()) == hash_weights(module.state_dict())
+
+
+def test_of_several_that_fit_the_trained_one_is_taken_and_named(caplog):
+    first, second = trained().state_dict(), trained().state_dict()
+    with caplog.at_level(logging.WARNING):
+        assert hash_weights(loaded({"model_ema": second, "model": first}).state_dict()) == hash_weights(first)
+    assert "weights are read from model, though model_ema would fit too" in caplog.text
+    caplog.clear()
+    assert hash_weights(loaded({"model_ema": second, "model": TinyFC().state_dict()}).state_dict()) == hash_weights(second)
+    assert not caplog.records
+    with pytest.raises(UserError, match=r"several state dicts that fit \(student, teacher\): save the one you mean alone"):
+        loaded({"student": first, "teacher": second})
+
+
+def test_old_checkpoints_without_counts_of_batches_and_one_name_of_a_shared_tensor():
+    state = trained().state_dict()
+    del state["features.1.num_batches_tracked"]
+    assert torch.equal(loaded(state).fc.weight, state["fc.weight"])
+
+    def tied() -> nn.Module:
+        module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        module[1].weight = module[0].weight
+        return module
+
+    state = trained(tied()).state_dict()
+    del state["0.weight"]
+    assert torch.equal(loaded(state, tied())[0].weight, state["1.weight"])
+
+
+def test_names_that_the_networks_own_hooks_know():
+    class Renames(TinyGAP):
+        def _load_from_state_dict(self, state_dict, prefix, *more):
+            for name in [name for name in state_dict if name.startswith("head.")]:
+                state_dict["fc." + name.removeprefix("head.")] = state_dict.pop(name)
+            super()._load_from_state_dict(state_dict, prefix, *more)
+
+    state = trained().state_dict()
+    old = {name.replace("fc.", "head."): value for name, value in state.items()}
+    assert hash_weights(loaded(old, Renames()).state_dict()) == hash_weights(state)
+
+
+def without(state, *names):
+    return {name: value for name, value in state.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (lambda s: without(s, "fc.bias"), r"does not fit builders\.TinyGAP: it lacks 1 key \(fc\.bias\)$"),
+        (lambda s: {**s, "aux.weight": torch.ones(1)}, r"it has 1 key \(aux\.weight\) that the network has not$"),
+        (lambda s: {**s, "epoch": 3}, r"it has 1 key \(epoch\) that"),
+        (
+            lambda s: without(s, "fc.bias", "fc.weight") | {"head.weight": torch.ones(2), "features.1.bias": torch.ones(4)},
+            r"it lacks 2 keys \(fc\.weight, fc\.bias\), it has 1 key \(head\.weight\) that the network has not, 1 key of another shape "
+            r"or type \(features\.1\.bias: 4 instead of 8\)$",
+        ),
+        (lambda s: {"state_dict": prefixed(without(s, "fc.bias"), "module.")}, r"w\.pth, entry state_dict, does not fit .* lacks 1 key \(fc\.bias\)$"),
+        (lambda s: nn.Linear(2, 2).state_dict(), r"none of its keys \(weight, bias\) is one of the network's \(features\.0\.weight, .* 5 more\)"),
+        (lambda s: {**s, "fc.bias": [0.0] * 5}, r"fc\.bias: list instead of 5"),
+        (lambda s: {}, "holds an empty state dict"),
+        (lambda s: 3, "holds no state dict, but a int"),
+        (lambda s: {"epoch": 3, "optimizer": {}}, "holds no state dict, .* but epoch: int, optimizer: dict"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named(content, says):
+    with pytest.raises(UserError, match=says) as refused:
+        loaded(content(trained().state_dict()))
+    assert "\n" not in str(refused.value)
+
+
+def test_the_state_dict_of_a_part_or_of_a_whole_around_the_network_is_said():
+    class Normalises(Wrapper):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__(net)
+            self.register_buffer("mean", torch.zeros(3))
+
+    with pytest.raises(UserError, match=r"it fits the network's part 'net': load it there in the factory, with model\.weights=null"):
+        loaded(prefixed(trained().state_dict(), "module."), Normalises(TinyGAP()))
+    with pytest.raises(UserError, match=r"it has 1 key \(mean\).*; its keys that begin with 'net\.' fit: save those alone"):
+        loaded(Normalises(TinyGAP()).state_dict())
+    with pytest.raises(UserError, match=r"has 1 key \(loss\.weight\) that the network has not; its keys that begin with 'model\.' fit"):
+        loaded({"state_dict": prefixed(trained().state_dict(), "model.") | {"loss.weight": torch.ones(5)}})
+
+
+@pytest.mark.parametrize(
+    ("factory", "state", "setting"),
+    [
+        ("builders.TinyGAP", lambda: TinyGAP(7).state_dict(), r"\+model\.args\.classes=7$"),
+        ("torchvision.models.squeezenet1_1", lambda: zoo.find("torchvision.models.squeezenet1_1", "")(num_classes=7).state_dict(), r"\+model\.args\.num_classes=7$"),
+    ],
+)  # fmt: skip
+def test_another_number_of_classes_is_said(factory, state, setting):
+    config = settings("w.pth", factory)
+    module = zoo.find(factory, "model.factory")()
+    with pytest.raises(UserError, match=f"these weights have 7 outputs: set {setting}"):
+        fit(module, prefixed(state(), "module."), config)
+    named = settings("w.pth", "builders.TinyGAP", "+model.args.classes=3")
+    with pytest.raises(UserError, match=r"7 outputs: set model\.args\.classes=7$"):
+        fit(TinyGAP(3), TinyGAP(7).state_dict(), named)
+
+
+def test_a_load_that_fails_in_the_networks_own_code():
+    class Strict(TinyGAP):
+        def get_extra_state(self):
+            return {"version": 1}
+
+        def set_extra_state(self, state):
+            raise ValueError(f"version {state['version']} is too old\nand so on")
+
+    with pytest.raises(UserError, match=r"does not fit builders\.TinyGAP: ValueError: version 1 is too old$"):
+        loaded(Strict().state_dict(), Strict())
+
+
+def test_quantised_networks_load_their_own_state():
+    def quantised() -> nn.Module:
+        return torch.ao.quantization.quantize_dynamic(trained(TinyFC()), {nn.Linear}, dtype=torch.qint8)
+
+    first, second = quantised(), quantised()
+    x = torch.rand(2, 3, 16, 16)
+    assert hash_weights(first.state_dict()) != hash_weights(second.state_dict())
+    fit(second, {"model": first.state_dict()}, settings())
+    assert hash_weights(first.state_dict()) == hash_weights(second.state_dict())
+    assert torch.equal(first.eval()(x), second.eval()(x))
+
+
+def test_half_precision_is_read_as_its_value():
+    state = {name: value.half() if value.is_floating_point() else value for name, value in trained().state_dict().items()}
+    assert torch.equal(loaded(state).fc.weight, state["fc.weight"].float())
