@@ -59,6 +59,56 @@ def with_weights_of_its_own():
     return module
 
 
+def trained_with_noise():
+    """Loads its weights itself, and has a buffer of noise."""
+    module = with_weights_of_its_own()
+    module.classifier[1].weight.data[0, 0] = 2.0
+    module.register_buffer("noise", torch.rand(3))
+    return module
+
+
+def trained_but_for_its_head():
+    module = TinyGAP()
+    module.features.load_state_dict(
+        {name: torch.arange(value.numel()).view_as(value) for name, value in module.features.state_dict().items()}
+    )
+    return module
+
+
+class ExtraState(TinyFC):
+    def get_extra_state(self):
+        return {"epoch": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def quantised():
+    return torch.ao.quantization.quantize_dynamic(TinyFC(), {torch.nn.Linear}, dtype=torch.qint8)
+
+
+def on_meta():
+    with torch.device("meta"):
+        return TinyGAP()
+
+
+class Lazy(TinyGAP):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.LazyLinear(5)
+
+
+class WithoutParameters(torch.nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+class RandomBuffersOnly(WithoutParameters):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", torch.rand(3))
+
+
 def lacks_its_checkpoint():
     raise FileNotFoundError("no such checkpoint")
 

@@ -19,8 +19,8 @@ from evalkit.errors import UserError, did_you_mean, first_line
 from evalkit.imports import import_timm
 from evalkit.models import weights_file
 from evalkit.models.catalogue import TIMM_FACTORY
+from evalkit.models.fitting import fit
 from evalkit.models.settings import ModelConfig
-from evalkit.models.state_dicts import fit
 
 
 def fill(module: nn.Module, config: ModelConfig) -> None:
@@ -111,18 +111,18 @@ def _content(config: ModelConfig) -> Any:
     if "://" in weights:
         raise UserError(f"model.weights={weights} is an address: download the file, and give its path")
     file = Path(weights).expanduser()
-    if weights.endswith(weights_file.SUFFIXES) or "/" in weights or file.is_file():
+    by_name = config.factory == TIMM_FACTORY or config.factory.startswith("torchvision.models.")
+    if weights.endswith(weights_file.SUFFIXES) or "/" in weights or file.is_file() or (file.exists() and not by_name):
         return weights_file.read(file)
+    if not by_name:
+        raise UserError(
+            f"model.weights={weights} is no file, and {config.factory} has no weights by name; give a file, or null for random weights"
+        )
     return _from_timm(config, weights) if config.factory == TIMM_FACTORY else _from_torchvision(config.factory, weights)
 
 
 def _from_torchvision(factory: str, name: str) -> Mapping[str, Any]:
-    package, _, model = factory.rpartition(".")
-    if not package.startswith("torchvision.models"):
-        raise UserError(
-            f"model.weights={name} is no .safetensors or .pth file, and {factory} has no weights by name; "
-            "give such a file, or null for random weights"
-        )
+    model = factory.rpartition(".")[2]
     available = torchvision.models.get_model_weights(model)
     if name not in available.__members__:
         raise UserError(f"torchvision has no weights '{name}' for {model}{did_you_mean(name, available.__members__)}")

@@ -129,9 +129,9 @@ def _load_legacy(file: Path) -> Any:
 def _load(file: Path, names: set[str]) -> Any:
     """Load a file with torch's safe loader. `names` are the dotted names of the types and functions in it that it may not know."""
     try:
-        with torch.serialization.safe_globals([_stand_in(name) for name in names]), warnings.catch_warnings():
+        with torch.serialization.safe_globals([_stand_in(name) for name in names]), warnings.catch_warnings(), file.open("rb") as stream:
             warnings.simplefilter("ignore")  # of formats that are no longer written
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(stream, map_location="cpu", weights_only=True)  # of a path it would ask for the suffix
     except pickle.UnpicklingError as reason:
         if any(name.startswith("torch.nn.modules.") for name in names):
             raise UserError(whole_network(file)) from reason
