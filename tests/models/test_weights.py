@@ -1,11 +1,13 @@
 """Where weights come from, and the hash by which run folders know them."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
-from builders import TinyFC, TinyGAP
+from builders import TinyFC, TinyGAP, finished_rows, tiny_overrides
 from commands import through_main
 from safetensors.torch import save_file
-from torch import nn
 
 from evalkit.config.compose import compose_jobs
 from evalkit.errors import UserError
@@ -20,11 +22,7 @@ def config(named: object, factory: str = "builders.TinyFC", *more: str):
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".pth.tar", ".ckpt", ".bin", ".tar", ".safetensors", ".best", ""])
 def test_files_of_any_name_are_read_by_their_content(tmp_path, suffix):
     state = TinyFC().state_dict()
-    for kind, save in (
-        ("torch", torch.save),
-        ("safe", save_file),
-        ("old", lambda *a: torch.save(*a, _use_new_zipfile_serialization=False)),
-    ):
+    for kind, save in (("torch", torch.save), ("safe", save_file), ("old", partial(torch.save, _use_new_zipfile_serialization=False))):
         save(state, tmp_path / f"{kind}{suffix}")
         module, said = zoo.build(config(f"'{tmp_path}/{kind}{suffix}'"))
         assert weights.hash_weights(module.state_dict()) == weights.hash_weights(state) and said == f"{tmp_path}/{kind}{suffix}"
@@ -97,12 +95,11 @@ def test_other_values_in_a_state_dict_have_a_hash(one, other):
     assert weights.hash_weights({"x": object()}) == weights.hash_weights({"x": object()})
 
 
-def test_networks_with_extra_state_or_quantised_layers_are_evaluated(folder, tmp_path):
-    from builders import finished_rows, tiny_overrides
-
-    for factory in ("theirs.ExtraState", "theirs.quantised"):
-        rows = finished_rows([*tiny_overrides(folder, tmp_path / factory, factory), "method=[grad_cam,random]"])
-        assert set(rows.status) == {"ok"}
+def test_networks_with_extra_state_or_quantised_layers(folder, tmp_path):
+    rows = finished_rows([*tiny_overrides(folder, tmp_path / "run", "theirs.ExtraState"), "method=[grad_cam,random]"])
+    assert set(rows.status) == {"ok"}
+    first, second = (zoo.build(config("null", "theirs.quantised", f"model.seed={seed}"))[0].state_dict() for seed in (0, 1))
+    assert weights.hash_weights(first) != weights.hash_weights(second)
 
 
 @pytest.mark.parametrize(
@@ -142,8 +139,6 @@ def test_weights_are_random_where_parameters_follow_the_seed(factory, origin):
 
 
 def test_titles_say_random_only_where_it_is_so(folder, tmp_path):
-    from builders import tiny_overrides
-
     for factory, random in (("trained_with_noise", False), ("trained_but_for_its_head", True)):
         out = tmp_path / factory
         assert through_main("run", *tiny_overrides(folder, out, f"theirs.{factory}"), "method=[grad_cam]").returncode == 0
@@ -152,18 +147,9 @@ def test_titles_say_random_only_where_it_is_so(folder, tmp_path):
         assert f"theirs.{factory}" in (out / "tables.md").read_text()
 
 
-def test_a_network_wider_than_its_weights_by_name(monkeypatch):
-    class Published:
-        __members__ = {"IMAGENET1K_V1": None}
-
-        def __getitem__(self, name):
-            return self
-
-        def get_state_dict(self, **_options):
-            return nn.Module.state_dict(zoo.find("torchvision.models.alexnet", "")(num_classes=4))
-
-    monkeypatch.setattr(weights.torchvision.models, "get_model_weights", lambda _model: Published())
-    with pytest.raises(
-        UserError, match=r"IMAGENET1K_V1 does not fit .*alexnet.*these weights have 4 outputs: set \+model\.args\.num_classes=4"
-    ):
-        zoo.build(config("IMAGENET1K_V1", "torchvision.models.alexnet"))
+def test_weights_by_name_that_do_not_fit(monkeypatch):
+    state = zoo.find("torchvision.models.alexnet", "")(num_classes=4).state_dict()
+    published = type("Published", (dict,), {"__members__": ["V1"]})(V1=SimpleNamespace(get_state_dict=lambda **_options: state))
+    monkeypatch.setattr(weights.torchvision.models, "get_model_weights", lambda _model: published)
+    with pytest.raises(UserError, match=r"V1 does not fit .*alexnet.*these weights have 4 outputs: set \+model\.args\.num_classes=4"):
+        zoo.build(config("V1", "torchvision.models.alexnet"))
