@@ -123,7 +123,8 @@ def _load_zip(file: Path) -> Any:
 def _load_legacy(file: Path) -> Any:
     with file.open("rb") as stream:
         four = [step for _ in range(4) for step in pickletools.genops(stream)]  # magic number, version, machine, object
-    return _load(file, {str(argument).replace(" ", ".") for code, argument, _ in four if code.name == "GLOBAL"})
+    names = {str(argument).replace(" ", ".") for code, argument, _ in four if code.name == "GLOBAL"}
+    return _load(file, {name.replace("__builtin__", "builtins").replace("copy_reg", "copyreg") for name in names})  # Python 2's names
 
 
 def _load(file: Path, names: set[str]) -> Any:
@@ -136,7 +137,8 @@ def _load(file: Path, names: set[str]) -> Any:
         if any(name.startswith("torch.nn.modules.") for name in names):
             raise UserError(whole_network(file)) from reason
         found = re.search(r"GLOBAL (\S+\.\S+)|<class '([^']+\.[^']+)'>", str(reason))
-        kind = next(filter(None, found.groups())) if found else ", ".join(sorted(names)[:3])
+        theirs = sorted(name for name in names if not name.startswith(("torch.", "builtins.", "collections.")))
+        kind = next(filter(None, found.groups())) if found else ", ".join(theirs[:3])
         raise UserError(
             f"cannot read weights from {file}: it holds an object of {kind or 'an unknown type'}, which cannot be loaded without running "
             f"its code; {by_hand(file, '[ENTRY]')}"

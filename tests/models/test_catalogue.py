@@ -18,6 +18,7 @@ from evalkit.data.decode import Preprocess
 from evalkit.errors import UserError
 from evalkit.evaluation.session import open_session
 from evalkit.models import catalogue, zoo
+from evalkit.models.weights import hash_weights
 from evalkit.runs import provenance
 
 
@@ -159,7 +160,7 @@ def test_weights_of_a_timm_network_from_a_file(tmp_path):
     theirs = timm.create_model("legacy_xception").eval()
     save_file(theirs.state_dict(), tmp_path / "xception.safetensors")
     model = zoo.load(config("model=xception", f"model.weights={tmp_path}/xception.safetensors"), torch.device("cpu"), (96, 96))
-    assert model.weights_hash == zoo.hash_weights(theirs.state_dict()) and model.net.layer == "act4"
+    assert model.weights_hash == hash_weights(theirs.state_dict()) and model.net.layer == "act4"
     images = torch.rand(1, 3, 96, 96)
     with torch.no_grad():
         assert torch.allclose(model.net(images), theirs((images - 0.5) / 0.5), atol=1e-5)

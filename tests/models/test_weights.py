@@ -148,8 +148,8 @@ def test_titles_say_random_only_where_it_is_so(folder, tmp_path):
 
 
 def test_weights_by_name_that_do_not_fit(monkeypatch):
-    state = zoo.find("torchvision.models.alexnet", "")(num_classes=4).state_dict()
+    state = zoo.find("torchvision.models.squeezenet1_1", "")(num_classes=4).state_dict()
     published = type("Published", (dict,), {"__members__": ["V1"]})(V1=SimpleNamespace(get_state_dict=lambda **_options: state))
     monkeypatch.setattr(weights.torchvision.models, "get_model_weights", lambda _model: published)
-    with pytest.raises(UserError, match=r"V1 does not fit .*alexnet.*these weights have 4 outputs: set \+model\.args\.num_classes=4"):
-        zoo.build(config("V1", "torchvision.models.alexnet"))
+    with pytest.raises(UserError, match=r"V1 does not fit .*squeezenet1_1.*these weights have 4 outputs: set \+model\.args\.num_classes=4"):
+        zoo.build(config("V1", "torchvision.models.squeezenet1_1"))
