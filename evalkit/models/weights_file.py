@@ -5,6 +5,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,11 @@ def _load_zip(file: Path) -> Any:
 def _load_legacy(file: Path) -> Any:
     with file.open("rb") as stream:
         four = [step for _ in range(4) for step in pickletools.genops(stream)]  # magic number, version, machine, object
-    names = {str(argument).replace(" ", ".") for code, argument, _ in four if code.name == "GLOBAL"}
-    return _load(file, {name.replace("__builtin__", "builtins").replace("copy_reg", "copyreg") for name in names})  # Python 2's names
+    pairs = [tuple(str(argument).split(" ", 1)) for code, argument, _ in four if code.name == "GLOBAL"]
+    pairs = [
+        NAME_MAPPING.get(pair, (IMPORT_MAPPING.get(pair[0], pair[0]), pair[1])) for pair in pairs
+    ]  # such a pickle has Python 2's names
+    return _load(file, {f"{module}.{name}" for module, name in pairs})
 
 
 def _load(file: Path, names: set[str]) -> Any:
