@@ -28,7 +28,7 @@ def fit(module: nn.Module, content: Any, config: ModelConfig) -> None:
     file, own = Path(str(config.weights)), module.state_dict()
     found = sorted(state_dicts(content), key=lambda item: rank(item[0]))
     if not found:
-        raise UserError(_without_state_dict(content, file))
+        raise _without_state_dict(content, file)
     fits = [best_fit(entry, state, own) for entry, state in found]
     exact = [each for each in fits if each.exact]
     chosen = exact[0] if exact else max(fits, key=lambda each: each.matching)  # the first of equal ones
@@ -36,13 +36,14 @@ def fit(module: nn.Module, content: Any, config: ModelConfig) -> None:
         _say_which(exact, config)
     given = chosen.state if exact else dict(found)[chosen.entry]  # the network's own hooks may know other names
     if any(map(holds_unread, given.values())):
-        raise UserError(_differences(chosen, own, config))
+        raise _misfit(chosen, config, _differences(chosen, own))
     try:
         module.load_state_dict({**given, **chosen.filled} if exact and chosen.filled else given)
     except Exception as reason:  # besides torch, `_load_from_state_dict` and `set_extra_state` of a user may raise anything
-        if chosen.exact:
-            raise UserError(_refusal(reason, config)) from reason
-        raise UserError(_differences(chosen, own, config) + _part(chosen, module)) from reason
+        differences = (
+            _refusal(reason) if chosen.exact else _differences(chosen, own) + (_head(chosen, own, config) or _part(chosen, module))
+        )
+        raise _misfit(chosen, config, differences) from reason
 
 
 def _say_which(exact: list[Fit], config: ModelConfig) -> None:
@@ -54,12 +55,17 @@ def _say_which(exact: list[Fit], config: ModelConfig) -> None:
     log.warning("%s: weights are read from %s, though %s would fit too", config.weights, names[0], " and ".join(names[1:]))
 
 
-def _differences(tried: Fit, own: State, config: ModelConfig) -> str:
-    """Return in one sentence how a state dict differs from the network's."""
+def _misfit(tried: Fit, config: ModelConfig, differences: str) -> UserError:
     entry = f", entry {'/'.join(tried.entry)}," if tried.entry else ""
-    start = f"model.weights={config.weights}{entry} does not fit {config.factory}: "
+    if any(map(holds_unread, tried.state.values())):
+        differences += f"; {by_hand(Path(str(config.weights)), ''.join(f'[{key!r}]' for key in tried.entry))}"
+    return UserError(f"model.weights={config.weights}{entry} does not fit {config.factory}: {differences}")
+
+
+def _differences(tried: Fit, own: State) -> str:
+    """Return in words how a state dict differs from the network's."""
     if not tried.matching and not tried.misshapen:
-        return f"{start}none of its keys ({_some(list(tried.state))}) is one of the network's ({_some(list(own))})"
+        return f"none of its keys ({_some(list(tried.state))}) is one of the network's ({_some(list(own))})"
     parts = []
     if tried.missing:
         parts.append(f"it lacks {_keys(tried.missing)}")
@@ -68,10 +74,7 @@ def _differences(tried: Fit, own: State, config: ModelConfig) -> str:
     if tried.misshapen:
         pairs = [f"{name}: {_shape(tried.state[name])} instead of {_shape(own[name])}" for name in tried.misshapen]
         parts.append(f"{_counted(tried.misshapen)} of another shape or type ({_some(pairs)})")
-    if any(holds_unread(value) for value in tried.state.values()):
-        place = "".join(f"[{key!r}]" for key in tried.entry)
-        return f"{start}{', '.join(parts)}; {by_hand(Path(str(config.weights)), place)}"
-    return start + ", ".join(parts) + _head(tried, own, config)
+    return ", ".join(parts)
 
 
 def _part(tried: Fit, module: nn.Module) -> str:
@@ -105,24 +108,23 @@ def _head(tried: Fit, own: State, config: ModelConfig) -> str:
     return f"; these weights have {number} outputs: {setting}"
 
 
-def _refusal(reason: Exception, config: ModelConfig) -> str:
+def _refusal(reason: Exception) -> str:
     lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
-    said = lines[1] if lines[1:] and "Error(s) in loading" in lines[0] else f"{type(reason).__name__}: {first_line(reason)}"
-    return f"model.weights={config.weights} does not fit {config.factory}: {said[:300]}"
+    return lines[1][:300] if lines[1:] and "Error(s) in loading" in lines[0] else f"{type(reason).__name__}: {first_line(reason)}"
 
 
-def _without_state_dict(content: Any, file: Path) -> str:
+def _without_state_dict(content: Any, file: Path) -> UserError:
     """Return the error of a checkpoint in which no mapping holds tensors."""
     entries = content if isinstance(content, Mapping) else {}
     for key, value in [("", content), *entries.items()]:
         if isinstance(value, Unread) and not type_name(value).startswith("numpy") and (key == "" or rank((key,)) < 2):
             return whole_network(file, f"[{key!r}]" if key else "")
     if not isinstance(content, Mapping):
-        return f"{file} holds no state dict, but a {type_name(content)}"
+        return UserError(f"{file} holds no state dict, but a {type_name(content)}")
     if not content:
-        return f"{file} holds an empty state dict: nothing was saved in it"
+        return UserError(f"{file} holds an empty state dict: nothing was saved in it")
     kinds = [f"{key}: {type_name(value)}" for key, value in content.items()]
-    return f"{file} holds no state dict, which maps names to tensors, but {_some(kinds)}"
+    return UserError(f"{file} holds no state dict, which maps names to tensors, but {_some(kinds)}")
 
 
 def _shape(value: Any) -> str:

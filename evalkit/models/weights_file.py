@@ -124,11 +124,9 @@ def _load_zip(file: Path) -> Any:
 def _load_legacy(file: Path) -> Any:
     with file.open("rb") as stream:
         four = [step for _ in range(4) for step in pickletools.genops(stream)]  # magic number, version, machine, object
-    pairs = [tuple(str(argument).split(" ", 1)) for code, argument, _ in four if code.name == "GLOBAL"]
-    pairs = [
-        NAME_MAPPING.get(pair, (IMPORT_MAPPING.get(pair[0], pair[0]), pair[1])) for pair in pairs
-    ]  # such a pickle has Python 2's names
-    return _load(file, {f"{module}.{name}" for module, name in pairs})
+    pairs = [str(argument).split(" ", 1) for code, argument, _ in four if code.name == "GLOBAL"]  # with the names of Python 2
+    now = [NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)) for module, name in pairs]
+    return _load(file, {f"{module}.{name}" for module, name in now})
 
 
 def _load(file: Path, names: set[str]) -> Any:
@@ -139,7 +137,7 @@ def _load(file: Path, names: set[str]) -> Any:
             return torch.load(stream, map_location="cpu", weights_only=True)  # of a path it would ask for the suffix
     except pickle.UnpicklingError as reason:
         if any(name.startswith("torch.nn.modules.") for name in names):
-            raise UserError(whole_network(file)) from reason
+            raise whole_network(file) from reason
         found = re.search(r"GLOBAL (\S+\.\S+)|<class '([^']+\.[^']+)'>", str(reason))
         theirs = sorted(name for name in names if not name.startswith(("torch.", "builtins.", "collections.")))
         kind = next(filter(None, found.groups())) if found else ", ".join(theirs[:3])
@@ -149,9 +147,9 @@ def _load(file: Path, names: set[str]) -> Any:
         ) from reason
 
 
-def whole_network(file: Path, entry: str = "") -> str:
+def whole_network(file: Path, entry: str = "") -> UserError:
     """Return the error of a file in which `torch.save(model, FILE)` has saved a whole network, at `entry` in Python's notation."""
-    return (
+    return UserError(
         f"{file} holds a whole network{f' at {entry}' if entry else ''}, which cannot be loaded without running its code: save "
         f"model.state_dict() instead of model; {by_hand(file, f'{entry}.state_dict()')}"
     )
