@@ -1,10 +1,23 @@
 """Import of objects by their dotted path, and of optional packages."""
 
 import importlib
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from evalkit.errors import UserError, did_you_mean
+
+_PACKAGE = Path(__file__).parent
+_LIBRARIES = tuple({Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")})
+
+
+def is_users(file: Path) -> bool:
+    """Return whether a file is the user's own code: not of this package, an installed one or Python's library."""
+    parts = set(file.parts)
+    if {"site-packages", "dist-packages"} & parts or file.is_relative_to(_PACKAGE):
+        return False
+    return not any(file.is_relative_to(library) for library in _LIBRARIES)
 
 
 def find(dotted: str, key: str) -> Callable[..., Any]:

@@ -143,13 +143,24 @@ def _tagged(runs: Sequence[Run]) -> list[Run]:
 
 
 def _merged(runs: Iterable[Run]) -> list[Run]:
-    """Merge runs that differ only in their methods, so that their methods are compared image by image."""
-    groups: dict[str, list[Run]] = {}
+    """Merge runs that differ only in their methods, so that their methods are compared image by image.
+
+    Earlier versions recorded of a user's code only the file of the model's factory: a run with nothing else recorded is merged
+    with others where these agree.
+    """
+    groups: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
         facts = {key: fact for key, fact in run.provenance["identity"].items() if key != "method"}
-        facts["code"] = {name: digest for name, digest in facts.get("code", {}).items() if not name.startswith("method.")}
-        groups.setdefault(Identity(facts).hash, []).append(run)
-    return [run for group in groups.values() for run in _join(group)]
+        code = {name: digest for name, digest in facts.get("code", {}).items() if not name.startswith("method.")}
+        facts["code"] = {name: digest for name, digest in code.items() if name == "model.factory"}
+        others = {name: digest for name, digest in code.items() if name not in facts["code"]}
+        groups.setdefault(Identity(facts).hash, {}).setdefault(Identity(others).hash, []).append(run)
+    nothing = Identity({}).hash
+    parts: list[list[Run]] = []
+    for group in groups.values():
+        agree = len(group.keys() - {nothing}) < 2
+        parts += [sum(group.values(), [])] if agree else group.values()
+    return [run for part in parts for run in _join(part)]
 
 
 def _join(group: list[Run]) -> list[Run]:

@@ -38,7 +38,7 @@ def prepare(job: Job, device: str | None = None) -> Prepared:
     session = open_session(config, worker_rank().local_rank)
     folder, identity = RunFolder(config.out), identify(session)
     if config.maps_from is not None:
-        session = replace(session, stored=reused(RunFolder(config.maps_from), identity.facts))
+        session = replace(session, stored=reused(RunFolder(config.maps_from), identity))
     folder.create_or_resume(identity, provenance(session), job.yaml, len(session.positions), config.shard_size)
     missing = folder.images_left(maps=config.maps == "store")
     folder.discard_needless_parts(missing)

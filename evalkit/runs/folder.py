@@ -86,6 +86,10 @@ class RunFolder:
         files = [*listed(self.path / "rows", "shard-*.parquet"), *self._parts.files()]
         shards = [description for file in files if (description := described(file)) is not None]
         before = self._identity_before()
+        if shards:  # an earlier version recorded less of the same run, and its shards hold that identity's hash
+            hashes = {description.get("identity") for description in shards}
+            of_shards = next((version for version in identity.versions if hashes == {version.hash}), identity)
+            identity = of_shards if before is None else identity.as_recorded(before)
         if before is None and any(description.get("identity") != identity.hash for description in shards):
             raise UserError(f"{self.path} holds shards of another run; choose another folder with out=, or remove that one")
         if before is not None and shards and before.hash != identity.hash:

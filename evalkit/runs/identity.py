@@ -12,6 +12,17 @@ class Identity:
     """The facts that determine a run's numbers, and only those: no batch size, device, worker count or output path."""
 
     facts: Mapping[str, Any]
+    earlier: "Identity | None" = None
+    """The identity of the same run as versions recorded it that hashed one file of a user's code; None where it is the same."""
+
+    @property
+    def versions(self) -> "list[Identity]":
+        """This identity, then the one that earlier versions recorded."""
+        return [self, *([] if self.earlier is None else [self.earlier])]
+
+    def as_recorded(self, other: "Identity") -> "Identity":
+        """Return the one of `versions` that another identity, read from a run folder, is compared with: the nearer one."""
+        return min(self.versions, key=lambda version: len(version.difference(other)))
 
     @property
     def hash(self) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import platform
 import subprocess
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,7 @@ from evalkit.evaluation.session import Session
 from evalkit.imports import find
 from evalkit.methods.pixel import guided
 from evalkit.runs.identity import Identity
+from evalkit.runs.user_code import UserCode, source_file
 
 VERSIONS = (
     "torch", "torchvision", "numpy", "pillow", "pyarrow", "hydra-core", "pandas", "captum", "timm", "grad-cam", "torchcam",
@@ -34,23 +36,59 @@ def identify(session: Session) -> Identity:
         mode="json", exclude={"expected_top1", "expected_top1_source", "paper_table", "seed", "weights", "classes", "class_map"}
     )
     names = hashlib.sha256(repr((list(model.classes.keys or []), sorted(model.classes.map.items()))).encode()).hexdigest()[:16]
-    code = {}
-    for name, method in session.methods.items():
-        if isinstance(method, partial):
-            code[f"method.{name}"] = source_hash(method.func)
-            if method.func is guided and "method" in method.keywords:  # it takes another method by its dotted path
-                code[f"method.{name}.method"] = source_hash(find(method.keywords["method"], f"method.{name}.method"))
-    code["model.factory"] = source_hash(find(config.model.factory, "model.factory"))
     facts = {
         "model": {**settings, "weights_hash": model.weights_hash, "classes_hash": names},
         "data": {"name": config.data.get("name"), "fingerprint": session.source.fingerprint},
         "method": config.method,
-        "code": {name: digest for name, digest in code.items() if digest is not None},
         "protocol": config.protocol.model_dump(mode="json"),
         **config.model_dump(mode="json", include={"target", "images", "sample", "limit", "precision", "decode", "measures"}),
         "seed": config.seed if config.sample is not None else None,
     }
-    return Identity(facts)
+    code, earlier = _user_code(session, settings), _defining_files(session)
+    return Identity({**facts, "code": code}, None if code == earlier else Identity({**facts, "code": earlier}))
+
+
+def _user_code(session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hashes of all of the user's files behind the model, the methods and the data source."""
+    config, code = session.config, UserCode()
+    classes = sorted({type(part).__module__ for part in session.model.module.modules()})  # found where a factory imports by a computed name
+    found = code.facts("model.factory", config.model.factory, find(config.model.factory, "model.factory"), classes)
+    named = [("model", {key: value for key, value in settings.items() if key not in ("name", "factory", "layer")})]
+    named += [("data", {key: value for key, value in config.data.items() if key != "name"})]
+    for name, method in config.method.items():
+        found |= code.facts(f"method.{name}", str(method["_target_"]), find(str(method["_target_"]), f"method.{name}._target_"))
+        named += [(f"method.{name}", {key: value for key, value in method.items() if key != "_target_"})]
+    for prefix, values in named:
+        for key, dotted in _dotted(values, prefix):
+            target = find(dotted, key) if key in _guided(session) else None
+            found |= code.facts(key, dotted, target)
+    return found
+
+
+def _dotted(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Return all texts in a setting that may be dotted names, with their keys."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _dotted(inner, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _dotted(inner, f"{key}.{number}")
+    elif isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split(".")):
+        yield key, value
+
+
+def _guided(session: Session) -> dict[str, str]:
+    """Return the methods that `guided` takes by their dotted names, by key."""
+    methods = {name: method for name, method in session.methods.items() if isinstance(method, partial) and method.func is guided}
+    return {f"method.{name}.method": method.keywords["method"] for name, method in methods.items() if "method" in method.keywords}
+
+
+def _defining_files(session: Session) -> dict[str, Any]:
+    """Return the hashes that earlier versions recorded: of the one file that defines the model's factory, and of each method's."""
+    code = {f"method.{name}": method.func for name, method in session.methods.items() if isinstance(method, partial)}
+    code |= {key: find(dotted, key) for key, dotted in _guided(session).items()}
+    code["model.factory"] = find(session.config.model.factory, "model.factory")
+    return {key: digest for key, function in code.items() if (digest := source_hash(function)) is not None}
 
 
 def provenance(session: Session) -> dict[str, Any]:
@@ -78,17 +116,12 @@ def shard_metadata(session: Session) -> dict[str, Any]:
 
 
 def source_hash(function: Any) -> str | None:
-    """Return a hash of the file that defines a user's method or model; None for this package and installed libraries.
-
-    The hash keeps an edited method from reusing the numbers of its previous version.
-    """
+    """Return a hash of the one file that defines a user's function or class; None for this package and installed libraries."""
     function = inspect.unwrap(function)
-    if inspect.isbuiltin(function):
+    file = source_file(function if inspect.isroutine(function) or inspect.isclass(function) else type(function))
+    if file is None or "site-packages" in file.parts or file.is_relative_to(PACKAGE):
         return None
-    file = inspect.getsourcefile(function if inspect.isroutine(function) or inspect.isclass(function) else type(function))
-    if file is None or "site-packages" in Path(file).parts or Path(file).is_relative_to(PACKAGE):
-        return None
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
 def code_version() -> str:

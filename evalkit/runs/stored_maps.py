@@ -81,13 +81,13 @@ class StoredMaps:
         }
 
 
-def reused(folder: RunFolder, facts: Mapping[str, Any]) -> StoredMaps:
-    """Return the stored maps of a run for reuse in another with the identity `facts`: other protocol points, fewer images, more methods.
+def reused(folder: RunFolder, ours: Identity) -> StoredMaps:
+    """Return the stored maps of a run for reuse in another with the identity `ours`: other protocol points, fewer images, more methods.
 
     Raises UserError, which names the difference, where the other run's maps would not be the same.
     """
     theirs = folder.provenance["identity"]
-    shared = [name for name in facts["method"] if name in theirs["method"]]
+    shared = [name for name in ours.facts["method"] if name in theirs["method"]]
     if not shared:
         raise UserError(f"maps_from={folder.path} holds maps of {', '.join(theirs['method'])}, none of which this run asks for")
 
@@ -98,7 +98,7 @@ def reused(folder: RunFolder, facts: Mapping[str, Any]) -> StoredMaps:
         methods = {name: identity["method"][name] for name in shared}
         return Identity({**{key: identity[key] for key in _DECIDE_MAPS}, "method": methods, "code": code})
 
-    difference = decisive(facts).difference(decisive(theirs))
+    difference = min((decisive(version.facts).difference(decisive(theirs)) for version in ours.versions), key=len)
     if difference:
         raise UserError(f"maps_from={folder.path} holds other maps ({'; '.join(difference)})")
     return StoredMaps([folder])
