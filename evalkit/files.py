@@ -16,13 +16,23 @@ Place = Path | UPath
 """A local path or one of a remote file system; both have the methods of pathlib."""
 
 
+def local(text: str | Path) -> Path:
+    """Return a local path with `~` and `~name` at its start replaced. Raises UserError where there is no such home folder."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as reason:
+        first = Path(text).parts[0]
+        whose = f"there is no user '{first[1:]}'" if first != "~" else "this user has none, and HOME is not set"
+        raise UserError(f"{text}: '{first}' stands for a home folder, and {whose}; write the whole path, or ./{text}") from reason
+
+
 def place(text: str | Place) -> Place:
     """Return the path for a text such as `results/mine` or `s3://bucket/mine`.
 
     Raises UserError for a file system that is unknown or whose library is not installed.
     """
     if isinstance(text, UPath) or "://" not in str(text):
-        return text if isinstance(text, UPath) else Path(text).expanduser()
+        return text if isinstance(text, UPath) else local(text)
     try:
         remote = UPath(str(text), use_listings_cache=False)  # other machines write there too
         _ = remote.fs  # raises ImportError where the library is missing

@@ -159,7 +159,7 @@ def _merged(runs: Iterable[Run]) -> list[Run]:
     parts: list[list[Run]] = []
     for group in groups.values():
         agree = len(group.keys() - {nothing}) < 2
-        parts += [sum(group.values(), [])] if agree else group.values()
+        parts += [[run for part in group.values() for run in part]] if agree else group.values()
     return [run for part in parts for run in _join(part)]
 
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from evalkit.cli.options import ConfFolder, Overrides
+from evalkit.cli.options import ConfFolder, Overrides, expanded
 from evalkit.errors import UserError, first_line
 
 LOCAL = "127.0.0.1"
@@ -20,7 +20,9 @@ LOCAL = "127.0.0.1"
 
 def serve(
     overrides: Overrides = None,
-    images: Annotated[Path | None, typer.Option(help="A folder of photographs to choose from; default a few embedded digits.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(callback=expanded, help="A folder of photographs to choose from; default a few embedded digits.")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 for any free port.")] = 8421,
     host: Annotated[str, typer.Option(help="The address to listen on; any but a loopback address admits other machines.")] = LOCAL,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,

@@ -7,11 +7,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from evalkit.cli.options import Overrides
+from evalkit.cli.options import Overrides, expanded
 
 bench_app = typer.Typer(no_args_is_help=True, help="Time evalkit and other libraries, interleaved in one process.")
 
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, as flat keys.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", callback=expanded, help="Write the figures to this file, as flat keys.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Number of threads, the same for everything that is timed.")]
 
 
@@ -71,7 +71,7 @@ def spatial(
 
 @bench_app.command()
 def floor(
-    images: Annotated[Path, typer.Option(help="A folder of images.")],
+    images: Annotated[Path, typer.Option(callback=expanded, help="A folder of images.")],
     model: Annotated[str, typer.Option(help="A name from `evalkit list models`.")] = "resnet50",
     json_file: JsonFile = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
@@ -104,7 +104,9 @@ def floor(
 @bench_app.command()
 def peers(
     model: Annotated[list[str] | None, typer.Option(help="Names from `evalkit list models`; may be given several times.")] = None,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the table to this file, and a figure beside it.")] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", callback=expanded, help="Write the table to this file, and a figure beside it.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 4,
     repeats: Annotated[int, typer.Option(min=2, help="Interleaved repeats; medians are reported.")] = 3,
     threads: Threads = None,

@@ -7,13 +7,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from evalkit.cli.options import ConfFolder
+from evalkit.cli.options import ConfFolder, expanded
 from evalkit.cli.photo_arguments import ImageArguments, photo_command
 
 
 def explain(
     arguments: ImageArguments,
-    out: Annotated[Path, typer.Option(help="Folder for the PNGs.")] = Path("explanations"),
+    out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the PNGs.")] = Path("explanations"),
     conf: ConfFolder = None,
 ) -> None:
     """Show what each method highlights on photographs: one PNG per image.

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from evalkit.cli.options import ConfFolder
+from evalkit.cli.options import ConfFolder, expanded
 from evalkit.cli.photo_arguments import ImageArguments, photo_command
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 figure_app = typer.Typer(no_args_is_help=True, help="Figures of the Ablation-CAM paper, for any model and photograph: PNG, PDF and SVG.")
 
-Out = Annotated[Path, typer.Option(help="Folder for the files.")]
+Out = Annotated[Path, typer.Option(callback=expanded, help="Folder for the files.")]
 FOLDER = Path("figures")
 
 

@@ -1,8 +1,14 @@
 """evalkit run | tables | report | explain | app | figure | study | list | bench."""
 
+import io
 import logging
+import os
 import signal
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -17,7 +23,8 @@ from evalkit.cli.report import report
 from evalkit.cli.run import Stopped, asked_to_stop, run
 from evalkit.cli.study import study_app
 from evalkit.cli.tables import tables
-from evalkit.errors import UserError, log_to_stderr, printable, remote_failure
+from evalkit.errors import UserError, first_line, log_to_stderr, printable, remote_failure
+from evalkit.imports import exit_of_users_code
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,6 +44,8 @@ app.command("list")(list_things)
 
 STOPPED = 130
 """Exit code of typer after a KeyboardInterrupt."""
+BROKEN_PIPE = 1
+"""Exit code of typer and rich where the reader of the output has ended, as `head` does."""
 
 
 def main() -> None:
@@ -45,9 +54,11 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # but not where it is ignored, as under nohup
         signal.signal(signal.SIGINT, _stop)
     logging.getLogger("evalkit.launch.slurm").setLevel(logging.INFO)  # it logs the submitted jobs as information
+    _make_streams_usable()
     log_to_stderr(logging.WARNING)
     try:
-        app()
+        with _output_errors_as_user_errors():
+            app()
     except UserError as error:
         _exit_with_error(str(error))
     except Stopped as stop:
@@ -55,12 +66,55 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code == STOPPED:
             _exit_stopped("stopped")
-        raise
+        message = exit_of_users_code(stop)
+        if message is None:
+            raise
+        _exit_with_error(message)
     except Exception as reason:
         message = remote_failure(reason)
         if message is None:
             raise
         _exit_with_error(f"{message}; check the address and the credentials, then run the same command again: what is finished is kept")
+
+
+def _make_streams_usable() -> None:
+    """Replace what a terminal's encoding lacks by `?`, and let output go nowhere where its stream was closed before the start."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - open until Python ends
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+@contextmanager
+def _output_errors_as_user_errors() -> Iterator[None]:
+    """End without a traceback where standard output cannot be written: silently with `BROKEN_PIPE` where nobody reads it any more."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # else Python does so after main, where an error is a traceback
+    except BrokenPipeError:
+        _discard_output()
+        sys.exit(BROKEN_PIPE)
+    except OSError as reason:
+        if not _is_of_output(reason):
+            raise
+        _discard_output()
+        raise UserError(f"cannot write to standard output ({reason.strerror or first_line(reason)})") from reason
+
+
+def _is_of_output(reason: OSError) -> bool:
+    """Return whether an error came from printing: here, or in one of the two libraries that print."""
+    file = Path(traceback.extract_tb(reason.__traceback__)[-1].filename)
+    return file == Path(__file__) or not {"rich", "typer"}.isdisjoint(file.parts)
+
+
+def _discard_output() -> None:
+    """Let Python's last flush of standard output go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit_with_error(message: str) -> None:

@@ -6,9 +6,22 @@ from typing import Annotated
 import typer
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides, such as model=vgg16 'method=[grad_cam,ablation_cam]'.")]
-ConfFolder = Annotated[Path | None, typer.Option("--conf", help="A folder of further yaml files with the layout of conf/.")]
+
+
+def expanded(value: Path | list[Path] | None) -> Path | list[Path] | None:
+    """Replace `~` in an option's path, or in all paths of an argument; a shell leaves it in `--out=~/tables`."""
+    from evalkit.files import local
+
+    return [local(path) for path in value] if isinstance(value, list) else local(value) if value is not None else None
+
+
+ConfFolder = Annotated[
+    Path | None, typer.Option("--conf", callback=expanded, help="A folder of further yaml files with the layout of conf/.")
+]
 
 
 def own_folder(runs: list[str]) -> Path:
     """Return the default output folder for runs: the folder of a single local run, else results/tables."""
-    return Path(runs[0]) if len(runs) == 1 and "://" not in runs[0] else Path("results/tables")
+    from evalkit.files import local
+
+    return local(runs[0]) if len(runs) == 1 and "://" not in runs[0] else Path("results/tables")

@@ -30,8 +30,9 @@ def photo_command(command: str, arguments: list[str], out: Path, conf: Path | No
     Raises UserError, which names `command`.
     """
     from evalkit.config.compose import compose_jobs
+    from evalkit.files import local
 
-    files = [Path(a) for a in arguments if "=" not in a or Path(a).is_file()]
+    files = [local(a) for a in arguments if "=" not in a or Path(a).is_file()]
     overrides = [a for a in arguments if "=" in a and not Path(a).is_file()]
     if not files:
         raise UserError(f"{command} needs at least one image file")
@@ -43,4 +44,4 @@ def photo_command(command: str, arguments: list[str], out: Path, conf: Path | No
     if methods is not None and not any(o.startswith("method=") for o in overrides):
         overrides.append(f"method={methods}")
     folders = [o.removeprefix("out=") for o in overrides if o.startswith("out=")]
-    return PhotoCommand(compose_jobs(overrides, conf=conf)[0].config, files, Path(folders[-1]) if folders else out)
+    return PhotoCommand(compose_jobs(overrides, conf=conf)[0].config, files, local(folders[-1]) if folders else out)

@@ -7,12 +7,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from evalkit.cli.options import own_folder
+from evalkit.cli.options import expanded, own_folder
 
 
 def report(
     runs: Annotated[list[str], typer.Argument(help="Run folders, or folders of run folders; also s3://bucket/folder.")],
-    out: Annotated[Path | None, typer.Option(help="The HTML file; default report.html where `evalkit tables` writes.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=expanded, help="The HTML file; default report.html where `evalkit tables` writes.")
+    ] = None,
     gallery: Annotated[int, typer.Option(min=0, help="Images in the gallery per selection criterion.")] = 24,
     data_root: Annotated[str | None, typer.Option(help="Folder of the images, if they have moved since the run.")] = None,
     allow_incomplete: Annotated[bool, typer.Option(help="Include unfinished runs; the report says so.")] = False,

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from evalkit.cli.options import expanded
 from evalkit.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def prepare(
         ),
     ],
     runs: Annotated[list[str], typer.Argument(help="Finished runs made with maps=store: two for trust, else one.", metavar="RUN...")],
-    out: Annotated[Path, typer.Option(help="A new folder for the page and the key.")] = Path("study"),
+    out: Annotated[Path, typer.Option(callback=expanded, help="A new folder for the page and the key.")] = Path("study"),
     images: Annotated[int | None, typer.Option(min=1, help="Number of images of each class (which: of all); default all.")] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="Number of classes, those of the highest F1; default the paper's 5.")] = None,
     methods: Annotated[str, typer.Option(help="The methods, as in grad_cam,ablation_cam; default those of the paper.")] = "",
@@ -57,9 +58,13 @@ def prepare(
 
 @study_app.command()
 def score(
-    key: Annotated[Path, typer.Argument(help="The folder that prepare wrote, or its key.json.", metavar="FOLDER_OR_KEY")],
-    answers: Annotated[list[Path], typer.Argument(help="The files that raters saved, complete or not.", metavar="ANSWERS...")],
-    out: Annotated[Path | None, typer.Option(help="Folder for scores.csv and scores.md; default the key's.")] = None,
+    key: Annotated[
+        Path, typer.Argument(callback=expanded, help="The folder that prepare wrote, or its key.json.", metavar="FOLDER_OR_KEY")
+    ],
+    answers: Annotated[
+        list[Path], typer.Argument(callback=expanded, help="The files that raters saved, complete or not.", metavar="ANSWERS...")
+    ],
+    out: Annotated[Path | None, typer.Option(callback=expanded, help="Folder for scores.csv and scores.md; default the key's.")] = None,
 ) -> None:
     """Score the raters' answers as the paper does, with intervals and the raters' agreement.
 

@@ -7,13 +7,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from evalkit.cli.options import own_folder
+from evalkit.cli.options import expanded, own_folder
 
 
 def tables(
     runs: Annotated[list[str], typer.Argument(help="Run folders, or folders of run folders; also s3://bucket/folder.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for tables and figures; default the run folder itself, or results/tables for several.")
+        Path | None,
+        typer.Option(
+            callback=expanded, help="Folder for tables and figures; default the run folder itself, or results/tables for several."
+        ),
     ] = None,
     allow_incomplete: Annotated[bool, typer.Option(help="Include unfinished runs; the caption says so.")] = False,
     figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,

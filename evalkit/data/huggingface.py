@@ -14,6 +14,7 @@ from evalkit.data.boxes import Box
 from evalkit.data.decode import Encoded, UnreadableImage
 from evalkit.data.sources import ClassKey, ListedClass
 from evalkit.errors import UserError, did_you_mean
+from evalkit.files import local
 
 _ENCODED = ("binary", "large_binary", "string")
 """Types of a plain column that can be cast to pictures: bytes, or paths of files."""
@@ -34,6 +35,7 @@ def hugging_face(
 
     Raises UserError: no such data set, split or column.
     """
+    path = str(local(path)) if path.startswith("~") else path
     try:
         if Path(path, "state.json").is_file() or Path(path, "dataset_dict.json").is_file():
             data: Any = load_from_disk(path)

@@ -12,6 +12,7 @@ from torchvision.models import ResNet50_Weights
 from evalkit.data.imagenet import wnids
 from evalkit.data.sources import ClassKey, ListedClass
 from evalkit.errors import UserError, did_you_mean
+from evalkit.files import local
 
 
 @dataclass(frozen=True)
@@ -96,16 +97,16 @@ def load_classes(given: str | Sequence[str] | None, outputs: int, class_map: str
     `class_map` is a CSV with the columns `class`, a name in the data set, and `index`, an output that it stands for.
     Raises UserError: no such file, or the number of classes is not the number of outputs.
     """
-    outputs_of = {} if class_map is None else _read_map(Path(class_map), outputs)
+    outputs_of = {} if class_map is None else _read_map(local(class_map), outputs)
     if given is None:
         return Classes(outputs, map=outputs_of)
     if given == "imagenet":
         keys, names = wnids(), list(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
         where = "the 1000 ImageNet classes"
     elif isinstance(given, str):
-        if not Path(given).is_file():
+        if not local(given).is_file():
             raise UserError(f"no file {given}: model.classes takes a file with one wnid or name a line, in output order, or 'imagenet'")
-        keys = [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
+        keys = [line.strip() for line in local(given).read_text(encoding="utf-8").splitlines() if line.strip()]
         names, where = None, f"{given} with {len(keys)} classes"
     else:
         keys, names, where = [str(name) for name in given], None, f"{len(given)} classes"

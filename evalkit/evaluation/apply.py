@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evalkit.errors import UserError, cause
-from evalkit.imports import find
+from evalkit.imports import arguments_refused, failure, find
 from evalkit.probe import Probe
 
 Method = Callable[[Probe], Tensor]
@@ -36,10 +36,13 @@ def apply_method(name: str, method: Method, probe: Probe) -> Tensor:
     function = method.func if isinstance(method, partial) else method
     built_in = str(getattr(function, "__module__", "")).startswith("evalkit.")
     try:
-        low = method(probe)
+        with arguments_refused():
+            low = method(probe)
     except (UserError, torch.OutOfMemoryError):
         raise
-    except (Exception, SystemExit) as reason:  # a user's method may raise anything; the message names the place
+    except SystemExit as reason:
+        raise UserError(f"method {name} failed: {failure(reason)}") from reason
+    except Exception as reason:  # a user's method may raise anything; the message names the place
         place = traceback.extract_tb(reason.__traceback__)[-1]
         raise UserError(f"method {name} failed with {cause(reason)} ({Path(place.filename).name}, line {place.lineno})") from reason
     written = probe.written(by_value=not built_in)

@@ -19,7 +19,7 @@ from evalkit.data.sources import Source, choose
 from evalkit.errors import UserError
 from evalkit.evaluation.apply import Method, load_methods
 from evalkit.evaluation.opening import open_device, open_model
-from evalkit.imports import find
+from evalkit.imports import arguments_refused, failure, find
 from evalkit.models import zoo
 from evalkit.models.outputs import check_on_images
 from evalkit.models.settings import ModelConfig
@@ -92,7 +92,10 @@ def load_source(settings: Mapping[str, Any]) -> Source:
     factory = find(str(settings["_target_"]), "data._target_")
     parameters = {key: value for key, value in settings.items() if key not in ("name", "_target_")}
     try:
-        source: Source = factory(**fitted(factory, parameters, "data"))
+        with arguments_refused():
+            source: Source = factory(**fitted(factory, parameters, "data"))
+    except SystemExit as reason:
+        raise UserError(f"data={settings.get('name')} cannot be opened: {failure(reason)}") from reason
     except TypeError as reason:
         raise UserError(f"data={settings.get('name')} cannot be opened: {reason}") from reason
     return source

@@ -119,9 +119,10 @@ def eigen_cam(probe: Probe) -> Tensor:
     No centring, as in the paper. The sign of a singular vector is arbitrary: it is chosen so that the map's sum is not
     negative. It does not depend on the class. Returns (N,h,w), nan for an image whose activations are not finite.
     """
-    finite = probe.activations.isfinite().all((1, 2, 3))[:, None, None]
-    _, _, v = torch.linalg.svd(torch.where(finite, probe.activations.flatten(2).mT, 0), full_matrices=False)
-    maps = _weighted_sum(v[:, 0], probe.activations)
+    activations = probe.activations.to(torch.promote_types(probe.activations.dtype, torch.float32))  # torch has no SVD of 16-bit numbers
+    finite = activations.isfinite().all((1, 2, 3))[:, None, None]
+    _, _, v = torch.linalg.svd(torch.where(finite, activations.flatten(2).mT, 0), full_matrices=False)
+    maps = _weighted_sum(v[:, 0], activations)
     return torch.where(finite, torch.where(maps.sum((1, 2), keepdim=True) < 0, -maps, maps), torch.nan)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from evalkit.data.decode import Preprocess
 from evalkit.data.labels import Classes, load_classes
 from evalkit.errors import UserError, cause
-from evalkit.imports import find
+from evalkit.imports import arguments_refused, failure, find
 from evalkit.models.copies import eval_copy, uncompiled
 from evalkit.models.outputs import check_meaning
 from evalkit.models.proposal import NoLayer, propose
@@ -102,9 +102,10 @@ def _construct(config: ModelConfig, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            module = factory(**config.args)
+            with arguments_refused():
+                module = factory(**config.args)
         except (Exception, SystemExit) as reason:  # a user's constructor may raise anything
-            raise UserError(f"model.factory={config.factory} cannot be called with model.args={config.args}: {cause(reason)}") from reason
+            raise UserError(f"model.factory={config.factory} cannot be called with model.args={config.args}: {failure(reason)}") from reason
     if not isinstance(module, nn.Module):
         raise UserError(f"model.factory={config.factory} returned {type(module).__name__}, not a torch.nn.Module")
     return uncompiled(module)

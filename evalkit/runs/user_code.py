@@ -117,11 +117,8 @@ def source_file(target: Any) -> Path | None:
 def find_module(name: str) -> UserModule | None:
     """Return a module of the user's by its full name, imported or not; None for all others."""
     loaded = sys.modules.get(name)
-    if loaded is not None:
-        file = getattr(loaded, "__file__", None)
-    else:
-        file = _unloaded(name)
-    return UserModule(name, Path(file)) if isinstance(file, str) and is_users(Path(file)) and Path(file).is_file() else None
+    file = _unloaded(name) if loaded is None else getattr(loaded, "__file__", None)
+    return UserModule(name, Path(file)) if isinstance(file, str) and is_users(Path(file)) else None
 
 
 def _unloaded(name: str) -> str | None:
