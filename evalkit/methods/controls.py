@@ -14,7 +14,7 @@ def random(probe: Probe, seed: int = 0) -> Tensor:
     height, width = probe.activations.shape[2:]
     draws = [np.random.default_rng([whole(seed, "seed", least=0), int(index)]) for index in probe.indices]
     maps = [draw.random((height, width), dtype=np.float32) for draw in draws]
-    return torch.from_numpy(np.stack(maps)).to(probe.activations, non_blocking=True)
+    return torch.from_numpy(np.stack(maps)).to(probe.activations.device, _dtype(probe), non_blocking=True)
 
 
 def constant(probe: Probe) -> Tensor:
@@ -28,8 +28,8 @@ def centre(probe: Probe) -> Tensor:
     A strong baseline although it reads no pixel, since photographs often show their object in the middle.
     """
     n, _, height, width = probe.activations.shape
-    y = torch.linspace(-1, 1, height, dtype=probe.activations.dtype, device=probe.activations.device)
-    x = torch.linspace(-1, 1, width, dtype=probe.activations.dtype, device=probe.activations.device)
+    y = torch.linspace(-1, 1, height, dtype=_dtype(probe), device=probe.activations.device)
+    x = torch.linspace(-1, 1, width, dtype=_dtype(probe), device=probe.activations.device)
     distance = torch.sqrt(y[:, None] ** 2 + x[None, :] ** 2)
     return (1 - distance / distance.max().clamp(min=1)).expand(n, height, width)
 
@@ -51,3 +51,8 @@ def fake_cam(probe: Probe) -> Tensor:
     maps = torch.ones_like(probe.images[:, 0])
     maps[:, 0, 0] = 0
     return maps
+
+
+def _dtype(probe: Probe) -> torch.dtype:
+    """Return the activations' type, or float32 where that has 16 bits: it would round different pixels to one value."""
+    return torch.promote_types(probe.activations.dtype, torch.float32)

@@ -40,10 +40,10 @@ def grad_cam_pp(probe: Probe) -> Tensor:
     alpha = g^2 / (2 g^2 + g^3 sum(A)) = 1 / (2 + g sum(A)), used where g > 0. The common factor Y of the weights is left
     out: it changes neither ranking nor normalised map, and would overflow. Returns (N,h,w), not negative.
     """
-    g = probe.gradients
-    alpha = 1 / (2 + g * probe.activations.sum((2, 3), keepdim=True))
+    g = _wide(probe.gradients)
+    alpha = 1 / (2 + g * _wide(probe.activations).sum((2, 3), keepdim=True))
     weights = torch.where(g > 0, alpha * g, 0).sum((2, 3))
-    return relu(_weighted_sum(weights, probe.activations))
+    return relu(_weighted_sum(weights, _wide(probe.activations)))
 
 
 def xgrad_cam(probe: Probe) -> Tensor:
@@ -51,9 +51,10 @@ def xgrad_cam(probe: Probe) -> Tensor:
 
     A channel whose activations sum to 0 gets the weight 0.
     """
-    total = probe.activations.sum((2, 3))
-    weights = (probe.gradients * probe.activations).sum((2, 3)) / torch.where(total == 0, torch.inf, total)
-    return relu(_weighted_sum(weights, probe.activations))
+    activations = _wide(probe.activations)
+    total = activations.sum((2, 3))
+    weights = (probe.gradients * activations).sum((2, 3)) / torch.where(total == 0, torch.inf, total)
+    return relu(_weighted_sum(weights, activations))
 
 
 def ablation_cam(probe: Probe, normalise: str = "score", drop: str = "score") -> Tensor:
@@ -67,7 +68,7 @@ def ablation_cam(probe: Probe, normalise: str = "score", drop: str = "score") ->
     """
     y, drops = probe.score_and_drops(one_of(drop, SCORES, "drop"))
     by_norm = one_of(normalise, ("score", "norm"), "normalise") == "norm"
-    size = probe.activations.flatten(2).norm(dim=2) if by_norm else y.abs()[:, None]
+    size = _wide(probe.activations.flatten(2)).norm(dim=2) if by_norm else y.abs()[:, None]
     weights = drops / torch.where(size > torch.finfo(size.dtype).tiny, size, 1)  # a divisor below that may overflow
     return relu(_weighted_sum(weights, probe.activations.to(weights.dtype)))  # drops in confidence are too small for float32
 
@@ -119,11 +120,16 @@ def eigen_cam(probe: Probe) -> Tensor:
     No centring, as in the paper. The sign of a singular vector is arbitrary: it is chosen so that the map's sum is not
     negative. It does not depend on the class. Returns (N,h,w), nan for an image whose activations are not finite.
     """
-    activations = probe.activations.to(torch.promote_types(probe.activations.dtype, torch.float32))  # torch has no SVD of 16-bit numbers
+    activations = _wide(probe.activations)  # torch has no SVD of 16-bit numbers
     finite = activations.isfinite().all((1, 2, 3))[:, None, None]
     _, _, v = torch.linalg.svd(torch.where(finite, activations.flatten(2).mT, 0), full_matrices=False)
     maps = _weighted_sum(v[:, 0], activations)
     return torch.where(finite, torch.where(maps.sum((1, 2), keepdim=True) < 0, -maps, maps), torch.nan)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return 16-bit numbers as float32, others as they are: sums over positions exceed the range of float16 above 65504."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
