@@ -13,6 +13,7 @@ import torch
 from evalkit.config.schema import Job
 from evalkit.errors import UserError, log_to_stderr, remote_failure, shards_in_words
 from evalkit.evaluation.loop import Progress
+from evalkit.imports import exit_of_users_code
 from evalkit.launch.run import Announce, run_job
 from evalkit.runs.folder import RunFolder
 
@@ -127,6 +128,9 @@ def _work(job: Job, rank: int, workers: int, sender: Connection) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as stop:
+        sender.send(("error", exit_of_users_code(stop) or f"a worker ended with exit code {stop.code}"))
+        sys.exit(2)
     except Exception as reason:
         message = remote_failure(reason)
         if message is None:

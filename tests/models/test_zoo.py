@@ -60,8 +60,8 @@ def test_configs_repeat_what_torchvision_says_of_its_weights(name):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("def f(:", "failed with SyntaxError"),
-        ("1 / 0", "failed with ZeroDivisionError: division"),
+        ("def f(:", "failed: SyntaxError"),
+        ("1 / 0", "failed: ZeroDivisionError: division"),
         ("def g(): ...", "has no 'f'; known: g"),
     ],
 )
