@@ -100,3 +100,15 @@ def test_places():
     assert str(files.place("memory://z/run") / "rows").startswith("memory://")
     with pytest.raises(UserError, match="foo://x cannot be opened"):
         files.place("foo://x")
+
+
+def test_a_home_folder_where_there_is_none(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/mine")
+    assert files.local("~/x") == Path("/home/mine/x") and files.place("~/x") == files.local("~/x")
+
+    def unknown(_path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")  # as in a container whose user has no entry
+
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    with pytest.raises(UserError, match=r"~/x: '~' stands for a home folder, and this user has none, and HOME is not set"):
+        files.place("~/x")

@@ -71,10 +71,20 @@ def main() -> None:
             raise
         _exit_with_error(message)
     except Exception as reason:
+        if isinstance(reason, FileNotFoundError) and _no_current_folder():
+            _exit_with_error("the current folder was deleted; change to another one (cd) and run the same command again")
         message = remote_failure(reason)
         if message is None:
             raise
         _exit_with_error(f"{message}; check the address and the credentials, then run the same command again: what is finished is kept")
+
+
+def _no_current_folder() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109 - Path.cwd is the same
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _make_streams_usable() -> None:

@@ -18,6 +18,7 @@ from evalkit.data.decode import Preprocess, UnreadableImage, content
 from evalkit.data.jpeg import DeviceDecoder
 from evalkit.data.sources import ClassKey, Source
 from evalkit.errors import UserError
+from evalkit.imports import failure
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,21 @@ def batches(
         pin_memory=False,
         worker_init_fn=_end_in_silence,
     )
-    for examples in loader:
+    for examples in _examples_of(loader):
         yield _collate(*under_way.popleft(), _tensors(examples, read), size, pin and isinstance(read, Preprocess))
+
+
+def _examples_of(loader: "DataLoader[_Sent]") -> "Iterator[list[_Sent]]":
+    """Iterate over batches. Raises UserError where a worker process died."""
+    try:
+        yield from loader
+    except RuntimeError as reason:
+        if "DataLoader worker" not in str(reason):
+            raise
+        raise UserError(
+            "a process that decodes images died, as when memory runs out; use fewer workers, or workers=0, and run the same command again: "
+            "what is finished is kept"
+        ) from reason
 
 
 def _end_in_silence(_worker: int) -> None:
@@ -113,6 +127,8 @@ class _Examples(Dataset[_Sent]):
             image = str(reason)
         except UserError as reason:  # raised again in the main process, without a worker's traceback
             image = reason
+        except SystemExit as reason:  # a user's data source may raise anything
+            image = UserError(f"an image cannot be read: {failure(reason)}")
         return self.source.class_keys(position), image
 
 

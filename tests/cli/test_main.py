@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from builders import tiny_overrides
+from builders import ROOT, save_pictures, tiny_overrides
 from commands import ENVIRONMENT, Command, evalkit, here, through_main
 from kill_runs import heed_interrupts
 
@@ -206,3 +206,56 @@ def test_a_stop_that_python_swallows_is_heeded_at_the_next_image(tmp_path, monke
     with pytest.raises(Stopped, match="8 of 64 images are kept"):
         run([f"out={tmp_path / 'run'}", "limit=64", "batch_size=8", "shard_size=8"])
     assert len(list((tmp_path / "run" / "rows").glob("*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "shell", "code", "says"),
+    [
+        ({"PYTHONIOENCODING": "latin-1"}, "$0 -m evalkit tables $1 --no-figures", 0, "written:"),
+        ({"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}, "$0 -m evalkit tables $1 --no-figures", 0, "written:"),
+        ({}, "$0 -m evalkit tables $1 --no-figures > /dev/full", 2, "error: cannot write to standard output (No space left on device)"),
+        ({}, "$0 -m evalkit tables $1 --no-figures >&-", 0, "written:"),
+        ({}, "set -o pipefail; $0 -m evalkit tables $1 --no-figures | true", 1, ""),
+        ({}, "mkdir $1/gone; cd $1/gone; rmdir $1/gone; $0 -m evalkit run limit=1", 2, "error: the current folder was deleted"),
+    ],
+)
+def test_streams_that_cannot_take_everything(small_run, variables, shell, code, says):
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(ROOT), ENVIRONMENT["PYTHONPATH"]]), **variables}
+    ended = subprocess.run(["bash", "-c", shell, sys.executable, str(small_run)], capture_output=True, env=environment, check=False)
+    err = ended.stderr.decode()
+    assert ended.returncode == code and says in err and "Traceback" not in err and "Exception ignored" not in err, err
+    if says == "written:":
+        assert "r\N{GREEK SMALL LETTER ETA}seau" in (small_run / "tables.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("streams")
+    overrides = tiny_overrides(save_pictures(folder / "pictures"), folder / "run")
+    assert here("run", *overrides, "method=[grad_cam]", "model.name=r\N{GREEK SMALL LETTER ETA}seau").exit_code == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "data=image_folder", "data.root=~nobody9/x"], ["run", "out=~nobody9/x"], ["run", "maps_from=~nobody9/x"],
+        ["run", "model.weights=~nobody9/x.pth"], ["run", "model.classes=~nobody9/x"], ["run", "model.class_map=~nobody9/x.csv"],
+        ["run", "data=image_folder", "data.root=.", "data.labels=~nobody9/x.csv"], ["tables", "~nobody9/x"],
+        ["tables", ".", "--out=~nobody9/x"], ["report", "~nobody9/x"], ["explain", "~nobody9/x.png", "model=vgg16"],
+        ["app", "--images=~nobody9/x"], ["study", "score", "~nobody9/x", "a.json"], ["study", "score", "x", "~nobody9/a.json"],
+        ["figure", "unit", "~nobody9/x.png", "model=vgg16"], ["list", "models", "--conf=~nobody9/x"],
+    ],
+)  # fmt: skip
+def test_a_home_folder_that_is_not_there(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mistake = here(*arguments).exception
+    assert isinstance(mistake, UserError), mistake
+    assert "'~nobody9' stands for a home folder, and there is no user 'nobody9'; write the whole path" in str(mistake)
+
+
+def test_the_home_folder_everywhere(tmp_path, monkeypatch, small_run):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(small_run.parent))
+    assert here("tables", "~/run", "--out=~/elsewhere", "--no-figures").exit_code == 0
+    assert (small_run.parent / "elsewhere" / "tables.md").is_file() and not list(tmp_path.iterdir())
