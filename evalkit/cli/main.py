@@ -60,7 +60,7 @@ def main() -> None:
         with _output_errors_as_user_errors():
             app()
     except UserError as error:
-        _exit_with_error(str(error))
+        exit_with_error(str(error))
     except Stopped as stop:
         _exit_stopped(str(stop))
     except SystemExit as stop:
@@ -69,14 +69,14 @@ def main() -> None:
         message = exit_of_users_code(stop)
         if message is None:
             raise
-        _exit_with_error(message)
+        exit_with_error(message)
     except Exception as reason:
         if isinstance(reason, FileNotFoundError) and _no_current_folder():
-            _exit_with_error("the current folder was deleted; change to another one (cd) and run the same command again")
+            exit_with_error("the current folder was deleted; change to another one (cd) and run the same command again")
         message = remote_failure(reason)
         if message is None:
             raise
-        _exit_with_error(f"{message}; check the address and the credentials, then run the same command again: what is finished is kept")
+        exit_with_error(f"{message}; check the address and the credentials, then run the same command again: what is finished is kept")
 
 
 def _no_current_folder() -> bool:
@@ -127,7 +127,8 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _exit_with_error(message: str) -> None:
+def exit_with_error(message: str) -> None:
+    """Print a message to stderr and exit with 2."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(printable(message))}")
     sys.exit(2)
 

@@ -18,6 +18,7 @@ import typer
 from evalkit import protocol
 from evalkit.analysis.load import load_runs
 from evalkit.analysis.summary import PAPER_METRICS, summarise
+from evalkit.cli.script import run_script
 from evalkit.config.compose import compose_jobs
 from evalkit.config.schema import RunConfig
 from evalkit.launch.run import run_job
@@ -67,4 +68,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

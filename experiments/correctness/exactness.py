@@ -19,6 +19,7 @@ from reference import MEAN, STD, Case, brute_force_drops, randomised
 from torch import Tensor, nn
 
 from evalkit import Probe, SplitModel
+from evalkit.cli.script import run_script
 
 CASES = [
     Case("vgg16", "features.29"),
@@ -82,4 +83,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

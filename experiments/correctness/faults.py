@@ -23,6 +23,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from evalkit.cli.script import run_script
 from evalkit.runs.folder import RunFolder
 
 RUN = ["model=digits_fc", "data=digits", "limit=96", "shard_size=4", "batch_size=4", "method=[ablation_cam,grad_cam]", "workers=0"]
@@ -227,4 +228,4 @@ def main(out: Annotated[Path | None, typer.Option(help="The table, as markdown."
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

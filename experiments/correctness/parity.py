@@ -32,6 +32,7 @@ from reference import MEAN, NETWORKS, STD, Case, compare, in_float64, randomised
 from torch import Tensor, nn
 
 from evalkit import Probe, SplitModel, methods, protocol
+from evalkit.cli.script import run_script
 from evalkit.errors import UserError
 from evalkit.methods.peers import captum_attr, pytorch_grad_cam, torch_cam
 from evalkit.methods.pixel import normalised
@@ -345,4 +346,4 @@ def merged(table: pd.DataFrame, file: Path) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

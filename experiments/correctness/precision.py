@@ -17,6 +17,7 @@ from evalkit.analysis import metrics
 from evalkit.analysis.load import Run, load_runs
 from evalkit.analysis.stats import bootstrap
 from evalkit.analysis.summary import SCORES, rival, scores_of
+from evalkit.cli.script import run_script
 from evalkit.point import Point
 
 
@@ -97,4 +98,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

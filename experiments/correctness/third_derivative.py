@@ -27,6 +27,7 @@ from reference import in_float64, real
 from torch import Tensor, nn
 
 from evalkit import Probe, SplitModel, methods
+from evalkit.cli.script import run_script
 from evalkit.config.compose import compose_jobs
 from evalkit.data.digits import Digits
 from evalkit.models import zoo
@@ -140,4 +141,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

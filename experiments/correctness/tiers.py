@@ -19,6 +19,7 @@ import typer
 from reference import MEAN, STD, brute_force_drops, randomise_norms
 
 from evalkit import Probe, SplitModel
+from evalkit.cli.script import run_script
 from evalkit.models import catalogue, zoo
 from evalkit.models.proposal import NoLayer
 from evalkit.models.settings import ModelConfig
@@ -90,4 +91,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from evalkit.bench import timing
+from evalkit.cli.script import run_script
 from evalkit.evaluation.allocator import keep_freed_memory
 
 
@@ -43,4 +44,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

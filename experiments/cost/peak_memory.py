@@ -17,6 +17,7 @@ import typer
 from torch import nn
 
 from evalkit.bench import timing
+from evalkit.cli.script import run_script
 from evalkit.config.choices import choices
 
 SIZE = 96
@@ -76,4 +77,4 @@ def main(
 
 if __name__ == "__main__":
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    typer.run(main)
+    run_script(main)

@@ -18,6 +18,7 @@ from playwright.sync_api import sync_playwright
 
 from evalkit.analysis.evaluated import evaluate_run
 from evalkit.analysis.load import load_runs
+from evalkit.cli.script import run_script
 from evalkit.photos.gallery import report_runs
 
 
@@ -64,4 +65,4 @@ def opened(file: Path, chromium: str, repeats: int) -> tuple[list[float], int]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -21,6 +21,7 @@ import torch
 import typer
 
 from evalkit.bench import timing
+from evalkit.cli.script import run_script
 from evalkit.runs.folder import RunFolder
 
 SHARD = 8
@@ -103,4 +104,4 @@ def plain(model: str, processes: int, passes: int = 12) -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    typer.run(main)
+    run_script(main)

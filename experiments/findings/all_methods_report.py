@@ -16,6 +16,7 @@ import typer
 
 from evalkit.analysis.load import load_runs
 from evalkit.analysis.summary import PAPER_METRICS
+from evalkit.cli.script import run_script
 from evalkit.output import plots
 
 NUMBERS = ["model", "method", "select", "top_percent", "fill", "score", "metric", "against", "n", "value", "low", "high"]
@@ -66,4 +67,4 @@ def cut(folder: Path, stage: str) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -6,16 +6,18 @@
 Two minutes on one core. docs/average_drop.md gives the source of each definition and includes the written table.
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from evalkit.analysis import metrics
 from evalkit.analysis.load import Run, load_runs
 from evalkit.analysis.summary import scores_of
+from evalkit.cli.script import run_script
 from evalkit.point import Point
 
 SOFT_BLACK = Point("soft", None, "black")
@@ -124,9 +126,13 @@ def _table(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---", *["---:"] * (len(header) - 1)], *lines])
 
 
+def main(
+    run: Annotated[str, typer.Argument(help="Run folder of experiment=published_protocols.")],
+    out: Annotated[Path, typer.Option(help="Markdown file.")],
+) -> None:
+    """Write the report of a run."""
+    out.write_text(markdown(load_runs([run])[0]), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="run folder of experiment=published_protocols")
-    parser.add_argument("--out", type=Path, required=True, help="Markdown file")
-    arguments = parser.parse_args()
-    arguments.out.write_text(markdown(load_runs([arguments.run])[0]), encoding="utf-8")
+    run_script(main)

@@ -46,6 +46,7 @@ from evalkit import protocol
 from evalkit.analysis import metrics
 from evalkit.analysis.load import Run, at_point, load_runs
 from evalkit.analysis.summary import SCORES
+from evalkit.cli.script import run_script
 from evalkit.config.compose import compose_jobs
 from evalkit.data.boxes import to_input
 from evalkit.evaluation import localisation
@@ -234,4 +235,4 @@ def share(own: float, other: float) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

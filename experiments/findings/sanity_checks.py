@@ -31,6 +31,7 @@ from torch import Tensor
 
 from evalkit import protocol
 from evalkit.analysis.stats import bootstrap
+from evalkit.cli.script import run_script
 from evalkit.config.compose import compose_jobs
 from evalkit.data.decode import UnreadableImage
 from evalkit.errors import UserError
@@ -279,4 +280,4 @@ def save(figure: Figure, stem: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

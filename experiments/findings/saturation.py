@@ -23,6 +23,7 @@ from saturation_report import ABLATION, ABLATION_FLOAT, ABLATION_SIGMOID, GRAD, 
 from torch import Tensor, nn
 
 from evalkit import protocol
+from evalkit.cli.script import run_script
 from evalkit.config.compose import compose_jobs
 from evalkit.data.digits import SIZE, TwoDigits
 from evalkit.evaluation import localisation
@@ -154,4 +155,4 @@ def main(out: Annotated[Path, typer.Option(help="Folder for the report, the tabl
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -15,6 +15,7 @@ import typer
 
 from evalkit.analysis.load import load_runs
 from evalkit.analysis.summary import PAPER_METRICS, summarise
+from evalkit.cli.script import run_script
 from evalkit.config.compose import compose_jobs
 from evalkit.launch.run import run_job
 
@@ -42,4 +43,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

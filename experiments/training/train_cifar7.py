@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torchvision.datasets import CIFAR100
 
+from evalkit.cli.script import run_script
 from evalkit.models.cifar_nets import CIFAR7
 
 BATCH = 128
@@ -79,4 +80,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from evalkit.cli.script import run_script
 from evalkit.data.digits import Digits, TwoDigits
 from evalkit.models.digits_nets import DigitsFC, DigitsGAP
 
@@ -88,4 +89,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

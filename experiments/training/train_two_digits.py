@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from train_digits import normalised, train
 
+from evalkit.cli.script import run_script
 from evalkit.config.compose import compose_jobs
 from evalkit.data.digits import CLASSES, TwoDigits
 from evalkit.models import zoo
@@ -82,4 +83,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)
