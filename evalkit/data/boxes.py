@@ -1,6 +1,5 @@
 """Bounding boxes of a data set, and their conversion to pixels of the network's input."""
 
-import csv
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
@@ -8,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from evalkit.data.decode import Preprocess
+from evalkit.data.listing import Listing, files_below, is_hidden
+from evalkit.data.text import read_table
 from evalkit.errors import UserError
 from evalkit.files import Place
 
@@ -93,16 +94,12 @@ def _cropped(low: float, high: float, length: int, crop: int | None) -> tuple[fl
 
 def _read_list(listed: Place) -> dict[str, list[Box]]:
     boxes: dict[str, list[Box]] = {}
-    try:
-        with listed.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            class_column = _class_column(listed, reader.fieldnames or [])
-            for row in reader:
-                where = f"{listed}, line {reader.line_num}"
-                key = _key(where, row[class_column], class_column) if class_column else None
-                boxes.setdefault(row["file"], []).append(_box(where, key, [row[column] for column in COLUMNS]))
-    except (UnicodeDecodeError, csv.Error) as reason:
-        raise UserError(f"{listed} is no CSV in UTF-8 ({reason})") from reason
+    columns, rows = read_table(listed)
+    class_column = _class_column(listed, columns)
+    for row in rows:
+        where = f"{listed}, line {row.line}"
+        key = _key(where, row[class_column], class_column) if class_column else None
+        boxes.setdefault(row["file"], []).append(_box(where, key, [row[column] for column in COLUMNS]))
     if not boxes:
         raise UserError(f"{listed} lists no boxes")
     return boxes
@@ -142,7 +139,7 @@ def _box(where: str, key: str | int | None, texts: Sequence[str]) -> Box:
 
 
 def _read_annotations(folder: Place) -> dict[str, list[Box]]:
-    files: list[Place] = list(folder.rglob("*.xml"))
+    files = [folder / path for path in files_below(folder, Listing()) if path.endswith(".xml") and not is_hidden(path)]
     if not files:
         raise UserError(f"no annotations in {folder}: expected ILSVRC2012_val_*.xml (Pascal VOC)")
     return {file.stem: _read_annotation(file) for file in files}
@@ -152,7 +149,7 @@ def _read_annotation(file: Place) -> list[Box]:
     """Read all objects of one image. Coordinates are taken as edges, as is common; the error is at most one pixel."""
     try:
         root = ET.fromstring(file.read_bytes())
-    except ET.ParseError as reason:
+    except (ET.ParseError, ValueError, LookupError) as reason:  # the latter two of encodings that the parser does not know
         raise UserError(f"{file} is no XML ({reason})") from reason
 
     def texts(parent: ET.Element, *paths: str) -> list[str]:

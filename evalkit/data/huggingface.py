@@ -85,10 +85,10 @@ class _Columns(Encoded):
 
     def encoded(self, position: int) -> bytes | Path:
         """Return the picture's bytes or file. Raises UnreadableImage where the row holds neither."""
-        picture = self._row(position)[self.image]
+        picture = self._row(position)[self.image] or {}
         if picture.get("bytes") is not None:
             return bytes(picture["bytes"])
-        if picture.get("path") is None:
+        if not picture.get("path"):
             raise UnreadableImage("this row of the data set holds no picture")
         return Path(picture["path"])
 
@@ -118,7 +118,7 @@ class MapDataset(_Columns):
     @property
     def fingerprint(self) -> str:
         """Hash over the number of rows, the labels and the encoded size of every hundredth picture."""
-        sizes = [len(self.data[i][self.image].get("bytes") or b"") for i in range(0, len(self), 100)]
+        sizes = [len((self.data[i][self.image] or {}).get("bytes") or b"") for i in range(0, len(self), 100)]
         return hashlib.sha256(repr((len(self), self._labels or [], sizes)).encode()).hexdigest()
 
 

@@ -2,16 +2,21 @@
 
 import io
 import tarfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from itertools import chain
 
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from evalkit.data.boxes import Box, boxes_of, read_boxes
 from evalkit.data.decode import Encoded
-from evalkit.data.sources import ClassKey, Files, existing_folder, find_images, hash_entries, is_wnid, labelled_files, read_labels, utf8
-from evalkit.errors import UserError
+from evalkit.data.listing import is_hidden, list_images
+from evalkit.data.sources import ClassKey, Files, existing_folder, hash_entries, is_wnid, labelled_files, read_labels, utf8
+from evalkit.data.text import decode_text
+from evalkit.errors import UserError, cause, first_line, printable
 from evalkit.files import Place, place
 
 DEVKIT = "ILSVRC2012_devkit_t12"
@@ -41,24 +46,25 @@ def imagenet(root: str, labels: str | None = None, devkit: str | None = None, bo
         folder = folder / "val"
     if labels is not None:
         return labelled_files(folder, place(labels), boxes_path)
-    paths = find_images(folder)
+    found = list_images(folder)
+    paths = found.images
     parents = {path.split("/")[-2] for path in paths if "/" in path}
     if paths and all(is_wnid(parent) for parent in parents) and all("/" in path for path in paths):
-        return Files(folder, paths, [(path.split("/")[-2],) for path in paths], boxes_path)
+        return Files(folder, paths, [(path.split("/")[-2],) for path in paths], boxes_path, found)
     if parents or not paths:
         raise UserError(
             f"{folder} is not ImageNet val: expected class folders such as n01440764, ILSVRC2012_val_*.JPEG, or ILSVRC2012_img_val.tar"
         )
     keys = _flat_labels(folder, labels, devkit)
-    return Files(folder, paths, [keys.get(path, ()) for path in paths], boxes_path)
+    return Files(folder, paths, [keys.get(path, ()) for path in paths], boxes_path, found)
 
 
 class TarFile(Encoded):
     """Images inside an uncompressed tar, read at their offsets."""
 
     def __init__(self, tar: Place, keys: dict[str, tuple[ClassKey, ...]], boxes: Place | None = None) -> None:
-        with tar.open("rb") as file, tarfile.open(fileobj=file) as archive:
-            members = sorted((m.name, m.offset_data, m.size) for m in archive if m.isfile())
+        with _opened(tar) as archive:
+            members = sorted((m.name, m.offset_data, m.size) for m in archive if m.isfile() and not is_hidden(m.name.removeprefix("./")))
         if not members:
             raise UserError(f"no images in {tar}")
         self.tar, self.members = tar, members
@@ -126,14 +132,30 @@ def _read_devkit(kit: Place) -> dict[str, tuple[ClassKey, ...]]:
             for path in kit.rglob(name):
                 return path.read_bytes()
         else:
-            with kit.open("rb") as file, tarfile.open(fileobj=file) as archive:
+            with _opened(kit) as archive:
                 for member in archive:
                     stream = archive.extractfile(member) if member.name.endswith("/" + name) else None
                     if stream is not None:
                         return stream.read()
         raise UserError(f"no {name} in {kit}: is this the development kit of ILSVRC2012?")
 
-    synsets = loadmat(io.BytesIO(read("meta.mat")), squeeze_me=True)["synsets"]
-    wnid = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
-    truth = [int(line) for line in read(GROUND_TRUTH).split()]
-    return {f"ILSVRC2012_val_{number:08d}.JPEG": (wnid[identity],) for number, identity in enumerate(truth, 1)}
+    try:
+        synsets = loadmat(io.BytesIO(read("meta.mat")), squeeze_me=True)["synsets"]
+        wnid = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
+    except (ValueError, KeyError, IndexError, TypeError, NotImplementedError, MatReadError, zlib.error) as reason:
+        raise UserError(f"meta.mat in {kit} is not that of ILSVRC2012 ({cause(reason)}); unpack the development kit again") from reason
+    lines = decode_text(read(GROUND_TRUTH), f"{GROUND_TRUTH} in {kit}").split()
+    strange = next((line for line in lines if not line.isdecimal() or int(line) not in wnid), None)
+    if strange is not None:
+        raise UserError(f"{GROUND_TRUTH} in {kit} holds '{printable(strange[:20])}', which is no ILSVRC2012_ID of meta.mat")
+    return {f"ILSVRC2012_val_{number:08d}.JPEG": (wnid[int(line)],) for number, line in enumerate(lines, 1)}
+
+
+@contextmanager
+def _opened(tar: Place) -> Iterator[tarfile.TarFile]:
+    """Open an archive. Raises UserError where it is none, or is cut off."""
+    try:
+        with tar.open("rb") as file, tarfile.open(fileobj=file) as archive:
+            yield archive
+    except (tarfile.TarError, EOFError, zlib.error) as reason:
+        raise UserError(f"{tar} is no complete tar archive ({first_line(reason)}); download it again") from reason

@@ -1,6 +1,6 @@
 """Conversion of class keys (wnid, name or index) to the model's output indices."""
 
-import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -10,7 +10,8 @@ from pathlib import Path
 from torchvision.models import ResNet50_Weights
 
 from evalkit.data.imagenet import wnids
-from evalkit.data.sources import ClassKey, ListedClass
+from evalkit.data.sources import ClassKey, ListedClass, is_wnid
+from evalkit.data.text import normalised, read_names, read_table
 from evalkit.errors import UserError, did_you_mean
 from evalkit.files import local
 
@@ -27,10 +28,25 @@ class Classes:
 
     def outputs_of(self, key: ClassKey) -> tuple[int, ...]:
         """Return the outputs that a class stands for, none where the model has no such class. Raises UserError as `index` does."""
+        if not self.map or isinstance(key, int):
+            self.index(key)
+        return self.outputs_among(key)
+
+    def outputs_among(self, key: ClassKey) -> tuple[int, ...]:
+        """Return the outputs that a class stands for, none where the model has no such class or no such output."""
         if self.map and not isinstance(key, int):
-            return self.map.get(str(key), ())
-        index = self.index(key)
-        return () if index is None else (index,)
+            return self._mapped.get(normalised(str(key)), ())
+        index = self._found(key)
+        return (index,) if index is not None and 0 <= index < self.outputs else ()
+
+    def meant(self, name: str) -> str | None:
+        """Return the class that is likely meant by a name without outputs: one that differs in case or separators, or in a letter."""
+        known = list(self.map) or [*(self.names or ()), *(self.keys or ())]
+        by_loose_name = {_loose(part): full for full in reversed(known) for part in (full.split(",")[0], full)}
+        if _loose(name) in by_loose_name or is_wnid(name):
+            return by_loose_name.get(_loose(name))
+        near = get_close_matches(_loose(name), by_loose_name, n=1, cutoff=0.8)
+        return by_loose_name[near[0]] if near else None
 
     def output(self, given: int | str) -> int:
         """Return the output of a class given by index, or by name in upper or lower case. Raises UserError where there is none."""
@@ -55,19 +71,22 @@ class Classes:
 
         For a model whose classes have no names, a labels list's index is used. Raises UserError where that is no output.
         """
-        if isinstance(key, ListedClass) and self._agrees(key):
-            return key.index
-        if isinstance(key, str | ListedClass) and self.keys is not None:
-            return self._by_name.get(str(key))
-        index = key.index if isinstance(key, ListedClass) else key
-        if not isinstance(index, int):
-            return None
-        if not 0 <= index < self.outputs:
+        index = self._found(key)
+        if index is not None and not 0 <= index < self.outputs:
             raise UserError(
                 f"label {index} is no output of a model with {self.outputs} outputs; "
                 "name its classes with model.classes=FILE, one wnid or name a line"
             )
         return index
+
+    def _found(self, key: ClassKey | None) -> int | None:
+        """Return the output of a class, or an index of a list, which may be no output."""
+        if isinstance(key, ListedClass) and self._agrees(key):
+            return key.index
+        if isinstance(key, str | ListedClass) and self.keys is not None:
+            return self._by_name.get(normalised(str(key)))
+        index = key.index if isinstance(key, ListedClass) else key
+        return index if isinstance(index, int) else None
 
     def _agrees(self, key: ListedClass) -> bool:
         """Return whether name and index mean the same output. Names alone need not be unique: ImageNet has two cranes."""
@@ -82,13 +101,24 @@ class Classes:
 
     @cached_property
     def _by_name(self) -> dict[str, int]:
-        indices = {name: i for i, name in reversed(list(enumerate(self.names or [])))}
-        indices.update({key: i for i, key in enumerate(self.keys or [])})
+        indices = {normalised(name): i for i, name in reversed(list(enumerate(self.names or [])))}
+        indices.update({normalised(key): i for i, key in enumerate(self.keys or [])})
         return indices
+
+    @cached_property
+    def _mapped(self) -> dict[str, tuple[int, ...]]:
+        mapped: dict[str, tuple[int, ...]] = {}
+        for name, outputs in self.map.items():
+            mapped[normalised(name)] = (*mapped.get(normalised(name), ()), *outputs)
+        return mapped
 
 
 def _short(name: str) -> str:
-    return name.split(",", maxsplit=1)[0].strip().lower()
+    return normalised(name.split(",", maxsplit=1)[0]).lower()
+
+
+def _loose(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", normalised(name).casefold()).strip()
 
 
 def load_classes(given: str | Sequence[str] | None, outputs: int, class_map: str | None = None) -> Classes:
@@ -106,10 +136,13 @@ def load_classes(given: str | Sequence[str] | None, outputs: int, class_map: str
     elif isinstance(given, str):
         if not local(given).is_file():
             raise UserError(f"no file {given}: model.classes takes a file with one wnid or name a line, in output order, or 'imagenet'")
-        keys = [line.strip() for line in local(given).read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines_of_names = read_names(local(given))
+        keys = [name for _, name in lines_of_names]
         names, where = None, f"{given} with {len(keys)} classes"
+        _check_unique(keys, f"{given}, lines", [line for line, _ in lines_of_names])
     else:
         keys, names, where = [str(name) for name in given], None, f"{len(given)} classes"
+        _check_unique(keys, "model.classes, entries", range(1, len(keys) + 1))
     if len(keys) != outputs:
         raise UserError(f"model.classes gives {where}, but the model has {outputs} outputs")
     if names is None and set(keys) <= set(wnids()):
@@ -122,10 +155,22 @@ def _read_map(file: Path, outputs: int) -> dict[str, tuple[int, ...]]:
     if not file.is_file():
         raise UserError(f"no file {file}: model.class_map takes a CSV with the columns class and index")
     outputs_of: dict[str, tuple[int, ...]] = {}
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        for number, row in enumerate(csv.DictReader(lines), 2):
-            name, index = row.get("class"), row.get("index") or ""
-            if not name or not index.isdecimal() or int(index) >= outputs:
-                raise UserError(f"{file}, line {number}: expected the columns class and index, an output from 0 to {outputs - 1}")
-            outputs_of[name] = (*outputs_of.get(name, ()), int(index))
+    for row in read_table(file)[1]:
+        name, index = row["class"], row["index"].strip()
+        if not name or not index.isdecimal() or int(index) >= outputs:
+            raise UserError(f"{file}, line {row.line}: expected the columns class and index, an output from 0 to {outputs - 1}")
+        outputs_of[name] = (*outputs_of.get(name, ()), int(index))
+    if not outputs_of:
+        raise UserError(f"{file} lists no classes: model.class_map takes a CSV with the columns class and index")
     return outputs_of
+
+
+def _check_unique(keys: Sequence[str], where: str, places: Sequence[int]) -> None:
+    """Raises UserError, with the places of both, where two outputs have one name, except where ImageNet's own list has such a pair."""
+    known = ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+    first: dict[str, int] = {}
+    for i, key in enumerate(keys):
+        before = first.setdefault(normalised(key), i)
+        imagenets = len(keys) == len(known) and _short(key) == _short(known[i]) == _short(known[before])
+        if before != i and not imagenets:
+            raise UserError(f"{where} {places[before]} and {places[i]} both say '{key}': each output needs a name of its own")

@@ -4,8 +4,8 @@ Images are ordered by their path below the root, so that the first N are the sam
 key (wnid, name or index), never by the rank of its folder, which would shift where some of the 1000 classes are missing.
 """
 
-import csv
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,10 +17,11 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from upath import UPath
 
 from evalkit.data.boxes import Box, boxes_of, read_boxes
 from evalkit.data.decode import Encoded
+from evalkit.data.listing import Listing, file_sizes, list_images
+from evalkit.data.text import Row, read_table
 from evalkit.errors import UserError
 from evalkit.files import Place, place, read_remote
 
@@ -70,9 +71,18 @@ class Source(Protocol):
 class Files(Encoded):
     """Images in files below a root."""
 
-    def __init__(self, root: Place, paths: Sequence[str], keys: Sequence[tuple[ClassKey, ...]], boxes: Place | None = None) -> None:
+    def __init__(
+        self,
+        root: Place,
+        paths: Sequence[str],
+        keys: Sequence[tuple[ClassKey, ...]],
+        boxes: Place | None = None,
+        listing: Listing | None = None,
+    ) -> None:
         if not paths:
-            raise UserError(f"no images in {root}: expected files ending in {', '.join(IMG_EXTENSIONS)}")
+            raise UserError(f"no images in {root}: expected files ending in {', '.join(IMG_EXTENSIONS)}{_instead(listing)}")
+        self.listing = listing
+        """The content of the root; None where a list says which files are the images."""
         order = sorted(range(len(paths)), key=lambda i: paths[i])
         self.root = root
         self.paths = [paths[i] for i in order]
@@ -107,6 +117,13 @@ class Files(Encoded):
         return hash_entries(chain(files, sorted(self.known_boxes.items())))
 
 
+def _instead(listing: Listing | None) -> str:
+    """Return what lies in a folder without images."""
+    if listing is None or not (listing.unread or listing.hidden):
+        return ""
+    return f"; it holds {listing.unread[0]}" if listing.unread else f"; {listing.hidden[0]} is hidden or trash"
+
+
 def image_folder(root: str, labels: str | None = None, boxes: str | None = None) -> Files:
     """Open class folders, or the files listed in `labels` (default `<root>/labels.csv` where there is one).
 
@@ -121,8 +138,9 @@ def image_folder(root: str, labels: str | None = None, boxes: str | None = None)
     default_boxes = folder / "boxes.csv"
     boxes_path = place(boxes) if boxes is not None else default_boxes if default_boxes.is_file() else None
     if labels is None and not listed.is_file():
-        paths = find_images(folder)
-        return Files(folder, paths, [(path.split("/")[0],) if "/" in path else () for path in paths], boxes_path)
+        found = list_images(folder)
+        keys = [(path.split("/")[0],) if "/" in path else () for path in found.images]
+        return Files(folder, found.images, keys, boxes_path, found)
     return labelled_files(folder, listed, boxes_path)
 
 
@@ -144,35 +162,32 @@ def read_labels(listed: Place) -> dict[str, tuple[ClassKey, ...]]:
     """Read the class keys of each path from a labels list (CSV; also Kaggle's LOC_val_solution.csv)."""
     if not listed.is_file():
         raise UserError(f"no labels file {listed}")
-    try:
-        with listed.open(newline="", encoding="utf-8-sig") as file:
-            table = list(csv.DictReader(file, restval=""))
-    except (UnicodeDecodeError, csv.Error) as reason:
-        raise UserError(f"{listed} is no CSV in UTF-8 ({reason})") from reason
-    if not table:
+    columns, rows = read_table(listed)
+    if not rows:
         raise UserError(f"{listed} lists no files")
-    columns = {column for column in table[0] if column}
-    if {"ImageId", "PredictionString"} <= columns:
-        return {f"{row['ImageId']}.JPEG": tuple(row["PredictionString"].split()[:1]) for row in table}
+    if {"ImageId", "PredictionString"} <= set(columns):
+        return {f"{row['ImageId']}.JPEG": tuple(row["PredictionString"].split()[:1]) for row in rows}
     name_column = next((column for column in ("wnid", "class", "label") if column in columns), None)
     if "file" not in columns or (name_column is None and "index" not in columns):
-        raise UserError(
-            f"{listed} needs a column 'file' and one of 'wnid', 'class', 'label' or 'index'; it has {', '.join(sorted(columns))}"
-        )
-    try:
-        rows = [(row["file"], _class_key(row, name_column)) for row in table]
-    except ValueError as reason:
-        raise UserError(f"{listed}: column 'index' must hold whole numbers ({reason})") from reason
+        has = ", ".join(sorted(column for column in columns if column))
+        raise UserError(f"{listed} needs a column 'file' and one of 'wnid', 'class', 'label' or 'index'; it has {has}")
     keys: dict[str, tuple[ClassKey, ...]] = {}
-    for path, key in rows:
-        before = keys.setdefault(path, ())
+    for row in rows:
+        if not row["file"].strip():
+            raise UserError(f"{listed}, line {row.line} names no file")
+        before = keys.setdefault(row["file"], ())
+        key = _class_key(listed, row, name_column)
         if key is not None and key not in before:
-            keys[path] = (*before, key)
+            keys[row["file"]] = (*before, key)
     return keys
 
 
-def _class_key(row: dict[str, str], name_column: str | None) -> ClassKey | None:
-    index = int(row["index"]) if row.get("index") else None
+def _class_key(listed: Place, row: Row, name_column: str | None) -> ClassKey | None:
+    given = row["index"].strip()
+    try:
+        index = int(given) if given else None
+    except ValueError as reason:
+        raise UserError(f"{listed}, line {row.line}: column 'index' must hold whole numbers, not '{given}'") from reason
     return ListedClass(row[name_column], index) if name_column and row[name_column] else index
 
 
@@ -184,33 +199,15 @@ def existing_folder(root: str) -> Place:
     return folder
 
 
-def find_images(folder: Place) -> list[str]:
-    """Return the paths of all image files below a folder, relative to it, with forward slashes."""
-    if not isinstance(folder, Path):
-        return [path for path in _remote_sizes(folder) if PurePosixPath(path).suffix.lower() in IMG_EXTENSIONS]
-    return [
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and not path.is_dir()
-    ]
-
-
-def file_sizes(folder: Place, paths: Iterable[str]) -> dict[str, int]:
-    """Return the sizes in bytes of the files that exist; of a remote folder, those of all its files."""
-    if not isinstance(folder, Path):
-        return _remote_sizes(folder)
-    return {path: (folder / path).stat().st_size for path in paths if (folder / path).exists()}
-
-
-def _remote_sizes(folder: UPath) -> dict[str, int]:
-    """Return the sizes of all files below a remote folder, from one listing instead of one request per image."""
-    entries = folder.fs.find(folder.path, detail=True)
-    return {PurePosixPath(name).relative_to(folder.path).as_posix(): int(entry["size"]) for name, entry in entries.items()}
-
-
 def _leaves(folder: Place, path: str) -> bool:
-    """Return whether a path in a list leads out of its folder."""
+    """Return whether a path in a list leads out of its folder by itself. A picture may be a link to elsewhere."""
+    steps_up = ".." in PurePosixPath(path).parts
     if not isinstance(folder, Path):
-        return PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
-    return not (folder / path).resolve().is_relative_to(folder.resolve())
+        return PurePosixPath(path).is_absolute() or steps_up
+    bases = (folder.absolute(), folder.resolve())
+    inside = any(Path(os.path.normpath(base / path)).is_relative_to(os.path.normpath(base)) for base in bases)
+    # Behind a link, `..` leads elsewhere than the text of the path says.
+    return not inside or (steps_up and not (folder / path).resolve().is_relative_to(bases[1]))
 
 
 def choose(source: Source, *, limit: int | None, sample: int | None, seed: int) -> list[int]:

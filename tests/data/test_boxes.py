@@ -98,7 +98,7 @@ def test_list_with_and_without_classes(tmp_path):
         ("file,w,h,x1,y1,x2,y2\na,0,9,0,1,2,2\n", "line 2: the edges 0 1 2 2 .* are no box"),
         ("file,w,h,x1,y1,x2,y2\na,9,9,0,1,200,2\n", "line 2: the box 0 1 200 2 extends beyond its image of 9x9"),
         ("file,w,h,x1,y1,x2,y2,index\na,9,9,0,1,2,2,cat\n", "line 2: index must be a whole number"),
-        ("\x00\xff", "no CSV|lacks the column"),
+        ("\x00\xff", "line 1: the byte 0xff is not UTF-8; save the file as UTF-8"),
     ],
 )  # fmt: skip
 def test_bad_lists(tmp_path, text, complaint):
