@@ -28,12 +28,15 @@ def printable(text: str) -> str:
 
 
 def log_to_stderr(level: int) -> None:
-    """Log warnings, with names from data sets made printable, to stderr, except two kinds that need no action.
+    """Log warnings and what a run says of itself, with names from data sets made printable, to stderr.
 
-    torch warns of fewer cores than decoding processes; Pillow warns of large images, which are decoded like any other.
+    Left out are two kinds of warnings that need no action: torch warns of fewer cores than decoding processes; Pillow warns of large images, which are decoded like any other.
     """
     for message in ("This DataLoader will create", "Image size .* could be decompression bomb"):
         warnings.filterwarnings("ignore", message)
+    if level <= logging.WARNING:
+        for name in ("evalkit.evaluation.inventory", "evalkit.launch.slurm"):  # what data a run has, and which jobs it submitted
+            logging.getLogger(name).setLevel(logging.INFO)
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
@@ -47,7 +50,7 @@ class _Printable(logging.Formatter):
 
 def remote_failure(reason: BaseException) -> str | None:
     """Return a message for an exception of a remote storage library, as for no connection or no access; None for any other exception."""
-    is_remote = type(reason).__module__.partition(".")[0] in ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google")
+    is_remote = type(reason).__module__.partition(".")[0] in ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "httpx")
     return f"the remote store failed ({first_line(reason)})" if is_remote else None
 
 

@@ -53,7 +53,6 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)  # sent by schedulers before they kill: stop as on Ctrl-C
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # but not where it is ignored, as under nohup
         signal.signal(signal.SIGINT, _stop)
-    logging.getLogger("evalkit.launch.slurm").setLevel(logging.INFO)  # it logs the submitted jobs as information
     _make_streams_usable()
     log_to_stderr(logging.WARNING)
     try:

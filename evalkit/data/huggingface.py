@@ -1,14 +1,17 @@
 """Any image data set that the Hugging Face `datasets` library can read, from the hub or from disk, streamed or not."""
 
 import hashlib
+import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset, load_from_disk
 from datasets import Image as ImageFeature
+from datasets.exceptions import DatasetsError
 
 from evalkit.data.boxes import Box
 from evalkit.data.decode import Encoded, UnreadableImage
@@ -45,8 +48,9 @@ def hugging_face(
                 data = data[split]
             data = data.to_iterable_dataset() if streaming else data
         else:
-            data = load_dataset(path, subset, split=split, streaming=streaming)
-    except (OSError, ValueError) as reason:
+            with _quiet_retries():
+                data = load_dataset(path, subset, split=split, streaming=streaming)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as reason:  # RuntimeError: the data set is a script
         raise UserError(f"cannot open the data set '{path}', split '{split}': {' '.join(str(reason).split())}") from reason
     features = data.features or Features()
     image = image_column or next((key for key, kind in features.items() if isinstance(kind, ImageFeature)), None)
@@ -61,6 +65,18 @@ def hugging_face(
     data = data.cast_column(image, ImageFeature(decode=False))
     kind = StreamedDataset if streaming else MapDataset
     return kind(data, path, image, label)
+
+
+@contextmanager
+def _quiet_retries() -> Iterator[None]:
+    """Silence the hub's warnings of each retry; when it gives up, its error says the same."""
+    hub = logging.getLogger("huggingface_hub")
+    before = hub.level
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub.setLevel(before)
 
 
 class _Columns(Encoded):

@@ -18,6 +18,7 @@ from evalkit.data.labels import Classes
 from evalkit.data.sources import Source, choose
 from evalkit.errors import UserError
 from evalkit.evaluation.apply import Method, load_methods
+from evalkit.evaluation.inventory import check_labels
 from evalkit.evaluation.opening import open_device, open_model
 from evalkit.imports import arguments_refused, failure, find
 from evalkit.models import zoo
@@ -80,7 +81,7 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
     model = open_model(config, device, size)
     _check_outputs(config, model, source, positions, size)
     targets = resolve(config.target, model.classes)
-    _check_labels(config, source, positions, model.classes)
+    check_labels(config, source, positions, model.classes, tell=local_rank == 0)
     if config.data.get("boxes") and not any(source.boxes(position) for position in positions):
         log.warning("data.boxes=%s has no box for any of the %d images: check the image names in it", config.data["boxes"], len(positions))
     read = model.preprocess if config.decode == "pil" else tried_decoder(model.preprocess, device)
@@ -144,31 +145,3 @@ def _check_outputs(config: RunConfig, model: zoo.LoadedModel, source: Source, po
     if images:
         net = model.net
         check_on_images(net, torch.stack(images).to(net.device).to(net.dtype) / 255)
-
-
-def _check_labels(config: RunConfig, source: Source, positions: list[int], classes: Classes) -> None:
-    """Check the labels before the first image is explained. Raises UserError where target or images needs labels that are missing."""
-    if getattr(source, "streamed", False):
-        return
-    keys = [source.class_keys(position) for position in positions]
-    outputs = [[classes.outputs_of(key) for key in of_image] for of_image in keys]  # of all images, since a wrong label raises
-    if not any(map(any, outputs)):
-        first = f"the first is called '{keys[0][0]}'" if keys[0] else "the first has none"
-        note = f"none of the {len(positions)} images has a label among the classes of {config.model.name} ({first})"
-        if config.target == "label" or config.images == "correct":
-            raise UserError(f"{note}; name them alike (model.classes=FILE, one wnid or name a line), or use target=predicted")
-        log.warning("%s: top-1 cannot be computed", note)
-    if config.target == "label":
-        unlabelled = [position for position, choices in zip(positions, outputs, strict=True) if not any(choices)]
-        if unlabelled and not classes.map:
-            raise UserError(
-                f"target=label, but {len(unlabelled)} of {len(positions)} images have no label among the model's classes (the first is "
-                f"{source.image_id(unlabelled[0])}); name them alike, give model.class_map, or leave them out of data.labels"
-            )
-        _name_unknown({str(key) for pair in zip(keys, outputs, strict=True) for key, choices in zip(*pair, strict=True) if not choices})
-
-
-def _name_unknown(labels: set[str]) -> None:
-    """Log the labels that have no output and are therefore not explained."""
-    if labels:
-        log.warning("%d labels have no output in the model and are not explained: %s", len(labels), ", ".join(sorted(labels)[:5]))

@@ -1,12 +1,15 @@
 """Hugging Face data sets, made and saved locally."""
 
 import io
+import logging
 
 import datasets
 import numpy as np
 import pytest
+from builders import encoded
 from PIL import Image
 
+from evalkit.data import huggingface
 from evalkit.data.decode import UnreadableImage
 from evalkit.data.huggingface import hugging_face
 from evalkit.data.sources import ListedClass, choose
@@ -59,3 +62,41 @@ def test_a_stream_of_unknown_length_needs_a_limit(saved):
         with pytest.raises(UserError, match="set limit=N"):
             choose(source, limit=None, sample=None, seed=0)
     assert choose(source, limit=3, sample=None, seed=0) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_row_without_a_picture_is_an_image_that_cannot_be_read(tmp_path, streaming):
+    features = datasets.Features({"picture": datasets.Image()})
+    rows = [None, {"bytes": b"", "path": None}, {"bytes": encoded(Image.new("RGB", (4, 4))), "path": None}]
+    datasets.Dataset.from_dict({"picture": rows}, features=features).to_parquet(str(tmp_path / "validation.parquet"))
+    source = hugging_face(str(tmp_path), streaming=streaming)
+    assert source.fingerprint
+    for position, says in enumerate(("holds no picture", "is empty")):
+        with pytest.raises(UnreadableImage, match=says):
+            source.load(position)
+    assert source.load(2).size == (4, 4)
+
+
+def test_data_sets_without_pictures(tmp_path):
+    features = datasets.Features({"picture": datasets.List(datasets.Image())})
+    datasets.Dataset.from_dict({"picture": [[]]}, features=features).save_to_disk(str(tmp_path / "lists"))
+    with pytest.raises(UserError, match=r"column 'picture' of .* holds no pictures"):
+        hugging_face(str(tmp_path / "lists"), image_column="picture")
+    features = datasets.Features({"picture": datasets.Image()})
+    datasets.Dataset.from_dict({"picture": []}, features=features).save_to_disk(str(tmp_path / "empty"))
+    with pytest.raises(UserError, match="has no rows"):
+        hugging_face(str(tmp_path / "empty"))
+
+
+def test_the_hubs_retries_are_silent_and_its_logger_is_as_before(monkeypatch, caplog):
+    hub = logging.getLogger("huggingface_hub.utils._http")
+    before = logging.getLogger("huggingface_hub").level
+
+    def unreachable(*_, **__):
+        hub.warning("Retrying in 1s")
+        raise ConnectionError("Couldn't reach the hub")
+
+    monkeypatch.setattr(huggingface, "load_dataset", unreachable)
+    with pytest.raises(UserError, match="cannot open the data set 'no/such', split 'validation': Couldn't reach the hub"):
+        hugging_face("no/such")
+    assert caplog.text == "" and logging.getLogger("huggingface_hub").level == before

@@ -97,3 +97,20 @@ def test_wnids_are_the_thousand_in_torchvisions_order():
     names = VGG16_Weights.IMAGENET1K_V1.meta["categories"]
     known = {"n01440764": "tench", "n02123159": "tiger cat", "n07920052": "espresso", "n15075141": "toilet tissue"}
     assert {w: names[wnids().index(w)] for w in known} == known
+
+
+def test_damaged_development_kits_and_archives(flat, devkit, tmp_path):
+    truth = devkit / "data" / "ILSVRC2012_validation_ground_truth.txt"
+    truth.write_text(truth.read_text(), encoding="utf-16")
+    assert keys(imagenet(str(flat), devkit=str(devkit))) == EXPECTED
+    for text, says in (("1\n9\n", "holds '9', which is no ILSVRC2012_ID"), ("1\nx\n", "holds 'x'"), ("1\n\0\n", "line 2: a NUL byte")):
+        truth.write_text(text)
+        with pytest.raises(UserError, match=says):
+            imagenet(str(flat), devkit=str(devkit))
+    (devkit / "data" / "meta.mat").write_bytes(b"x" * 200)
+    with pytest.raises(UserError, match="is not that of ILSVRC2012"):
+        imagenet(str(flat), devkit=str(devkit))
+    archive = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
+    archive.write_bytes(b"x" * 2000)
+    with pytest.raises(UserError, match="is no complete tar archive"):
+        imagenet(str(flat), devkit=str(archive))

@@ -56,3 +56,39 @@ def test_a_class_map_alone_translates_names(tmp_path):
     assert mapped.outputs_of("cat") == (281,)
     assert mapped.outputs_of("kite") == () and plain.outputs_of("kite") == (21,)  # a homonym: there a toy, here a bird
     assert mapped.outputs_of(7) == plain.outputs_of(7) == (7,)
+
+
+def test_names_are_compared_in_one_unicode_form_without_marks(tmp_path):
+    file = tmp_path / "classes.txt"
+    file.write_text("\ufeffcafe\u0301\nNaïve\n", encoding="utf-8")
+    classes = load_classes(str(file), 2)
+    assert classes.index("café") == classes.index("cafe\u0301") == classes.index(ListedClass(" café", None)) == 0
+    assert classes.index("naïve") is None and classes.meant("naïve") == "Naïve"
+    (tmp_path / "map.csv").write_text("class;index\ncafe\u0301;1\n;;\ncafé;0\n", encoding="utf-8-sig")
+    assert load_classes(str(file), 2, str(tmp_path / "map.csv")).outputs_of("café") == (1, 0)
+    (tmp_path / "map.csv").write_text("class,index\n,\n")
+    with pytest.raises(UserError, match="lists no classes"):
+        load_classes(str(file), 2, str(tmp_path / "map.csv"))
+
+
+def test_a_name_near_to_a_class():
+    classes = load_classes("imagenet", 1000)
+    assert classes.meant("golden_retriever") == classes.meant("Golden-Retriever") == "golden retriever"
+    assert classes.meant("goldn retriever") == "golden retriever"
+    assert classes.meant("n01440765") is None and classes.meant("unicorn rider") is None
+    assert Classes(3).meant("x") is None
+
+
+def test_two_outputs_of_one_name(tmp_path):
+    file = tmp_path / "classes.txt"
+    file.write_text("café\n\nb\ncafe\u0301\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"classes.txt, lines 1 and 4 both say"):
+        load_classes(str(file), 3)
+    with pytest.raises(UserError, match=r"model\.classes, entries 1 and 3 both say 'a'"):
+        load_classes(["a", "b", "a"], 3)
+    names = load_classes("imagenet", 1000).names
+    file.write_text("\n".join(names) + "\n", encoding="utf-8")
+    assert names.count("crane") == 2 and load_classes(str(file), 1000).index(ListedClass("crane", 134)) == 134
+    file.write_text("\n".join([*names[:-1], names[0]]) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match="lines 1 and 1000 both say 'tench'"):
+        load_classes(str(file), 1000)

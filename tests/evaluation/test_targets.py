@@ -136,9 +136,9 @@ def test_labels_without_an_output(labelled, tmp_path, caplog):
     listed.write_text(listed.read_text() + "a/0.png,zebra\n")
     rows = run(labelled).rows()
     assert set(rows[rows.image_id == "a/0.png"].target_name) == {"a", "b"}
-    assert "1 labels have no output in the model and are not explained: zebra" in caplog.text
+    assert "1 labels have no output in the model and are not explained: 'zebra'" in caplog.text
     listed.write_text(listed.read_text().replace("c/3.png,c", "c/3.png,zebra"))
-    with pytest.raises(UserError, match=r"1 of 12 images have no label among the model's classes \(the first is c/3.png\)"):
+    with pytest.raises(UserError, match=r"1 of 12 images have no label among the model's classes \(the first is c/3.png, called 'zebra'\)"):
         run(labelled)
 
 
