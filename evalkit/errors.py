@@ -30,7 +30,8 @@ def printable(text: str) -> str:
 def log_to_stderr(level: int) -> None:
     """Log warnings and what a run says of itself, with names from data sets made printable, to stderr.
 
-    Left out are two kinds of warnings that need no action: torch warns of fewer cores than decoding processes; Pillow warns of large images, which are decoded like any other.
+    Left out are two kinds of warnings that need no action: torch warns of fewer cores than decoding processes; Pillow
+    warns of large images, which are decoded like any other.
     """
     for message in ("This DataLoader will create", "Image size .* could be decompression bomb"):
         warnings.filterwarnings("ignore", message)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, LargeList, List, Value, load_dataset, load_from_disk
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetsError
 
@@ -21,6 +21,9 @@ from evalkit.files import local
 
 _ENCODED = ("binary", "large_binary", "string")
 """Types of a plain column that can be cast to pictures: bytes, or paths of files."""
+
+_NO_PICTURES = (ClassLabel, List, LargeList)
+"""Types of a column that does not hold one picture a row."""
 
 
 def hugging_face(
@@ -52,6 +55,8 @@ def hugging_face(
                 data = load_dataset(path, subset, split=split, streaming=streaming)
     except (OSError, ValueError, RuntimeError, DatasetsError) as reason:  # RuntimeError: the data set is a script
         raise UserError(f"cannot open the data set '{path}', split '{split}': {' '.join(str(reason).split())}") from reason
+    except IndexError as reason:  # raised by load_from_disk
+        raise UserError(f"the data set '{path}', split '{split}', has no rows") from reason
     features = data.features or Features()
     image = image_column or next((key for key, kind in features.items() if isinstance(kind, ImageFeature)), None)
     label = label_column or next((key for key, kind in features.items() if isinstance(getattr(kind, "feature", kind), ClassLabel)), None)
@@ -60,7 +65,8 @@ def hugging_face(
             raise UserError(f"no column '{column}' in {path}{did_you_mean(column, features)}")
     if image is None:
         raise UserError(f"no image column in {path}: set data.image_column to one of {', '.join(features)}")
-    if isinstance(features[image], ClassLabel) or (isinstance(features[image], Value) and features[image].dtype not in _ENCODED):
+    column = features[image]
+    if isinstance(column, _NO_PICTURES) or (isinstance(column, Value) and column.dtype not in _ENCODED):
         raise UserError(f"column '{image}' of {path} holds no pictures (data.image_column); its columns are {', '.join(features)}")
     data = data.cast_column(image, ImageFeature(decode=False))
     kind = StreamedDataset if streaming else MapDataset
