@@ -53,38 +53,38 @@ def _tell(config: RunConfig, source: Source, positions: Sequence[int], classes: 
     chosen = {key for position in positions for key in keys[position]}
     outputs = {key: classes.outputs_among(key) for key in images}
     listing: Listing = getattr(source, "listing", None) or Listing()
-    facts = [_size(len(positions), len(keys), len(chosen), len(images))]
+    facts, warnings = [_size(len(positions), len(keys), len(chosen), len(images))], []
 
+    if listing.unread:
+        warnings.append(_unread(listing.unread))
     unlabelled = [position for position, of_image in enumerate(keys) if not of_image]
     if images and unlabelled:
-        log.warning("%s have no label (such as %s)", _share(len(unlabelled), len(keys), "images"), source.image_id(unlabelled[0]))
-    if listing.unread:
-        log.warning("%s", _unread(listing.unread))
+        warnings.append(f"{_share(len(unlabelled), len(keys), 'images')} have no label (such as {source.image_id(unlabelled[0])})")
     unknown = [key for key, choices in outputs.items() if not choices]
     if unknown and len(unknown) < len(outputs):
-        number, total = _share(len(unknown), len(outputs), "classes of the data"), sum(images[key] for key in unknown)
+        share, names = _share(len(unknown), len(outputs), "classes of the data"), _names(unknown, classes)
         if classes.map:
-            facts.append(f"{number} have no output in model.class_map: {_names(unknown, classes)}")
+            facts.append(f"{share} have no output in model.class_map: {names}")
         elif config.target != "label":  # which refuses them
-            log.warning(
-                "%s are no classes of the model, so their %d images count as unlabelled: %s", number, total, _names(unknown, classes)
-            )
-    absent = sorted(set(range(classes.outputs)) - {output for choices in outputs.values() for output in choices})
+            number = sum(images[key] for key in unknown)
+            warnings.append(f"{share} have other names than the model's, so their images ({number:,}) count as unlabelled: {names}")
+    absent = sorted(set(range(classes.outputs)).difference(*outputs.values()))
     if absent and not classes.map and len(unknown) < len(outputs):
-        names = [classes.name(output) for output in absent]
-        note = f"{_share(len(absent), classes.outputs, 'classes of the model')} have no images: {_some(names)}"
-        if 2 * len(absent) < classes.outputs:
-            log.warning("%s", note)
-        else:  # a data set of a few of the model's classes
-            facts.append(note)
+        names = _some([classes.name(output) for output in absent])
+        note = f"{_share(len(absent), classes.outputs, 'classes of the model')} have no images: {names}"
+        usual = 2 * len(absent) >= classes.outputs  # a data set of a few of the model's classes
+        (facts if usual else warnings).append(note)
     if config.limit is not None and 2 * len(chosen) < len(images):
         covered = f"{len(chosen):,} of {len(images):,} classes"
-        log.warning("limit=%d takes the first %d images: %s; use sample=%d for a random part", *[config.limit] * 2, covered, config.limit)
+        first = f"limit={config.limit} takes the first {len(positions)} images: {covered}"
+        warnings.append(f"{first}; use sample={config.limit} for a random part")
     if listing.hidden:
         facts.append(f"left out as hidden or trash: {_some(sorted(listing.hidden))}")
     if listing.repeated:
         facts.append(f"links to folders that are listed already: {_some(sorted(listing.repeated))}")
     log.info("%s", "; ".join(facts))
+    for warning in warnings:
+        log.warning("%s", warning)
 
 
 def _size(images: int, of_images: int, classes: int, of_classes: int) -> str:
