@@ -26,7 +26,7 @@ def test_one_table_however_it_is_saved(tmp_path, encoding, change, separator):
 
 def test_quotes_blanks_and_the_first_line_of_excel(tmp_path):
     file = tmp_path / "l.csv"
-    file.write_text('sep=;\n"file" ; class\n\n"a;\n0.png";"say ""x"""\n;\nb.png\n')
+    file.write_text('sep=;\n"file"; class\n\n"a;\n0.png";"say ""x"""\n;\nb.png\n')
     columns, rows = read_table(file)
     assert columns == ["file", "class"]
     assert [(row.line, row["file"], row["class"]) for row in rows] == [(4, "a;\n0.png", 'say "x"'), (7, "b.png", "")]

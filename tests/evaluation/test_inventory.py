@@ -19,7 +19,7 @@ def said(folder, tmp_path, caplog):
         caplog.set_level(logging.INFO, logger="evalkit.evaluation.inventory")
         overrides = tiny_overrides(folder, tmp_path / "run")
         (tmp_path / "classes.txt").write_text("\n".join(classes) + "\n")
-        open_session(compose_jobs([*overrides, f"model.args={{classes: {len(classes)}}}", *more])[0].config)
+        open_session(compose_jobs([*overrides, f"+model.args={{classes: {len(classes)}}}", *more])[0].config)
         return [(record.levelname, record.getMessage()) for record in caplog.records]
 
     return open_and_listen
