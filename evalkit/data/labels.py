@@ -15,7 +15,6 @@ from evalkit.data.text import normalised, read_names, read_table
 from evalkit.errors import UserError, did_you_mean
 from evalkit.files import local
 
-
 _SAME_NAME = ((134, 517), (638, 639))
 """Outputs of ImageNet's classes with one name in most lists: the cranes (bird and machine) and the maillots (swimsuit and tights)."""
 
