@@ -54,7 +54,7 @@ def test_nothing_fits():
 def test_a_run_goes_on_with_smaller_parts(folder, tmp_path, caplog):
     base = [*tiny_overrides(folder, tmp_path / "small"), "+method.mine._target_=theirs.greedy_cam"]
     small = finished_rows([*base, "batch_size=2", "shard_size=12"])
-    assert not caplog.records
+    assert "out of memory" not in caplog.text
     large = finished_rows([*base, "batch_size=8", "shard_size=12", f"out={tmp_path / 'large'}"])
     assert "out of memory with 8 images at once: continuing with 4" in caplog.text and "with 4 images at once" in caplog.text
     pd.testing.assert_frame_equal(large, small)
