@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from evalkit.analysis.cautions import cautions
 from evalkit.analysis.load import Run
 from evalkit.analysis.map_summary import summarise_maps
 from evalkit.analysis.summary import compare, summarise
@@ -20,8 +21,10 @@ class Evaluated:
     """Every paired test, from `compare`."""
     measures: pd.DataFrame
     """Measures of the maps, from `summarise_maps`."""
+    cautions: list[str]
+    """Sentences that stand before the tables, from `cautions`."""
 
 
 def evaluate_run(run: Run) -> Evaluated:
     """Derive all numbers of a run. Raises UserError if no image could be scored."""
-    return Evaluated(run, summarise(run), compare(run), summarise_maps(run))
+    return Evaluated(run, summarise(run), compare(run), summarise_maps(run), cautions(run))

@@ -62,21 +62,28 @@ class Run:
 
     def counts(self) -> dict[str, Any]:
         """Return the numbers of scored and excluded images, the accuracy, and the other numbers of the caption."""
+        return dict(self._counts)
+
+    @cached_property
+    def _counts(self) -> dict[str, Any]:
         read = self.rows[self.rows.status != "error"]
         unread = set(self.rows["index"]) - set(read["index"])
         highest = read.groupby("index").prob_full.max()
         labelled = read[read.label.notna()]["index"].nunique()
         correct = read[read.label == read.predicted]["index"].nunique()
         maps = self.rows.drop_duplicates([*ITEM, "method"])
+        made = maps[maps.status != "error"].method.value_counts()
         items = self.scored.drop_duplicates(ITEM)
         nonfinite = self.rows[self.rows.status == "nonfinite"]
         seconds = sum(float(shard["seconds"]) for shard in self.shards)
         return {
             "images": self.rows["index"].nunique(),
             "labelled": labelled,
+            "correct": correct,
             "scored": int(self.scored["index"].nunique()),
             "items": len(items),
-            "maps": len(maps[maps.status != "error"]) // max(len(self.methods), 1),
+            "maps": int(made.sum()) // max(len(self.methods), 1),
+            "maps_of": {method: int(made.get(method, 0)) for method in self.methods},
             "unreadable": len(unread),
             "nonfinite": int(nonfinite["index"].nunique()),
             "nonfinite_of": {str(method): int(number) for method, number in nonfinite.groupby("method")["index"].nunique().items()},
@@ -94,6 +101,19 @@ class Run:
         maps = self.rows[self.rows.status != "error"].drop_duplicates([*ITEM, "method"]).groupby("method").size()
         took = {m: sum(float(shard["seconds_per_method"].get(m, 0)) for shard in self.shards) for m in self.methods}
         return {m: took[m] / maps[m] if took[m] and m in maps else float("nan") for m in self.methods}
+
+
+def exclusions(run: Run) -> dict[str, int]:
+    """Return the number of images that are not scored by reason, without zeros. Those that `images=correct` leaves out do not count."""
+    counts = run.counts()
+    lacking = counts["images"] - counts["scored"] - counts["unreadable"] - counts["nonfinite"]
+    reasons = {
+        "unreadable": counts["unreadable"],
+        "with non-finite maps or scores": counts["nonfinite"],
+        "without a label among the model's classes": counts["left_out"] if run.provenance["identity"]["images"] == "all" else 0,
+        "that not every method has": lacking,
+    }
+    return {reason: number for reason, number in reasons.items() if number > 0}
 
 
 def load_runs(paths: str | Place | Iterable[str | Place], *, allow_incomplete: bool = False) -> list[Run]:

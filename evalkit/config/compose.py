@@ -27,6 +27,8 @@ from evalkit.imports import find
 from evalkit.models.settings import ModelConfig
 
 log = logging.getLogger(__name__)
+_MEASURED_WITH = {f"model.{key}" for key in ("factory", "args", "weights", "classes", "class_map")}
+"""Keys on which a preset's published top-1 depends."""
 
 
 def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path | None = None) -> list[Job]:
@@ -86,7 +88,10 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[
     composed = _compose([*overrides, *extra])
     if order:
         composed.method = {name: composed.method[name] for name in dict.fromkeys([*order, *composed.method])}
-    config, content = validated(_content(composed))
+    given = _content(composed)
+    if _replaces_what_was_measured(overrides):
+        given["model"] |= {"expected_top1": None, "expected_top1_source": None}
+    config, content = validated(given)
     _check_size(config.model, overrides)
     if config.model.layer == "auto":
         from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which is not needed for a named layer
@@ -107,6 +112,13 @@ def validated(given: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
         return RunConfig.model_validate(content), content
     except ValidationError as reason:
         raise refusal(reason, RunConfig, given) from reason
+
+
+def _replaces_what_was_measured(overrides: list[str]) -> bool:
+    """Return whether overrides give other weights, classes or another network than a preset's top-1 was measured with, and no top-1."""
+    keys = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    replaced = any(".".join(key.split(".")[:2]) in _MEASURED_WITH for key in keys)
+    return replaced and "model.expected_top1" not in keys
 
 
 def _check_size(model: ModelConfig, overrides: list[str]) -> None:

@@ -13,7 +13,7 @@ from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import at_point
 from evalkit.analysis.metrics import lower_is_better
 from evalkit.analysis.summary import PAPER_METRICS, SCORES
-from evalkit.output.tables import LABELS, caption, describe_point, main_points, published_label, published_note, title
+from evalkit.output.tables import LABELS, UNDEFINED, caption, describe_point, main_points, published_label, published_note, title, undefined
 from evalkit.point import Point
 
 _COLUMNS = [(metric, score) for metric in PAPER_METRICS for score in SCORES]
@@ -36,10 +36,11 @@ def _table(evaluated: Evaluated, point: Point) -> str:
     metrics = list(dict.fromkeys(metric for metric, _ in columns))
     notes, name = caption(run), re.sub(r"^Table \d: ", "", title(run))  # LaTeX adds its own number
     end = next((i for i, line in enumerate(notes) if line.startswith("Excluded")), len(notes) - 1) + 1
-    counted = " ".join([*notes[:end], *(line for line in notes[end:] if line == published_note(run))])
+    shown = [published_note(run), *undefined(run)]
+    counted = " ".join([*notes[:end], *(line for line in notes[end:] if line in shown)])
     arrow = {metric: r"$\downarrow$" if lower_is_better(metric, point.select) else r"$\uparrow$" for metric in metrics}
     lines = [
-        r"\begin{table*}", r"\centering", r"\setlength{\tabcolsep}{4pt}",
+        r"\begin{table*}", r"\centering", *_cautions(evaluated), r"\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{escaped(f'{name}; {describe_point(point)}. {counted}')}}}", r"\smallskip",
         rf"\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule",
         " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{escaped(LABELS[metric])} {arrow[metric]}}}" for metric in metrics)]) + r" \\",
@@ -52,10 +53,15 @@ def _table(evaluated: Evaluated, point: Point) -> str:
     return "\n".join([*lines, *(f"% {line}" for line in notes[end:])])
 
 
+def _cautions(evaluated: Evaluated) -> list[str]:
+    """Return the lines above the caption, in bold, as wide as the table."""
+    return [rf"\parbox{{\linewidth}}{{\raggedright\bfseries {escaped(one)}}}\par\smallskip" for one in evaluated.cautions]
+
+
 def _lines(summary: pd.DataFrame, method: str, columns: Sequence[tuple[str, str]], source: str) -> list[str]:
     """Return the lines of one method: values, intervals and, if there are any, published values with their source."""
     rows = [summary.loc[(method, *column)] for column in columns]
-    values = [escaped(method), *(f"{row.value:.2f}" for row in rows)]
+    values = [escaped(method), *(f"{row.value:.2f}" if math.isfinite(row.value) else UNDEFINED for row in rows)]
     bounds = [rf"\fontsize{{6}}{{7}}\selectfont [{row.low:.1f}, {row.high:.1f}]" if math.isfinite(row.low) else "" for row in rows]
     lines = [" & ".join(values) + r" \\", " & ".join(["", *bounds]) + r" \\"]
     if any(math.isfinite(row.reference) for row in rows):

@@ -2,12 +2,13 @@
 
 import math
 
+import pandas as pd
 from scipy.stats import kendalltau
 
 from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import at_point
 from evalkit.analysis.metrics import direction, lower_is_better
-from evalkit.output.tables import describe_point, interval
+from evalkit.output.tables import UNDEFINED, describe_point, interval
 
 MEASURE_LABELS = {
     "complexity": "Complexity",
@@ -75,9 +76,17 @@ def protocol_cells(evaluated: Evaluated) -> list[list[str]]:
         columns[point] = column.assign(rank=rank)
     header = ["method", *(f"{describe_point(point)} ({direction('average_drop', point.select)} is better)" for point in columns)]
     lines = [
-        [method, *(f"{interval(f.value[method], f.low[method], f.high[method])} ({f['rank'][method]:.0f})" for f in columns.values())]
+        [method, *(_ranked(*(f[key][method] for key in ("value", "low", "high", "rank"))) for f in columns.values())]
         for method in run.methods
     ]
     first = next(iter(columns.values()))["rank"]
-    agreement = [f"{kendalltau(first, column['rank']).statistic:.2f}" for column in columns.values()]
-    return [header, *lines, [AGREEMENT, *agreement]]
+    return [header, *lines, [AGREEMENT, *(_agreement(first, column["rank"]) for column in columns.values())]]
+
+
+def _ranked(value: float, low: float, high: float, rank: float) -> str:
+    return interval(value, low, high) + (f" ({rank:.0f})" if math.isfinite(rank) else "")
+
+
+def _agreement(first: pd.Series, second: pd.Series) -> str:
+    tau = kendalltau(first, second).statistic
+    return f"{tau:.2f}" if math.isfinite(tau) else f"{UNDEFINED} (fewer than two ranks)"

@@ -15,7 +15,8 @@ def markdown(evaluated: Sequence[Evaluated]) -> str:
     parts = []
     for one in evaluated:
         run = one.run
-        parts.append(f"## {title(run)}\n\n" + "\n".join(f"- {line}" for line in caption(run)))
+        parts += [f"## {title(run)}", *(f"> **{caution}**" for caution in one.cautions)]
+        parts.append("\n".join(f"- {line}" for line in caption(run)))
         protocols, measured = map_tables.protocol_cells(one), map_tables.measure_cells(one)
         if protocols:
             parts.append(f"### {map_tables.SAME_MAPS}\n\n" + pipes(protocols))

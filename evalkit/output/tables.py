@@ -5,9 +5,10 @@ import math
 import pandas as pd
 
 from evalkit.analysis.evaluated import Evaluated
-from evalkit.analysis.load import CONTROLS, Run, at_point
+from evalkit.analysis.load import CONTROLS, Run, at_point, exclusions
 from evalkit.analysis.metrics import direction
-from evalkit.analysis.summary import PAPER_METRICS
+from evalkit.analysis.summary import PAPER_METRICS, SCORES
+from evalkit.analysis.top1 import expected_top1, outputs, random_weights
 from evalkit.errors import counted, shards_in_words
 from evalkit.point import Point
 
@@ -27,6 +28,8 @@ PAPERS = {"table1": "VGG16", "table2": "Inception-v3"}
 """The network of each table of the paper."""
 PAPER_POINT = Point("keep_top", 20.0, "black")
 PAIRED = "Paired tests (average drop: bootstrap; increase: McNemar; win: sign test; those of all pairs are in comparisons.csv)"
+UNDEFINED = "undefined"
+"""Stands for a value that does not exist, as a ratio to 0."""
 LINES = [
     *((metric, score) for metric in PAPER_METRICS for score in ("confidence", "activation")),
     ("best_of_all", "confidence"),
@@ -46,7 +49,7 @@ def title(run: Run) -> str:
     """Return what a run's tables show, with random weights in capitals."""
     number = f"Table {run.provenance['paper_table'][-1]}: " if network_in_paper(run) else ""
     identity = run.provenance["identity"]
-    random = " with RANDOM WEIGHTS" if run.provenance["weights"].startswith("random") else ""
+    random = " with RANDOM WEIGHTS" if random_weights(run) else ""
     tag = f" ({run.tag})" if run.tag else ""
     return f"{number}{run.name}{random} at {identity['model']['layer']} on {identity['data']['name']}{tag}"
 
@@ -63,7 +66,7 @@ def caption(run: Run) -> list[str]:
     counts, identity = run.counts(), run.provenance["identity"]
     explained = f" ({counts['items']} explained classes)" if counts["items"] > counts["scored"] else ""
     lines = [
-        f"{counts['scored']} of {counts['images']} images scored{explained} at {counts['images_per_second']:.1f} images/s once started; "
+        f"{scored_of(run)}{explained} at {counts['images_per_second']:.1f} images/s once started; "
         f"target: {identity['target']}. Values with 95 % bootstrap intervals over images."
     ]
     if identity["sample"] or identity["limit"]:
@@ -88,8 +91,11 @@ def caption(run: Run) -> list[str]:
         f"Left out of the drop in activation because Y <= 0: {counts['logit_not_positive']}. "
         f"Confidence above 0.9999 on {counts['nearly_certain_percent']:.1f} % of images."
     )
-    if counts["top1_percent"] is not None and identity["images"] == "all":
-        expected = run.provenance["expected_top1"]
+    lines += undefined(run)
+    if outputs(run) == 1:
+        lines.append(f"No top-1, since the network has one output; weights: {run.provenance['weights']}.")
+    elif counts["top1_percent"] is not None and identity["images"] == "all":
+        expected = expected_top1(run)
         source = f" (expected {expected:g}, {run.provenance['expected_top1_source']})" if expected is not None else ""
         of = f" of {counts['labelled']} labelled images" if counts["labelled"] < counts["images"] else ""
         lines.append(f"Top-1 {counts['top1_percent']:.2f} %{of}{source}; weights: {run.provenance['weights']}.")
@@ -104,6 +110,29 @@ def caption(run: Run) -> list[str]:
     lines.append(CHANGE)
     if network_in_paper(run) and PAPER_POINT in run.points:
         lines.append(published_note(run))
+    return lines
+
+
+def scored_of(run: Run) -> str:
+    """Return how many images are scored, of how many, and why the others are not: `49 of 60 images scored (11 excluded: 11 unreadable)`."""
+    counts, reasons = run.counts(), exclusions(run)
+    causes = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+    excluded = f" ({sum(reasons.values())} excluded: {causes})" if reasons else ""
+    if run.provenance["missing_shards"]:
+        return f"{counts['scored']} of the {run.provenance['images']} images scored so far{excluded}"
+    return f"{counts['scored']} of {counts['scored'] + sum(reasons.values())} images scored{excluded}"
+
+
+def undefined(run: Run) -> list[str]:
+    """Return a sentence for each value that the tables call undefined, with the reason."""
+    scored, lines = run.scored, []
+    for score, column in SCORES.items():
+        if not (scored[f"{column}_full"] > 0).any():
+            lines.append(f"Drops in {score} are undefined: no image has Y > 0 to divide by.")
+    if (scored.prob_full >= 1).all():
+        lines.append("The average gain is undefined: every confidence is 1, so 1 - Y is 0 and nothing can be divided by it.")
+    if scored["index"].nunique() < 2 and len(run.methods) > 1:
+        lines.append("The bootstrap's p are undefined: they need two images or more.")
     return lines
 
 
@@ -160,7 +189,9 @@ def _by_metric(evaluated: Evaluated, point: Point) -> list[list[str]]:
 
 
 def interval(value: float, low: float, high: float) -> str:
-    """Format a value with its interval: `41.52 [40.90, 42.11]`."""
+    """Format a value with its interval: `41.52 [40.90, 42.11]`; `undefined` for nan, which `undefined` explains."""
+    if not math.isfinite(value):
+        return UNDEFINED
     return f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{value:.2f} [no interval: too few images]"
 
 
@@ -182,8 +213,9 @@ def comparison_table(evaluated: Evaluated, point: Point) -> list[list[str]]:
     lines = [["difference", "metric", "value", "p"]]
     for other in rivals:
         for row in tests[(tests["first"] == first) & (tests["second"] == other)].itertuples():
-            p = "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
-            difference = f"{row.difference:+.2f} " + (f"[{row.low:+.2f}, {row.high:+.2f}]" if math.isfinite(row.low) else "[no interval]")
+            p = UNDEFINED if math.isnan(row.p) else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
+            bounds = f"[{row.low:+.2f}, {row.high:+.2f}]" if math.isfinite(row.low) else "[no interval]"
+            difference = f"{row.difference:+.2f} {bounds}" if math.isfinite(row.difference) else UNDEFINED
             lines.append([f"{first} - {other}", f"{LABELS[row.metric].removesuffix(' %')}, {row.score}", difference, p])
     return lines if len(lines) > 1 else []
 

@@ -26,6 +26,8 @@ def print_tables(console: Console, evaluated: Sequence[Evaluated]) -> None:
         run = one.run
         for point in main_points(run):
             console.print(f"\n{title(run)}; {describe_point(point)}", style="bold", markup=False, highlight=False)
+            for caution in one.cautions:
+                console.print(caution, style="bold yellow", markup=False, highlight=False)
             for score in ("confidence", "activation"):
                 console.print(_score_table(one, point, score))
             console.print("\n".join(caption(run)), markup=False, highlight=False)
