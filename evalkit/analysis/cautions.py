@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from evalkit.analysis.load import Run, exclusions
+from evalkit.analysis.load import Run, exclusions, in_words
 from evalkit.analysis.top1 import FEWEST, near_guessing, outputs, random_weights
 
 CONSTANT_PERCENT = 20
@@ -80,11 +80,11 @@ def _unfinished(run: Run, counts: Mapping[str, Any]) -> str:
 
 def _excluded(run: Run, counts: Mapping[str, Any]) -> str:
     reasons = exclusions(run)
-    total = counts["scored"] + sum(reasons.values())
-    if 100 * sum(reasons.values()) <= EXCLUDED_PERCENT * total:
+    excluded = sum(reasons.values())
+    total = counts["scored"] + excluded
+    if 100 * excluded <= EXCLUDED_PERCENT * total:
         return ""
-    causes = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
-    return f"{sum(reasons.values())} of {total} images ({_percent(sum(reasons.values()), total)}) are excluded ({causes}): the numbers are of the others."
+    return f"{excluded} of {total} images ({_percent(excluded, total)}) are excluded, {in_words(reasons)}: the numbers are of the others."
 
 
 def _percent(number: int, of: int) -> str:

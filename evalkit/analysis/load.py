@@ -103,6 +103,11 @@ class Run:
         return {m: took[m] / maps[m] if took[m] and m in maps else float("nan") for m in self.methods}
 
 
+def in_words(reasons: Mapping[str, int]) -> str:
+    """Return the numbers of excluded images as text: `5 unreadable, 6 with non-finite maps or scores`."""
+    return ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+
+
 def exclusions(run: Run) -> dict[str, int]:
     """Return the number of images that are not scored by reason, without zeros. Those that `images=correct` leaves out do not count."""
     counts = run.counts()

@@ -48,6 +48,7 @@ def _section(evaluated: Evaluated, notes: Sequence[str]) -> dict[str, Any]:
     ]
     return {
         "title": title(run),
+        "cautions": evaluated.cautions,
         "caption": caption(run),
         "main": tables[: len(main)],
         "others": tables[len(main) :],

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from evalkit.analysis.evaluated import Evaluated
-from evalkit.analysis.load import CONTROLS, Run, at_point, exclusions
+from evalkit.analysis.load import CONTROLS, Run, at_point, exclusions, in_words
 from evalkit.analysis.metrics import direction
 from evalkit.analysis.summary import PAPER_METRICS, SCORES
 from evalkit.analysis.top1 import expected_top1, outputs, random_weights
@@ -116,8 +116,7 @@ def caption(run: Run) -> list[str]:
 def scored_of(run: Run) -> str:
     """Return how many images are scored, of how many, and why the others are not: `49 of 60 images scored (11 excluded: 11 unreadable)`."""
     counts, reasons = run.counts(), exclusions(run)
-    causes = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
-    excluded = f" ({sum(reasons.values())} excluded: {causes})" if reasons else ""
+    excluded = f" ({sum(reasons.values())} excluded: {in_words(reasons)})" if reasons else ""
     if run.provenance["missing_shards"]:
         return f"{counts['scored']} of the {run.provenance['images']} images scored so far{excluded}"
     return f"{counts['scored']} of {counts['scored'] + sum(reasons.values())} images scored{excluded}"
