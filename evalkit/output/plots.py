@@ -1,5 +1,6 @@
 """Figures from summaries: metric against threshold, drop per method, win matrix. PNG for screens, PDF and SVG for papers."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from evalkit.analysis.cautions import cautions
 from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import CONTROLS, Run, at_point
 from evalkit.analysis.metrics import direction, relative_drop
@@ -25,6 +27,8 @@ METADATA: Any = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": Non
 FORMATS = tuple(METADATA)
 TEXT: Any = {"text.parse_math": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "evalkit"}
 """Text is stored as text in SVG and as TrueType in PDF; dollar signs in a name do not start a formula."""
+LETTERS_PER_INCH = 12
+"""Letters of a title, in its usual size, that fit into an inch."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -75,7 +79,7 @@ def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
         ax.set_xlabel(f"top x % of pixels {verb}")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), title=whom_win_beats(run))
-    figure.suptitle(title(run))
+    _entitle(figure, run, title(run))
     return figure
 
 
@@ -102,7 +106,7 @@ def one_panel_a_method(run: Run, part: pd.DataFrame, score: str) -> Figure:
     verb = {"keep_top": "kept", "remove_top": "removed"}[select]
     figure.supxlabel(f"top x % of pixels {verb}", fontsize=10)
     figure.supylabel(f"average drop %, {score} ({direction('average_drop', select)} is better)", fontsize=10)
-    figure.suptitle(f"{title(run)}: 95 % intervals; the other methods in grey", fontsize=10)
+    _entitle(figure, run, f"{title(run)}: 95 % intervals; the other methods in grey", fontsize=10)
     return figure
 
 
@@ -149,7 +153,7 @@ def drop_per_method(evaluated: Evaluated) -> Figure:
     axes[0, 0].invert_yaxis()
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
-    figure.suptitle(title(run))
+    _entitle(figure, run, title(run))
     return figure
 
 
@@ -173,7 +177,8 @@ def distribution(run: Run) -> Figure:
     axes[0].set_ylabel("% of images with at most this drop")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=8)
-    figure.suptitle(f"{title(run)}; {describe_point(point)}; the {direction('average_drop', point.select)} the drop the better", fontsize=9)
+    better = direction("average_drop", point.select)
+    _entitle(figure, run, f"{title(run)}; {describe_point(point)}; the {better} the drop the better", fontsize=9)
     return figure
 
 
@@ -191,8 +196,14 @@ def wins(run: Run) -> Figure:
         ax.tick_params(axis="x", rotation=90 if many else 35)
         ax.tick_params(axis="y", rotation=0)
         ax.grid(False)
-    figure.suptitle(f"{title(run)}; {describe_point(point)}", fontsize=9)
+    _entitle(figure, run, f"{title(run)}; {describe_point(point)}", fontsize=9)
     return figure
+
+
+def _entitle(figure: Figure, run: Run, text: str, **font: Any) -> None:
+    """Set the figure's title, with the run's cautions under it, in lines no wider than the figure."""
+    width = int(LETTERS_PER_INCH * figure.get_figwidth())
+    figure.suptitle("\n".join([text, *(line for one in cautions(run) for line in textwrap.wrap(one, width))]), **font)
 
 
 def save(figure: Figure, stem: Path, dpi: int = 150) -> list[Path]:
