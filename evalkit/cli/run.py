@@ -101,4 +101,6 @@ def _reused_maps(config: "RunConfig") -> str:
 def _excluded(counts: "ImageCounts") -> str:
     """Return how many images the tables will exclude, and why, as text, so that the user can fix the causes early."""
     names = {"error": "unreadable", "nonfinite": f"without finite maps or scores ({printable(counted(counts.nonfinite))})"}
-    return "".join(f"; {counts.images[status]} {name}" for status, name in names.items() if counts.images[status])
+    causes = [f"{counts.images[status]} {name}" for status, name in names.items() if counts.images[status]]
+    scored = counts.total - sum(counts.images[status] for status in names)
+    return f"; {scored} of {counts.total} images scored ({', '.join(causes)})" if causes else ""

@@ -147,8 +147,9 @@ class SplitModel:
         logits = self.module(normalised)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(normalised):
             raise UserError(
-                f"{self.name} must return logits (images, classes) as one tensor, not {_described(logits)}: "
-                "set model.factory to a function that wraps it in a module which returns them"
+                f"{self.name} must return logits (images, classes) as one tensor, not {_described(logits)}: set model.factory to a "
+                f"subclass of it whose forward returns them alone, as in return super().forward(x){_place_of_logits(logits, len(normalised))}; "
+                "docs/own_network.md has an example"
             )
         return logits
 
@@ -199,6 +200,13 @@ def close(values: object, expected: Tensor, slack: float) -> bool:
         return False
     largest = float(expected.nan_to_num(posinf=0, neginf=0).abs().max())
     return torch.allclose(values, expected, rtol=slack, atol=slack * largest, equal_nan=True)
+
+
+def _place_of_logits(value: object, images: int) -> str:
+    """Return the index, such as `['logits']`, of the first tensor (images, classes) in a tuple or dict; `[0]` where there is none."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple | list) else ()
+    fitting = (key for key, item in items if isinstance(item, Tensor) and item.dim() == 2 and len(item) == images)
+    return f"[{next(fitting, 0)!r}]"
 
 
 def _described(value: object) -> str:

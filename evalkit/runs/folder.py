@@ -45,6 +45,8 @@ class ImageCounts:
     """Number of images by `status`; an image counts for each status among its rows."""
     nonfinite: Counter[str]
     """Number of images whose map or score is not finite, by method."""
+    total: int
+    """Number of images in the finished shards, without those that `images=correct` or a missing label leaves out."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class RunFolder:
             raise UserError(f"{self.path} holds shards of another run; choose another folder with out=, or remove that one")
         if before is not None and shards and before.hash != identity.hash:
             difference = "; ".join(identity.difference(before))
-            raise UserError(f"{self.path} holds another run ({difference}); choose another folder with out=, or remove that one")
+            raise UserError(f"{self.path} holds another run ({difference}); {identity.way_out(before, str(self.path))}")
         if before is None or before.hash != identity.hash:
             size = next((int(description["shard_size"]) for description in shards), shard_size)
             record = {"identity_hash": identity.hash, "identity": identity.facts, "images": images, "shard_size": size, **provenance}
@@ -247,17 +249,21 @@ class RunFolder:
 
     def image_counts(self) -> ImageCounts:
         """Count the images by outcome, with one shard in memory at a time."""
-        counts = ImageCounts([], Counter(), Counter())
+        missing: list[int] = []
+        images: Counter[str] = Counter()
+        by_method: Counter[str] = Counter()
+        total = 0
         for shard in self.shards:
             contents = self._shard(shard)
             if contents is None:
-                counts.missing.append(shard)
+                missing.append(shard)
                 continue
             rows = contents[0]
-            counts.images.update(rows.group_by(["index", "status"]).aggregate([])["status"].to_pylist())
+            total += len(rows["index"].unique())
+            images.update(rows.group_by(["index", "status"]).aggregate([])["status"].to_pylist())
             nonfinite = rows.filter(pc.field("status") == "nonfinite")
-            counts.nonfinite.update(nonfinite.group_by(["index", "method"]).aggregate([])["method"].to_pylist())
-        return counts
+            by_method.update(nonfinite.group_by(["index", "method"]).aggregate([])["method"].to_pylist())
+        return ImageCounts(missing, images, by_method, total)
 
     def rows(self) -> pd.DataFrame:
         """Return the rows of the shards that are done."""

@@ -30,10 +30,54 @@ class Identity:
         return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def difference(self, other: "Identity") -> list[str]:
-        """Return `key: theirs -> ours` for every fact that differs; "theirs" is `other`."""
+        """Return `key: theirs -> ours` for every fact that differs; "theirs" is `other`. `method` names those that only one has."""
         ours, theirs = _flatten(self.facts), _flatten(other.facts)
-        keys = sorted(ours.keys() | theirs.keys())
-        return [f"{key}: {theirs.get(key)} -> {ours.get(key)}" for key in keys if ours.get(key) != theirs.get(key)]
+        shared = self._methods & other._methods
+        facts = [key for key in self._changed(other) if (_method_of(key) or "") in {"", *shared}]
+        names = [f"method: {_names(other)} -> {_names(self)}"] if self._methods ^ other._methods else []
+        return names + [f"{key}: {theirs.get(key)} -> {ours.get(key)}" for key in facts]
+
+    @property
+    def _methods(self) -> set[str]:
+        methods = self.facts.get("method")
+        return set(methods) if isinstance(methods, Mapping) else set()
+
+    def _changed(self, other: "Identity") -> list[str]:
+        ours, theirs = _flatten(self.facts), _flatten(other.facts)
+        return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+
+    def way_out(self, other: "Identity", path: str) -> str:
+        """Return what to do in words, where the folder `path` holds the run `other` instead of this one."""
+        changed, elsewhere = self._changed(other), "choose another folder with out=, or remove that one"
+        groups = {key.partition(".")[0] for key in changed}
+        if groups <= {"method", "code"}:
+            edited = [key for key in changed if (_method_of(key) or "") in {"", *(self._methods & other._methods)}]
+            new = [name for name in self.facts.get("method", ()) if name not in other._methods]
+            if edited:
+                return f"a folder holds one version of {', '.join(edited)}: undo the change, or {elsewhere}"
+            if new:
+                return (
+                    f"compute the new methods into another folder ('method=[{','.join(new)}]' out={path}-2) "
+                    f"and give evalkit tables both: evalkit tables {path} {path}-2"
+                )
+            return f"evalkit tables {path} shows what it holds, these methods and others; to have these alone, {elsewhere}"
+        if groups == {"protocol"}:
+            return f"{elsewhere}; maps_from={path} spares computing its maps again, if it was run with maps=store"
+        if changed == ["model.weights_hash"]:
+            return f"the weights are others than before: give the former ones, or {elsewhere}"
+        if changed == ["data.fingerprint"]:
+            return f"the images or their labels are others than before: restore them, or {elsewhere}"
+        return elsewhere
+
+
+def _names(identity: Identity) -> str:
+    return ", ".join(identity.facts.get("method", ())) or "none"
+
+
+def _method_of(key: str) -> str | None:
+    """Return the method that a key speaks of, as in `method.grad_cam.power` and `code.method.mine`; None for any other key."""
+    first, _, rest = key.removeprefix("code.").partition(".")
+    return rest.partition(".")[0] if first == "method" else None
 
 
 def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -64,13 +64,19 @@ class StoredMaps:
         shard = self._shard_of[number].get(position)
         map_ = None if shard is None else self._maps(number, shard).get((method, position, target))
         if map_ is None:
-            raise UserError(f"{self.folders[number].path} holds no map of {method} for image {position} and class {target}")
+            raise UserError(
+                f"{self.folders[number].path} holds no map of {method} for image {position} and class {target}: "
+                "its run explained other images or classes; a run without maps_from computes it"
+            )
         return map_
 
     def _read(self, number: int, shard: int) -> dict[tuple[str, int, int], np.ndarray]:
         stored = self.folders[number].stored_maps(shard)
         if stored is None:
-            raise UserError(f"{self.folders[number].path} no longer holds the maps of shard {shard}: removed or damaged meanwhile")
+            raise UserError(
+                f"{self.folders[number].path} no longer holds the maps of shard {shard}, removed or damaged meanwhile: "
+                "run its command again with maps=store"
+            )
         table = stored[0].filter(stored[0]["map"].is_valid())
         values = table["map"].combine_chunks()
         flat, ends = values.flatten().to_numpy(), values.value_lengths().to_numpy().cumsum()
@@ -89,7 +95,9 @@ def reused(folder: RunFolder, ours: Identity) -> StoredMaps:
     theirs = folder.provenance["identity"]
     shared = [name for name in ours.facts["method"] if name in theirs["method"]]
     if not shared:
-        raise UserError(f"maps_from={folder.path} holds maps of {', '.join(theirs['method'])}, none of which this run asks for")
+        raise UserError(
+            f"maps_from={folder.path} holds maps of {', '.join(theirs['method'])}, none of which this run asks for; leave maps_from out"
+        )
 
     def decisive(identity: Mapping[str, Any]) -> Identity:
         code = {
@@ -100,5 +108,7 @@ def reused(folder: RunFolder, ours: Identity) -> StoredMaps:
 
     difference = min((decisive(version.facts).difference(decisive(theirs)) for version in ours.versions), key=len)
     if difference:
-        raise UserError(f"maps_from={folder.path} holds other maps ({'; '.join(difference)})")
+        raise UserError(
+            f"maps_from={folder.path} holds other maps ({'; '.join(difference)}); leave maps_from out, and the maps are computed"
+        )
     return StoredMaps([folder])
