@@ -143,17 +143,25 @@ def make_run(
     code=None,
     seconds=None,
     settings=None,
+    data="set",
+    asked=None,
+    record=None,
+    images=None,
+    left_out=0,
 ):
-    """A run folder from scores: full (n,), masked {method: (n,)}; confidence is score / 10."""
+    """A run folder from scores: full (n,), masked {method: (n,)}; confidence is score / 10.
+
+    `asked` are further facts of its identity and `record` of its provenance; of `images`, the n are the first shard.
+    """
     facts = {
-        "model": {"name": model, "layer": layer, "weights_hash": "h"}, "data": {"name": "set", "fingerprint": fingerprint},
+        "model": {"name": model, "layer": layer, "weights_hash": "h"}, "data": {"name": data, "fingerprint": fingerprint},
         "method": {key: settings or {} for key in masked},
         "target": "predicted", "sample": None, "limit": None,
-        "images": "all", "code": code or {},
+        "images": "all", "code": code or {}, **(asked or {}),
     }  # fmt: skip
     folder = RunFolder(path)
-    known = {"weights": "w", "expected_top1": None, "expected_top1_source": None, "paper_table": paper}
-    folder.create_or_resume(Identity(facts), known, "", len(full), 512)
+    known = {"weights": "w", "expected_top1": None, "expected_top1_source": None, "paper_table": paper, **(record or {})}
+    folder.create_or_resume(Identity(facts), known, "", images or len(full), len(full) if images else 512)
     rows = []
     for i, y in enumerate(full):
         for method, scores in masked.items():
@@ -163,9 +171,9 @@ def make_run(
                 "prob_masked": scores[i] / 10, "logit_full": y, "logit_masked": scores[i], "status": (status or {}).get((i, method), "ok"),
                 "error": None,
             })  # fmt: skip
-    metadata = {"code": "c", "seconds": 2.0, "left_out": 0, "seconds_per_method": seconds or {}}
+    metadata = {"code": "c", "seconds": 2.0, "left_out": left_out, "seconds_per_method": seconds or {}}
     folder.write_shard(0, pa.Table.from_pylist(rows, schema=ROWS), MAPS.empty_table(), metadata)
-    return load_runs([path])[0]
+    return load_runs([path], allow_incomplete=True)[0]
 
 
 def finished_rows(overrides) -> pd.DataFrame:

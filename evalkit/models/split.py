@@ -148,8 +148,8 @@ class SplitModel:
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(normalised):
             raise UserError(
                 f"{self.name} must return logits (images, classes) as one tensor, not {_described(logits)}: set model.factory to a "
-                f"subclass of it whose forward returns them alone, as in return super().forward(x){_place_of_logits(logits, len(normalised))}; "
-                "docs/own_network.md has an example"
+                "subclass of it whose forward returns them alone, as in return super().forward(x)"
+                f"{_place_of_logits(logits, len(normalised))}; docs/own_network.md has an example"
             )
         return logits
 

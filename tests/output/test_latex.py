@@ -43,6 +43,15 @@ def test_any_name_compiles(tmp_path):
     )
 
 
+@needs_latex
+@pytest.mark.parametrize("options", ["", "[twocolumn]"])
+def test_cautions_compile_and_fit(options, tmp_path):
+    masked = {"a_b%&#": FULL / 2, "grad_cam": FULL / 3, "centre": FULL / 4}
+    status = {(i, method): "degenerate" for i in range(4) for method in masked}
+    log = compiled(tmp_path, [make_run(tmp_path / "run", FULL, masked, status=status, images=99)], options)
+    assert "Output written on document.pdf" in log and "Overfull" not in log and "Missing character" not in log
+
+
 def test_numbers_are_the_summary_s(tmp_path):
     run = make_run(tmp_path / "run", FULL, MASKED)
     summary = summarise(run)
