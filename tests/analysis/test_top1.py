@@ -65,8 +65,19 @@ def test_a_real_run_of_the_whole_embedded_data_keeps_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("correct", "labelled", "classes", "near"),
-    [(0, 29, 10, False), (0, 30, 10, True), (6, 60, 10, True), (20, 60, 10, False), (15, 30, 2, True), (27, 30, 2, False)]
-    + [(120, 800, 10, True), (200, 800, 10, False), (0, 60, 1000, True), (3, 60, 1000, False), (600, 1000, 2, True)],
+    [
+        (0, 29, 10, False),
+        (0, 30, 10, True),
+        (6, 60, 10, True),
+        (20, 60, 10, False),
+        (120, 800, 10, True),
+        (200, 800, 10, False),
+        (15, 30, 2, True),
+        (27, 30, 2, False),
+        (600, 1000, 2, True),
+        (0, 60, 1000, True),
+        (3, 60, 1000, False),
+    ],  # fmt: skip
 )
 def test_near_guessing(correct, labelled, classes, near):
     assert near_guessing(correct, labelled, classes) == near

@@ -1,6 +1,7 @@
 """Cutting a model, and leaving the caller's alone."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -106,6 +107,33 @@ class Pair(torch.nn.Module):
 def test_a_layer_that_puts_out_two_tensors_is_refused():
     with pytest.raises(UserError, match="puts out tuple, not one tensor"):
         SplitModel(UntraceablePair().eval(), "pair", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
+
+
+class Several(TinyGAP):
+    """Returns its logits in the form that `pack` gives them."""
+
+    def __init__(self, pack):
+        super().__init__()
+        self.pack = pack
+
+    def forward(self, x):
+        return self.pack(x, super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("pack", "place"),
+    [
+        (lambda x, logits: (logits, x), "[0]"),
+        (lambda x, logits: [x, logits], "[1]"),
+        (lambda x, logits: {"loss": x.sum(), "logits": logits}, "['logits']"),
+        (lambda x, logits: None, "[0]"),
+    ],
+)
+def test_where_the_logits_are_in_what_a_network_returns(pack, place):
+    with pytest.raises(
+        UserError, match=re.escape(f"forward returns them alone, as in return super().forward(x){place}; docs/own_network.md")
+    ):
+        SplitModel(Several(pack).eval(), "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
 
 
 @pytest.mark.parametrize("factory", [Dictionary, UntraceableDictionary])

@@ -61,6 +61,37 @@ def test_a_folder_without_a_finished_shard_is_taken_over_and_its_former_run_stop
     assert not list((tmp_path / "run").rglob("*.parquet"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"method": {"cam": {"power": 1}, "new": {"a": 1}}}, "(method: cam, b -> cam, new); compute the new methods into another folder "),
+        ({"method": {"cam": {"power": 1}, "new": {"a": 1}}, "code": {"method.new": "x"}}, "('method=[new]' out={0}-2) and give evalkit"),
+        ({"method": {"new": {"a": 1}}}, "evalkit tables both: evalkit tables {0} {0}-2"),
+        ({"method": {"cam": {"power": 1}}}, "(method: cam, b -> cam); evalkit tables {0} shows what it holds"),
+        ({"method": {"cam": {"power": 2}, "b": {"a": 1}}}, "a folder holds one version of method.cam.power: undo the change, or choose"),
+        ({"code": {"method.cam": "edited"}}, "a folder holds one version of code.method.cam: undo the change, or choose"),
+        ({"code": {"model.factory": "edited"}}, "a folder holds one version of code.model.factory: undo the change, or choose"),
+        ({"protocol": {"top_percent": [5]}}, "or remove that one; maps_from={0} spares computing its maps again"),
+        ({"model": {"name": "net", "weights_hash": "v"}}, "the weights are others than before: give the former ones, or choose"),
+        ({"model": {"name": "new", "weights_hash": "v"}}, "weights_hash: w -> v); choose another folder with out="),
+        ({"data": {"fingerprint": "g"}}, "the images or their labels are others than before: restore them, or choose"),
+        ({"limit": 5}, "(limit: None -> 5); choose another folder with out=, or remove that one"),
+        ({"limit": 5, "method": {"new": {"a": 1}}}, "limit: None -> 5); choose another folder with out=, or remove that one"),
+    ],
+)
+def test_every_refusal_says_the_way_out(tmp_path, changes, says):
+    facts = {
+        "model": {"name": "net", "weights_hash": "w"}, "data": {"fingerprint": "f"}, "limit": None, "protocol": {"top_percent": [20]},
+        "method": {"cam": {"power": 1}, "b": {"a": 1}}, "code": {"method.cam": "c"},
+    }  # fmt: skip
+    folder = RunFolder(tmp_path / "run")
+    folder.create_or_resume(Identity(facts), {}, "", 10, 4)
+    folder.write_shard(0, ROWS.empty_table(), MAPS.empty_table(), {"maps_stored": False})
+    with pytest.raises(UserError) as refused:
+        RunFolder(tmp_path / "run").create_or_resume(Identity({**facts, **changes}), {}, "", 10, 4)
+    assert says.format(tmp_path / "run") in str(refused.value)
+
+
 def test_identity_ignores_order_and_survives_json():
     identity = Identity(json.loads(json.dumps(FACTS)))
     assert identity.hash == Identity(dict(reversed(FACTS.items()))).hash
