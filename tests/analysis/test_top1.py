@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from builders import finished_rows, make_run
+from builders import make_run
 
-from evalkit.analysis.load import load_runs
 from evalkit.analysis.top1 import expected_top1, near_guessing
 from evalkit.config.compose import compose_jobs
 
@@ -14,6 +13,12 @@ VGG = {
     "expected_top1": 71.592,
     "expected_top1_source": "torchvision's documentation of the weights, ImageNet val",
     "images": 50_000,
+}
+
+
+DIGITS = {
+    "weights": "embedded:digits_fc.safetensors",
+    "expected_top1_source": "experiments/training/train_digits.py, seed 0, 797 evaluation images",
 }
 
 
@@ -29,6 +34,8 @@ VGG = {
         ({}, {"asked": {"limit": 60}}, False),
         ({}, {"asked": {"sample": 60}}, False),
         ({}, {"asked": {"images": "correct"}}, False),
+        (DIGITS | {"images": 797}, {"data": "digits"}, True),
+        (DIGITS | {"images": 1000}, {"data": "digits"}, False),
         ({"weights": "mine.pth", "expected_top1_source": "my own training"}, {"data": "image_folder"}, True),
     ],
 )
@@ -55,14 +62,6 @@ def test_an_override_of_the_network_drops_the_preset_s_top_1(overrides, kept):
     assert (job.config.model.expected_top1 is not None) == kept
 
 
-def test_a_real_run_of_the_whole_embedded_data_keeps_it(tmp_path):
-    common = ["method=[centre]", "workers=0", "batch_size=128"]
-    for name, more in {"whole": [], "part": ["sample=20"], "weights": ["model.weights=null"]}.items():
-        finished_rows([*common, *more, f"out={tmp_path / name}"])
-        (run,) = load_runs([tmp_path / name])
-        assert expected_top1(run) == (98.37 if name == "whole" else None)
-
-
 @pytest.mark.parametrize(
     ("correct", "labelled", "classes", "near"),
     [
@@ -77,7 +76,7 @@ def test_a_real_run_of_the_whole_embedded_data_keeps_it(tmp_path):
         (600, 1000, 2, True),
         (0, 60, 1000, True),
         (3, 60, 1000, False),
-    ],  # fmt: skip
+    ],
 )
 def test_near_guessing(correct, labelled, classes, near):
     assert near_guessing(correct, labelled, classes) == near

@@ -65,12 +65,18 @@ def test_a_folder_without_a_finished_shard_is_taken_over_and_its_former_run_stop
     ("changes", "says"),
     [
         ({"method": {"cam": {"power": 1}, "new": {"a": 1}}}, "(method: cam, b -> cam, new); compute the new methods into another folder "),
-        ({"method": {"cam": {"power": 1}, "new": {"a": 1}}, "code": {"method.new": "x"}}, "('method=[new]' out={0}-2) and give evalkit"),
+        (
+            {"method": {"cam": {"power": 1}, "new": {"a": 1}}, "code": {"method.cam": "c", "method.new": "x"}},
+            "('method=[new]' out={0}-2) and give evalkit",
+        ),
         ({"method": {"new": {"a": 1}}}, "evalkit tables both: evalkit tables {0} {0}-2"),
         ({"method": {"cam": {"power": 1}}}, "(method: cam, b -> cam); evalkit tables {0} shows what it holds"),
         ({"method": {"cam": {"power": 2}, "b": {"a": 1}}}, "a folder holds one version of method.cam.power: undo the change, or choose"),
         ({"code": {"method.cam": "edited"}}, "a folder holds one version of code.method.cam: undo the change, or choose"),
-        ({"code": {"model.factory": "edited"}}, "a folder holds one version of code.model.factory: undo the change, or choose"),
+        (
+            {"code": {"method.cam": "c", "model.factory": "edited"}},
+            "a folder holds one version of code.model.factory: undo the change, or choose",
+        ),
         ({"protocol": {"top_percent": [5]}}, "or remove that one; maps_from={0} spares computing its maps again"),
         ({"model": {"name": "net", "weights_hash": "v"}}, "the weights are others than before: give the former ones, or choose"),
         ({"model": {"name": "new", "weights_hash": "v"}}, "weights_hash: w -> v); choose another folder with out="),
