@@ -28,6 +28,8 @@ def cautions(run: Run) -> list[str]:
 def _weights(run: Run) -> str:
     if not random_weights(run):
         return ""
+    if str(run.provenance["weights"]).startswith("random in part"):
+        return f"the network's weights are {run.provenance['weights']}: its maps and drops say nothing about a trained one."
     return "the network has random weights: it has learnt nothing, so its maps and drops say nothing about a trained one."
 
 

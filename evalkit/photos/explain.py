@@ -76,7 +76,7 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
         for ax in row:
             ax.set_xticks([])
             ax.set_yticks([])
-    random = " with RANDOM WEIGHTS" if model.weights.startswith("random (") else ""
+    random = " with RANDOM WEIGHTS" if model.weights.startswith(("random (", "random in part (")) else ""
     chosen = "predicted" if config.target == "predicted" else "chosen"
     figure.suptitle(f'why "{name}"? ({chosen} class {index}) · {config.model.name}{random} at {config.model.layer}', fontsize=12)
     return figure

@@ -64,7 +64,7 @@ class PhotoSession:
     @property
     def random_weights(self) -> bool:
         """Whether the weights are random: every picture has to state it."""
-        return self.model.weights.startswith("random (")
+        return self.model.weights.startswith(("random (", "random in part ("))
 
 
 def open_photo_session(config: RunConfig, size: tuple[int, int] | None = None) -> PhotoSession:

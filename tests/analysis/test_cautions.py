@@ -29,9 +29,18 @@ def test_a_run_that_can_be_trusted_has_none(tmp_path):
     assert said(tmp_path / "run", status=constant, record=TEN) == []
 
 
-@pytest.mark.parametrize(("weights", "random"), [("random (seed 3)", True), ("random.pth", False), ("set by archs.net", False)])
-def test_random_weights(tmp_path, weights, random):
-    assert any("random weights" in one for one in said(tmp_path / "run", record={"weights": weights})) == random
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ("random (seed 3)", ["has random weights"]),
+        ("random in part (fc.weight, seed 0), the rest set by archs.net", ["weights are random in part (fc.weight, seed 0), the rest"]),
+        ("random.pth", []),
+        ("set by archs.net", []),
+    ],
+)
+def test_random_weights(tmp_path, weights, says):
+    found = said(tmp_path / "run", record={"weights": weights})
+    assert len(found) == len(says) and all(part in one for part, one in zip(says, found, strict=True))
 
 
 def test_constant_maps(tmp_path):
