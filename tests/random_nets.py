@@ -83,7 +83,7 @@ STEPS: dict[str, Callable[[Step, Tensor], Tensor]] = {
 HEADS: dict[str, Callable[[int, int], nn.Module]] = {
     "pooled": lambda c, n: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, n)),
     "flat": lambda c, n: nn.Sequential(nn.Flatten(), nn.Linear(c * SIDE * SIDE, 9), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(9, n)),
-    "convolution": lambda c, n: nn.Sequential(nn.Conv2d(c, n, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    "convolution": lambda c, n: nn.Sequential(nn.Conv2d(c, n, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     "normalised": lambda c, n: nn.Sequential(nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.LayerNorm(4 * c), nn.Linear(4 * c, n)),
     "two layers": lambda c, n: nn.Sequential(
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 6), nn.Tanh(), nn.Linear(6, n, bias=False)
@@ -172,7 +172,7 @@ HABITS: dict[str, tuple[Callable[[RandomNet, Tensor], object], str | None]] = {
     "per image vector": (lambda net, x: net.head(net.body(x))[:, 0], "outputs"),
     "dropout that stays": (lambda net, x: F.dropout(net.head(net.body(x)), 0.5), "random"),
     "noise": (lambda net, x: net.head(net.body(x) + torch.rand_like(x[:, :1])), "random"),
-    "batch statistics": (lambda net, x: net.head(net.body(x - x.mean(0, keepdim=True))), "batch"),
+    "batch statistics": (lambda net, x: net.head(net.body(x - 5 * x.mean(0, keepdim=True))), "batch"),
     "softmax": (lambda net, x: net.head(net.body(x)).softmax(1), "probabilities"),
     "sigmoid": (lambda net, x: torch.sigmoid(net.head(net.body(x))), "probabilities"),
     "mirrored": (lambda net, x: net.head(net.body(torch.cat([x, x.flip(3)]))).view(2, len(x), -1).mean(0), "several maps"),
@@ -183,7 +183,7 @@ HABITS: dict[str, tuple[Callable[[RandomNet, Tensor], object], str | None]] = {
 def draw(seed: int) -> Drawn:
     """Make the network of a seed."""
     rng = random.Random(seed)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = RandomNet(rng)
         for part in net.modules():  # as after training

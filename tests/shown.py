@@ -162,7 +162,10 @@ class Reader:
         if words[0] in SCRIPTS_THAT_RUN:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(sys, "argv", words)
-                runpy.run_path(str(script), run_name="__main__")
+                try:
+                    runpy.run_path(str(script), run_name="__main__")
+                except SystemExit as ended:
+                    assert not ended.code, words
 
     def _evalkit(self, words: list[str]) -> None:
         if words[0] == "run":

@@ -105,7 +105,7 @@ def _varied(activations: Tensor) -> list[Tensor]:
     """Return the activations scaled, and random ones, so large that a sigmoid is near 0 or 1 and that linear outputs leave [0,1]."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(activations.shape, generator=generator).to(activations)
-    return [activations * factor for factor in (-100, 100)] + [noise * factor for factor in (1, 100, -100)]
+    return [values * factor for values in (activations, noise) for factor in (-1e4, -100, 100, 1e4)]
 
 
 def _ending(outputs: Tensor) -> str | None:

@@ -211,7 +211,7 @@ class RunFolder:
 
     def parts(self, shard: int, *, maps: bool = False) -> list[Part]:
         """Return what is kept of an unfinished shard, in parts that follow each other; with `maps`, where its maps are stored."""
-        return self._parts.read(shard, {**self._owner(shard), "maps_stored": maps}, self._images(shard))
+        return self._parts.read(shard, self._owner(shard), self._images(shard), maps=maps)
 
     def discard_parts(self, shard: int) -> None:
         """Remove the parts of a shard that is finished."""

@@ -39,12 +39,20 @@ class Parts:
         publish(self.folder / "maps" / name, parquet_bytes(part.maps, about))
         publish(self.folder / "rows" / name, parquet_bytes(part.rows, about))
 
-    def read(self, shard: int, owner: Mapping[str, Any], images: int) -> list[Part]:
-        """Return the owner's undamaged parts that follow each other from the first image; they are fewer than all `images`."""
+    def read(self, shard: int, owner: Mapping[str, Any], images: int, *, maps: bool) -> list[Part]:
+        """Return the owner's undamaged parts that follow each other from the first image; they are fewer than all `images`.
+
+        `maps` says whether they hold their maps.
+        """
         longest: dict[int, Part] = {}
         for file in self.files(shard):
             part = self._part(file, owner)
-            if part is not None and part.start < part.stop < images and (part.start not in longest or part.stop > longest[part.start].stop):
+            if (
+                part is not None
+                and part.about["maps_stored"] == maps
+                and part.start < part.stop < images
+                and (part.start not in longest or part.stop > longest[part.start].stop)
+            ):
                 longest[part.start] = part
         chain: list[Part] = []
         while (part := longest.get(chain[-1].stop if chain else 0)) is not None:

@@ -126,9 +126,9 @@ def test_plain_text_is_not_markup():
 def test_types_in_words():
     hints = {name: in_words(RunConfig.__annotations__[name]) for name in ("sample", "maps", "seed", "out")}
     assert hints == {
-        "sample": "whole number > 0 or `null`",
+        "sample": "whole number ≥ 1 or `null`",
         "maps": "`store`, `none`",
         "seed": "whole number ≥ 0",
         "out": "path or address",
     }
-    assert in_words(ModelConfig.__annotations__["std"]) == "list of 3: number > 0"
+    assert in_words(ModelConfig.__annotations__["std"]) == "list of 3: number"
