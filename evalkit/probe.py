@@ -160,7 +160,13 @@ class Probe:
             logits = self.net.head(activations, self.context)
             outputs = {"score": lambda: logits, "softmax": lambda: logits.softmax(1), "sigmoid": logits.sigmoid}[score]()
             total = outputs.gather(1, self.targets[:, None]).sum()
-        return torch.autograd.grad(total, activations)[0]
+        found = torch.autograd.grad(total, activations, allow_unused=True)[0] if total.requires_grad else None
+        if found is None:
+            raise UserError(
+                f"{self.net.name} stops gradients between layer '{self.net.layer}' and its outputs, as detach, torch.no_grad and numpy do: "
+                "remove that, or choose methods without gradients"
+            )
+        return found
 
     @property
     def tier(self) -> Tier:

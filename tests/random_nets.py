@@ -164,6 +164,7 @@ HABITS: dict[str, tuple[Callable[[RandomNet, Tensor], object], str | None]] = {
     "early return": (_early, None),
     "loop over the head": (_looping_head, None),
     "python numbers": (_numbers, None),
+    "changes its input": (lambda net, x: net.head(net.body(x.mul_(0.5))) + x.mean((1, 2, 3))[:, None], None),
     "asserts": (lambda net, x: net.head(net.body(x)) if x.shape[1] == 3 else 1 / 0, None),
     "view with the batch": (lambda net, x: net.head(net.body(x).view(x.shape[0], -1, SIDE, SIDE)).view(x.size(0), -1), None),
     "loop over images": (_loop, "several calls"),

@@ -36,6 +36,10 @@ def eval_copy(module: nn.Module) -> nn.Module:
         copied = _without_compilers(copy.deepcopy(uncompiled(module), memo))
     except Exception as reason:  # locks, open files, tensors that are part of a graph, a user's own __deepcopy__
         raise UserError(f"{name} cannot be copied ({first_line(reason)}): keep such attributes out of the module") from reason
+    theirs, ours = uncompiled(module).state_dict(keep_vars=True), copied.state_dict(keep_vars=True)
+    for key, value in theirs.items():
+        if isinstance(value, Tensor) and not (value is ours.get(key) or _same(value, ours.get(key))):
+            raise UserError(f"{name} cannot be copied: its __deepcopy__ gives the copy another {key}; remove it, or copy the values there")
     if not any(part.training for part in copied.modules()):
         return copied
     try:
@@ -44,6 +48,10 @@ def eval_copy(module: nn.Module) -> nn.Module:
         raise UserError(f"{name}.eval() failed: {cause(reason)}") from reason
     _finish_eval(copied)
     return copied
+
+
+def _same(value: Tensor, other: object) -> bool:
+    return isinstance(other, Tensor) and value.shape == other.shape and torch.equal(value, other)
 
 
 def uncompiled(module: nn.Module) -> nn.Module:

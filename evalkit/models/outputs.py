@@ -43,6 +43,8 @@ def check_meaning(net: SplitModel, images: Tensor, output: str) -> None:
             return
         more = torch.cat([outputs, *(net.head(varied, context).double() for varied in _varied(activations))])
     more = more[more.isfinite().all(1)]  # such large activations may overflow
+    if close(more, more[:1].expand_as(more), 1e-6):
+        return  # a network that does not look at the image: see `check_on_images`
     sums = more.sum(1)
     normalised = outputs.shape[1] > 1 and bool((more >= 0).all()) and close(sums, sums[:1].expand_as(sums), 2e-3) and float(sums[0]) > 0
     if normalised:
@@ -63,7 +65,7 @@ def check_meaning(net: SplitModel, images: Tensor, output: str) -> None:
 def check_on_images(net: SplitModel, images: Tensor) -> None:
     """Check the outputs on a few images (N,3,H,W) of the data set.
 
-    Warns where different images have the same logits. Raises UserError where an image's logits depend on the batch, or
+    Warns where different images have the same logits, or some no finite ones. Raises UserError where an image's logits depend on the batch, or
     where those of the images and of noise have no finite maximum.
     """
     with torch.no_grad():
@@ -76,10 +78,14 @@ def check_on_images(net: SplitModel, images: Tensor) -> None:
             f"{net.name} puts out other logits for an image of the data set when another image is in its batch; hand over a network "
             "that treats each image by itself"
         )
-    if not bool(scored(all_logits, all_logits.argmax(1)).any()):
+    finite = scored(all_logits, all_logits.argmax(1))
+    if not bool(finite.any()):
         damaged = [name for name, tensor in net.module.state_dict().items() if _not_finite(tensor)]
         why = f"weights hold nan or infinity ({', '.join(damaged[:3])})" if damaged else f"its values may overflow in {net.dtype}"
         raise UserError(f"the logits of {net.name} are not finite for any image tried: {why.replace('torch.', '')}; give other weights")
+    if not bool(finite[: len(images)].all()):
+        log.warning("%s has no finite logits for an image of the data set: such images are excluded from every metric", net.name)
+        return
     for number in range(1, len(images)):
         if not torch.equal(images[number], images[0]) and close(alone[number], alone[0], 1e-6):
             log.warning(

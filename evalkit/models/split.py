@@ -135,7 +135,7 @@ class SplitModel:
             )
         if isinstance(self._cut, _GraphCut):
             self._check_graph(pair, together)
-        if isinstance(self._cut, _HookCut) and not close(self.head(*self._cut.trunk(pair)), together, self.slack):
+        if isinstance(self._cut, _HookCut) and not close(self.head(*self._cut.trunk(pair.clone())), together, self.slack):
             raise UserError(
                 f"{self.name} is not deterministic: its logits change when '{self.layer}' is given its own output again, "
                 "for example because of a functional dropout without training=self.training"
@@ -144,12 +144,12 @@ class SplitModel:
 
     def _logits(self, normalised: Tensor) -> Tensor:
         """Run the whole module. Raises UserError unless it returns logits, one row for each image."""
-        logits = self.module(normalised)
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(normalised):
+        logits = self.module(normalised.clone())  # a module may change its input
+        fits = isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == len(normalised) and logits.is_floating_point()
+        if not fits:
             raise UserError(
                 f"{self.name} must return logits (images, classes) as one tensor, not {_described(logits)}: set model.factory to a "
-                "subclass of it whose forward returns them alone, as in return super().forward(x)"
-                f"{_place_of_logits(logits, len(normalised))}; docs/own_network.md has an example"
+                f"subclass of it whose forward returns them alone{_how(logits, len(normalised))}; docs/own_network.md has an example"
             )
         return logits
 
@@ -162,7 +162,7 @@ class SplitModel:
     def _check_graph(self, pair: Tensor, logits: Tensor) -> None:
         assert isinstance(self._cut, _GraphCut)
         try:
-            activations, context = self._cut.trunk(pair)
+            activations, context = self._cut.trunk(pair.clone())
             if activations.dim() != 4 or len(activations) != len(pair):
                 return  # the caller reports the shape
             if not all(isinstance(c, Tensor) and c.dim() > 0 and len(c) == len(pair) for c in context):
@@ -186,7 +186,7 @@ class SplitModel:
         calls `view` on its activations may fail; it keeps contiguous images.
         """
         try:
-            channels_last, _ = self._cut.trunk(normalised.contiguous(memory_format=torch.channels_last))
+            channels_last, _ = self._cut.trunk(normalised.clone(memory_format=torch.channels_last))
         except RuntimeError as reason:
             log.info("%s runs on contiguous images only: %s", self.name, first_line(reason))
             return
@@ -202,16 +202,31 @@ def close(values: object, expected: Tensor, slack: float) -> bool:
     return torch.allclose(values, expected, rtol=slack, atol=slack * largest, equal_nan=True)
 
 
-def _place_of_logits(value: object, images: int) -> str:
-    """Return the index, such as `['logits']`, of the first tensor (images, classes) in a tuple or dict; `[0]` where there is none."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple | list) else ()
-    fitting = (key for key, item in items if isinstance(item, Tensor) and item.dim() == 2 and len(item) == images)
-    return f"[{next(fitting, 0)!r}]"
+def _how(value: object, images: int) -> str:
+    """Return how a subclass gets logits out of what its base returns, as `, as in return super().forward(x)['logits']`; empty if unclear."""
+    if isinstance(value, Tensor):
+        if value.dim() == 2 and len(value) == images:
+            return ", in floating point"
+        if value.dim() == 1 and len(value) == images:
+            return ", as in return super().forward(x)[:, None]"
+        return (
+            ", as in return super().forward(x).reshape(len(x), -1)" if value.numel() == images * value.shape[-1] or value.dim() > 2 else ""
+        )
+    if isinstance(getattr(value, "logits", None), Tensor):
+        return ", as in return super().forward(x).logits"
+    items = dict(value.items()) if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, tuple | list) else {}
+    fitting = [key for key, item in items.items() if isinstance(item, Tensor) and item.dim() == 2 and len(item) == images]
+    named = [key for key in fitting if str(key).lower() in ("logits", "out", "output", "outputs", "pred", "prediction", "predictions")]
+    chosen = named or fitting
+    if len(chosen) == 1:
+        return f", as in return super().forward(x)[{chosen[0]!r}]"
+    return f": the one that holds them of {', '.join(map(repr, chosen))}, as in return super().forward(x)[{chosen[-1]!r}]" if chosen else ""
 
 
 def _described(value: object) -> str:
     if isinstance(value, Tensor):
-        return f"one of shape {tuple(value.shape)}"
+        kind = "" if value.is_floating_point() else f" of {str(value.dtype).removeprefix('torch.')}"
+        return f"one of shape {tuple(value.shape)}{kind}"
     keys = (
         f" of {', '.join(map(str, value))}" if isinstance(value, dict) else f" of {len(value)}" if isinstance(value, tuple | list) else ""
     )
@@ -269,9 +284,14 @@ class _HookCut:
 
         handle = self.target.register_forward_hook(keep)
         try:
-            self.module(normalised)
+            self.module(normalised.clone())  # it may change its input, which the head needs again
         finally:
             handle.remove()
+        if not seen and any("forward" in vars(part) for part in self.module.modules()):
+            raise UserError(
+                "the layer is not called in one forward pass: forward was replaced on the object, and what replaces it may call another "
+                "object's layers; override forward in a subclass instead"
+            )
         if len(seen) != 1:
             times = "not called" if not seen else f"called {len(seen)} times"
             raise UserError(f"the layer is {times} in one forward pass; choose one that is called once")

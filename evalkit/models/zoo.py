@@ -77,20 +77,23 @@ def proposed_layer(config: ModelConfig) -> str:
 
 
 def cannot_process(module: nn.Module, config: ModelConfig, size: tuple[int, int], reason: Exception) -> UserError:
-    """Return the error of a module that fails on images of `size` (height, width); it names a size or number of channels that works."""
+    """Return the error of a module that fails on images of `size` (height, width); it names what works instead: a size, a number."""
     return UserError(f"{config.factory} cannot process a {size[0]}x{size[1]} image: {cause(reason)}{_what_works(module, size)}")
 
 
 def _what_works(module: nn.Module, size: tuple[int, int]) -> str:
     """Return a hint at another size, or number of channels, of images that a module takes; empty where none was found."""
     evaluated, device = eval_copy(module), next((p.device for p in module.parameters()), None)
-    tried = [(3, (side, side)) for side in _COMMON_SIDES if (side, side) != size] + [(channels, size) for channels in (1, 4, 2)]
+    sides = [(3, (side, side)) for side in _COMMON_SIDES if (side, side) != size]
+    tried = [(3, size), *sides, *((channels, size) for channels in (1, 4, 2))]
     for channels, (height, width) in tried:
         try:
             with torch.no_grad():
                 evaluated(torch.rand(1, channels, height, width, device=device))
         except Exception:  # only what works is of interest
             continue
+        if channels == 3 and (height, width) == size:
+            return "; it takes one such image, but not two: its forward may fix the batch size, as view(1, -1) does instead of flatten(1)"
         if channels == 3:
             return f"; it takes {height}x{width}: check model.resize and model.crop"
         return f"; it takes {channels}-channel images, and evalkit gives it the 3 channels of RGB"

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from builders import HALF, TinyFC, TinyGAP, Untraceable
+from builders import HALF, NaNNet, TinyFC, TinyGAP, Untraceable
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
@@ -167,6 +167,20 @@ def test_a_network_that_does_not_look_at_the_image_is_pointed_out(caplog):
     caplog.clear()
     check_on_images(cut(TinyGAP(), "features"), torch.rand(1, 3, 16, 16).repeat(2, 1, 1, 1))
     assert not caplog.text
+
+
+def test_a_constant_network_is_not_taken_for_probabilities(caplog):
+    net = cut(Ending(TinyGAP(), lambda z: z * 0 + 0.2))
+    check_meaning(net, torch.rand(2, 3, 16, 16), "softmax")
+    check_on_images(net, torch.rand(2, 3, 16, 16))
+    assert "the same logits for two different images" in caplog.text
+
+
+def test_nan_for_some_images_is_told(caplog):
+    images = torch.rand(2, 3, 16, 16)
+    images[0] = 0
+    check_on_images(cut(NaNNet(), "features"), images)
+    assert "no finite logits for an image of the data set" in caplog.text
 
 
 def test_scored():

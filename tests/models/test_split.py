@@ -1,6 +1,7 @@
 """Cutting a model, and leaving the caller's alone."""
 
 import logging
+from types import SimpleNamespace
 import re
 
 import pytest
@@ -126,7 +127,6 @@ class Several(TinyGAP):
         (lambda x, logits: (logits, x), "[0]"),
         (lambda x, logits: [x, logits], "[1]"),
         (lambda x, logits: {"loss": x.sum(), "logits": logits}, "['logits']"),
-        (lambda x, logits: None, "[0]"),
     ],
 )
 def test_where_the_logits_are_in_what_a_network_returns(pack, place):
@@ -288,3 +288,80 @@ class OverBatch(TinyGAP):
 def test_logits_that_depend_on_the_batch_are_refused():
     with pytest.raises(UserError, match="OverBatch puts out other logits for an image when another image is in its batch"):
         SplitModel(OverBatch().eval(), "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
+
+
+class ChangesItsInput(TinyGAP):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mul_(2.0)) + x.mean((1, 2, 3))[:, None]
+
+
+class UntraceableChangesItsInput(ChangesItsInput):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if float(x.sum()) < 1e9 else x + 1)
+
+
+@pytest.mark.parametrize("factory", [ChangesItsInput, UntraceableChangesItsInput])
+def test_a_network_may_change_its_input(factory):
+    module = factory().double().eval()
+    images = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(SplitModel(module, "features", mean=HALF, std=HALF)(images), module((images - 0.5) / 0.5), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda z: z > 0, r"of shape \(1, 5\) of bool.*, in floating point"),
+        (lambda z: z[:, :, None, None], r"super\(\).forward\(x\).reshape\(len\(x\), -1\)"),
+        (lambda z: z[:, 0], r"super\(\).forward\(x\)\[:, None\]"),
+        (lambda z: z.squeeze(), r"reshape\(len\(x\), -1\)"),
+        (lambda z: {"feat": z.repeat(1, 2), "out": z}, r"super\(\).forward\(x\)\['out'\]"),
+        (lambda z: (z.repeat(1, 2), z), "the one that holds them of 0, 1"),
+        (lambda z: SimpleNamespace(logits=z), r"super\(\).forward\(x\).logits"),
+        (lambda z: None, "a NoneType: set model.factory to a subclass of it whose forward returns them alone; docs"),
+    ],
+)
+def test_the_way_to_the_logits_is_told(change, says):
+    class Wrapped(TinyGAP):
+        def forward(self, x):
+            return change(super().forward(x))
+
+    with pytest.raises(UserError, match=says):
+        SplitModel(Wrapped().eval(), "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
+
+
+class Detached(TinyGAP):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).mean((2, 3)).detach())
+
+
+class WithoutGradients(TinyGAP):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if float(x.sum()) < 1e9 else x + 1)
+
+
+@pytest.mark.parametrize("factory", [Detached, WithoutGradients])
+def test_gradients_that_stop_in_the_head_are_told(factory):
+    probe = Probe(SplitModel(factory().eval(), "features", mean=HALF, std=HALF), torch.rand(2, 3, 16, 16))
+    assert ablation_cam(probe).isfinite().all()
+    with pytest.raises(UserError, match="stops gradients between layer 'features' and its outputs"):
+        grad_cam(probe)
+
+
+class CopiedAnew(TinyGAP):
+    def __deepcopy__(self, _memo):
+        return CopiedAnew()
+
+
+def test_a_copy_with_other_weights_is_refused():
+    with pytest.raises(UserError, match="its __deepcopy__ gives the copy another features.0.weight"):
+        SplitModel(CopiedAnew(), "features", mean=HALF, std=HALF)
+
+
+def test_a_forward_that_was_replaced_on_the_object_is_told():
+    module = TinyGAP().eval()
+    original = module.forward
+    module.forward = lambda x: original(x * 2)
+    with pytest.raises(UserError, match="forward was replaced on the object"):
+        SplitModel(module, "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))

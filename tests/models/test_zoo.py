@@ -76,3 +76,8 @@ def test_files_that_cannot_be_imported(tmp_path, monkeypatch, text, says):
 def test_what_is_no_dotted_path(path):
     with pytest.raises(UserError, match="is not a dotted path"):
         zoo.find(path, "method.m._target_")
+
+
+def test_a_network_that_takes_one_image_only_is_told_so():
+    with pytest.raises(UserError, match=r"it takes one such image, but not two: its forward may fix the batch size"):
+        zoo.load(config("null", "theirs.OneImageOnly"), torch.device("cpu"))
