@@ -65,8 +65,8 @@ def check_meaning(net: SplitModel, images: Tensor, output: str) -> None:
 def check_on_images(net: SplitModel, images: Tensor) -> None:
     """Check the outputs on a few images (N,3,H,W) of the data set.
 
-    Warns where different images have the same logits, or some no finite ones. Raises UserError where an image's logits depend on the batch, or
-    where those of the images and of noise have no finite maximum.
+    Warns where different images have the same logits, or some no finite ones. Raises UserError where an image's logits depend on
+    the batch, or where those of the images and of noise have no finite maximum.
     """
     with torch.no_grad():
         together = net(images)

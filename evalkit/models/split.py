@@ -203,7 +203,7 @@ def close(values: object, expected: Tensor, slack: float) -> bool:
 
 
 def _how(value: object, images: int) -> str:
-    """Return how a subclass gets logits out of what its base returns, as `, as in return super().forward(x)['logits']`; empty if unclear."""
+    """Return how a subclass gets logits out of what its base returns, `, as in return super().forward(x)['logits']`; else empty."""
     if isinstance(value, Tensor):
         if value.dim() == 2 and len(value) == images:
             return ", in floating point"

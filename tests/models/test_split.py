@@ -1,8 +1,8 @@
 """Cutting a model, and leaving the caller's alone."""
 
 import logging
-from types import SimpleNamespace
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -355,7 +355,7 @@ class CopiedAnew(TinyGAP):
 
 
 def test_a_copy_with_other_weights_is_refused():
-    with pytest.raises(UserError, match="its __deepcopy__ gives the copy another features.0.weight"):
+    with pytest.raises(UserError, match=r"its __deepcopy__ gives the copy another features\.0\.weight"):
         SplitModel(CopiedAnew(), "features", mean=HALF, std=HALF)
 
 
