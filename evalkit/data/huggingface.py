@@ -9,21 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, LargeList, List, Value, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetsError
 
 from evalkit.data.boxes import Box
 from evalkit.data.decode import Encoded, UnreadableImage
+from evalkit.data.hub_columns import Columns, choose_columns, element
 from evalkit.data.sources import ClassKey, ListedClass
 from evalkit.errors import UserError, did_you_mean
 from evalkit.files import local
-
-_ENCODED = ("binary", "large_binary", "string")
-"""Types of a plain column that can be cast to pictures: bytes, or paths of files."""
-
-_NO_PICTURES = (ClassLabel, List, LargeList)
-"""Types of a column that does not hold one picture a row."""
 
 
 def hugging_face(
@@ -36,10 +31,10 @@ def hugging_face(
 ) -> "MapDataset | StreamedDataset":
     """Open a data set by its hub name or local path (`save_to_disk` folders included).
 
-    Columns default to the first Image and the first ClassLabel feature. Pictures are decoded by this package, since
-    `datasets` would rotate them by their EXIF tag.
+    Columns default as `choose_columns` says. Pictures are decoded by this package, since `datasets` would rotate them by
+    their EXIF tag.
 
-    Raises UserError: no such data set, split or column.
+    Raises UserError: no such data set, split or column, or columns that cannot be told apart.
     """
     path = str(local(path)) if path.startswith("~") else path
     try:
@@ -57,20 +52,10 @@ def hugging_face(
         raise UserError(f"cannot open the data set '{path}', split '{split}': {' '.join(str(reason).split())}") from reason
     except IndexError as reason:  # raised by load_from_disk
         raise UserError(f"the data set '{path}', split '{split}', has no rows") from reason
-    features = data.features or Features()
-    image = image_column or next((key for key, kind in features.items() if isinstance(kind, ImageFeature)), None)
-    label = label_column or next((key for key, kind in features.items() if isinstance(getattr(kind, "feature", kind), ClassLabel)), None)
-    for column in (image, label):
-        if column is not None and column not in features:
-            raise UserError(f"no column '{column}' in {path}{did_you_mean(column, features)}")
-    if image is None:
-        raise UserError(f"no image column in {path}: set data.image_column to one of {', '.join(features)}")
-    column = features[image]
-    if isinstance(column, _NO_PICTURES) or (isinstance(column, Value) and column.dtype not in _ENCODED):
-        raise UserError(f"column '{image}' of {path} holds no pictures (data.image_column); its columns are {', '.join(features)}")
-    data = data.cast_column(image, ImageFeature(decode=False))
+    columns = choose_columns(data, path, image_column, label_column)
+    data = data.cast_column(columns.image, ImageFeature(decode=False))
     kind = StreamedDataset if streaming else MapDataset
-    return kind(data, path, image, label)
+    return kind(data, path, columns)
 
 
 @contextmanager
@@ -86,19 +71,26 @@ def _quiet_retries() -> Iterator[None]:
 
 
 class _Columns(Encoded):
-    def __init__(self, data: Any, path: str, image: str, label: str | None) -> None:
-        self.data, self.path, self.image, self.label = data, path, image, label
-        feature = data.features[label] if label else None
-        feature = getattr(feature, "feature", feature)  # the element type where the column holds lists of labels
+    def __init__(self, data: Any, path: str, columns: Columns) -> None:
+        self.data, self.path, self.columns = data, path, columns
+        self.image, self.label = columns.image, columns.label
+        feature = element(data.features[self.label]) if self.label else None
         self.names = feature.names if isinstance(feature, ClassLabel) else None
 
     def image_id(self, position: int) -> str:
         """Return the data set's name and the position, since such data sets have no file names."""
         return f"{Path(self.path).name}/{position:08d}"
 
-    def _keys(self, value: Any) -> tuple[ClassKey, ...]:
+    def indicators(self, position: int) -> int | None:
+        """Return the length of a label that is a list of two or more zeros and ones, as a one-hot encoding is; None for any other."""
+        value = None if self.names is not None else self._label(position)
+        return len(value) if isinstance(value, list) and len(value) > 1 and all(v in (0, 1) for v in value) else None
+
+    def class_keys(self, position: int) -> tuple[ClassKey, ...]:
+        """Return the names of the ClassLabel (one or a list), or the values of the label column; True and False are 1 and 0."""
+        value = self._label(position)
         values = value if isinstance(value, list) else [value]
-        labels = dict.fromkeys(v for v in values if v is not None and v != -1)
+        labels = dict.fromkeys(int(v) if isinstance(v, bool) else v for v in values if v is not None and v != -1)
         return tuple(v if self.names is None else ListedClass(str(self.names[v]), int(v)) for v in labels)
 
     def boxes(self, position: int) -> Sequence[Box]:  # noqa: ARG002 - boxes have no common format on the hub
@@ -113,6 +105,9 @@ class _Columns(Encoded):
         if not picture.get("path"):
             raise UnreadableImage("this row of the data set holds no picture")
         return Path(picture["path"])
+
+    @abstractmethod
+    def _label(self, position: int) -> Any: ...
 
     @abstractmethod
     def _row(self, position: int) -> dict[str, Any]: ...
@@ -130,9 +125,8 @@ class MapDataset(_Columns):
     def __len__(self) -> int:
         return len(self.data)
 
-    def class_keys(self, position: int) -> tuple[ClassKey, ...]:
-        """Return the names of the ClassLabel (one or a list), or the values of the label column."""
-        return () if self._labels is None else self._keys(self._labels[position])
+    def _label(self, position: int) -> Any:
+        return None if self._labels is None else self._labels[position]
 
     def _row(self, position: int) -> dict[str, Any]:
         return dict(self.data[position])
@@ -150,8 +144,8 @@ class StreamedDataset(_Columns):
     data: IterableDataset
     streamed = True
 
-    def __init__(self, data: IterableDataset, path: str, image: str, label: str | None) -> None:
-        super().__init__(data, path, image, label)
+    def __init__(self, data: IterableDataset, path: str, columns: Columns) -> None:
+        super().__init__(data, path, columns)
         splits = data.info.splits or {}
         self.count = next((s.num_examples for s in splits.values() if str(s.name) == str(data.split) and s.num_examples), None)
         self._iterator: Iterator[dict[str, Any]] = iter(())
@@ -163,9 +157,8 @@ class StreamedDataset(_Columns):
             raise UserError(f"'{self.path}' does not say how many images it streams: set limit=N, or data.streaming=false")
         return self.count
 
-    def class_keys(self, position: int) -> tuple[ClassKey, ...]:
-        """Return the names of the ClassLabel (one or a list), or the values of the label column."""
-        return self._keys(self._row(position)[self.label]) if self.label else ()
+    def _label(self, position: int) -> Any:
+        return self._row(position)[self.label] if self.label else None
 
     def _row(self, position: int) -> dict[str, Any]:
         if self._held is None or self._held[0] != position:
