@@ -58,7 +58,9 @@ def choose_columns(data: Any, path: str, image: str | None, label: str | None) -
     if not named:
         proposed = _proposed(features, image)
         why = f"; {path} has no column of type ClassLabel"
-        why += f": set data.label_column to {_one_of(proposed)}, where it holds names or indices of classes" if proposed else ""
+        if proposed:
+            others = f" (or another of {', '.join(proposed)})" if len(proposed) > 1 else ""
+            why += f", so name the column with names or indices of classes, as in data.label_column={proposed[0]}{others}"
         return Columns(image, None, f"pictures from column '{image}', no labels", no_labels=why)
     usual = [key for key in named if key.lower() in _LABELS]
     label = usual[0] if len(usual) == 1 else named[0]
@@ -99,7 +101,7 @@ def _castable(kind: Any) -> bool:
 def _instead(data: Any, features: Features) -> str:
     """Return the columns that can be read as pictures although their type is not Image, judged by the first row, or what is needed."""
     plain = [key for key, kind in features.items() if isinstance(kind, Value | dict) and _castable(kind)]
-    row = next(iter(data.select_columns(plain)), {}) if plain else {}
+    row: dict[str, Any] = next(iter(data.select_columns(plain)), {}) if plain else {}
     fit = [key for key in plain if _is_picture(row.get(key))]
     if fit:
         return f": set data.image_column to {_one_of(fit)}"

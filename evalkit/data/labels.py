@@ -29,10 +29,10 @@ class Classes:
     map: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Outputs for each class name of a data set. If given, names are looked up only here: COCO's kite is a toy, ImageNet's a bird."""
 
-    def outputs_of(self, key: ClassKey) -> tuple[int, ...]:
+    def outputs_of(self, key: ClassKey, of: str = "") -> tuple[int, ...]:
         """Return the outputs that a class stands for, none where the model has no such class. Raises UserError as `index` does."""
         if not self.map or isinstance(key, int):
-            self.index(key)
+            self.index(key, of)
         return self.outputs_among(key)
 
     def outputs_among(self, key: ClassKey) -> tuple[int, ...]:
@@ -50,6 +50,18 @@ class Classes:
             return by_loose_name.get(_loose(name))
         near = get_close_matches(_loose(name), by_loose_name, n=1, cutoff=0.8)
         return by_loose_name[near[0]] if near else None
+
+    def contradicts(self, key: ClassKey) -> int | None:
+        """Return the output that a listed class has by its name, where its index is another output; None where they agree or one lacks."""
+        if self.map or not isinstance(key, ListedClass) or self.keys is None or key.index is None or not 0 <= key.index < self.outputs:
+            return None
+        found = self._found(key)
+        return found if found != key.index else None
+
+    def with_more(self, name: str) -> str | None:
+        """Return the class whose line holds more than a name: a number or wnid beside it, as in `0: dog` or `n02084071 dog`."""
+        sought = _loose(name)
+        return next((full for full in self.keys or () if _loose(full) != sought and sought in map(_loose, _parts(full))), None)
 
     def output(self, given: int | str) -> int:
         """Return the output of a class given by index, or by name in upper or lower case. Raises UserError where there is none."""
@@ -69,16 +81,18 @@ class Classes:
         near = get_close_matches(_short(name), by_short_name, n=1)
         return f"; did you mean '{self.name(by_short_name[near[0]])}'?" if near else did_you_mean(name, map(self.name, range(self.outputs)))
 
-    def index(self, key: ClassKey | None) -> int | None:
+    def index(self, key: ClassKey | None, of: str = "") -> int | None:
         """Return the output of a class; None where the model has no such class, or the class is unknown.
 
-        For a model whose classes have no names, a labels list's index is used. Raises UserError where that is no output.
+        For a model whose classes have no names, a labels list's index is used. Raises UserError where that is no output;
+        `of` names the image or the box that has the label.
         """
         index = self._found(key)
         if index is not None and not 0 <= index < self.outputs:
+            named = isinstance(key, ListedClass) and self.keys is None  # an index alone stays one, whatever the classes are called
             raise UserError(
-                f"label {index} is no output of a model with {self.outputs} outputs; "
-                "name its classes with model.classes=FILE, one wnid or name a line"
+                f"label {index}{of and f' of {of}'} is no output of a model with {self.outputs} outputs, which count from 0 to "
+                f"{self.outputs - 1}" + ("; name its classes with model.classes=FILE, one wnid or name a line" if named else "")
             )
         return index
 
@@ -122,6 +136,15 @@ def _short(name: str) -> str:
 
 def _loose(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", normalised(name).casefold()).strip()
+
+
+def _parts(line: str) -> tuple[str, ...]:
+    """Return the name without a number or wnid beside it, and that wnid."""
+    before = re.fullmatch(r"(\d+|n\d{8})[\s:,;.)=-]+(.+)", line.strip())
+    after = re.fullmatch(r"(.+?)[\s:,;=-]+(\d+|n\d{8})", line.strip())
+    names = [match[group].strip("\"' ") for match, group in ((before, 2), (after, 1)) if match]
+    wnids_beside = [match[group] for match, group in ((before, 1), (after, 2)) if match and is_wnid(match[group])]
+    return (*names, *(name.split(",")[0] for name in names), *wnids_beside)
 
 
 def load_classes(given: str | Sequence[str] | None, outputs: int, class_map: str | None = None) -> Classes:
