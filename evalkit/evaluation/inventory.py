@@ -70,8 +70,8 @@ def _check_indicators(source: Source, positions: Sequence[int], classes: Classes
     if lengths or length is None or (length != classes.outputs and classes.outputs == 2):
         return
     raise UserError(
-        f"each label, as that of {source.image_id(positions[0])}, is a list of {length} zeros and ones, as in a one-hot encoding, and lists "
-        "are read as indices of classes: save the positions of the ones instead, or a column of type ClassLabel"
+        f"each label, as that of {source.image_id(positions[0])}, is a list of {length} zeros and ones, as in a one-hot encoding, and "
+        "lists are read as indices of classes: save the positions of the ones instead, or a column of type ClassLabel"
     )
 
 

@@ -100,3 +100,52 @@ def test_the_hubs_retries_are_silent_and_its_logger_is_as_before(monkeypatch, ca
     with pytest.raises(UserError, match="cannot open the data set 'no/such', split 'validation': Couldn't reach the hub"):
         hugging_face("no/such")
     assert caplog.text == "" and logging.getLogger("huggingface_hub").level == before
+
+
+PICTURE = {"bytes": encoded(Image.new("RGB", (4, 4))), "path": None}
+
+
+@pytest.fixture
+def made(tmp_path):
+    def save(kinds, **rows):
+        path = tmp_path / "-".join(rows)
+        datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(str(path / "validation.parquet"))
+        return str(path)
+
+    return save
+
+
+def test_of_several_columns_of_pictures_the_usual_name_decides(made):
+    picture = datasets.Image()
+    source = hugging_face(made({"mask": picture, "image": picture}, mask=[PICTURE], image=[PICTURE]))
+    assert source.image == "image" and source.columns.facts == "pictures from column 'image', no labels"
+    depth = made({"mask": picture, "depth": picture}, mask=[PICTURE], depth=[PICTURE])
+    with pytest.raises(UserError, match="2 columns of pictures: set data.image_column to one of mask, depth"):
+        hugging_face(depth)
+    assert hugging_face(depth, image_column="depth").image == "depth"
+
+
+def test_proposed_are_columns_that_can_be_taken(made):
+    kinds = {"images": datasets.List(datasets.Image()), "label": datasets.Value("string")}
+    path = made(kinds, images=[[PICTURE]], label=["cat"])
+    for given in (None, "images"):
+        with pytest.raises(UserError, match="one picture in each row.*'images' holds lists of pictures"):
+            hugging_face(path, image_column=given)
+    kinds = {"label": datasets.Value("string"), "data": datasets.Value("binary"), "file": datasets.Value("string")}
+    with pytest.raises(UserError, match="no image column in .*: set data.image_column to one of data, file$"):
+        hugging_face(made(kinds, label=["cat"], data=[PICTURE["bytes"]], file=["a.png"]))
+
+
+def test_columns_of_labels(made):
+    kind, picture = datasets.ClassLabel(names=["a", "b"]), datasets.Image()
+    source = hugging_face(made({"i": picture, "coarse": kind, "fine": kind}, i=[PICTURE], coarse=[0], fine=[1]))
+    assert source.label == "coarse" and "data.label_column=fine" in source.columns.doubt
+    source = hugging_face(made({"i": picture, "fine": kind, "label": kind}, i=[PICTURE], fine=[0], label=[1]))
+    assert source.label == "label" and not source.columns.doubt
+    path = made({"i": picture, "id": datasets.Value("int64"), "label": datasets.Value("bool")}, i=[PICTURE], id=[7], label=[True])
+    assert "data.label_column=label (or another of label, id)" in hugging_face(path).columns.no_labels
+    (key,) = hugging_face(path, label_column="label").class_keys(0)
+    assert key == 1 and type(key) is int
+    path = made({"i": picture, "objects": {"category": kind}}, i=[PICTURE], objects=[{"category": 1}])
+    with pytest.raises(UserError, match="column 'objects' of .* holds no labels"):
+        hugging_face(path, label_column="objects")

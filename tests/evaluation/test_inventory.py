@@ -3,9 +3,11 @@
 import logging
 import shutil
 
+import datasets
 import pytest
-from builders import tiny_overrides
+from builders import encoded, tiny_overrides
 from commands import through_main
+from PIL import Image
 
 from evalkit.config.compose import compose_jobs
 from evalkit.errors import UserError
@@ -92,3 +94,91 @@ def test_numbers_under_a_columns_name_for_names(said, folder, tmp_path, column):
 
 def said_absent(name):
     return f"1 of 3 classes of the model have no images: {name}"
+
+
+@pytest.fixture
+def table(tmp_path):
+    def save(values, kind):
+        picture = {"bytes": encoded(Image.new("RGB", (16, 16))), "path": None}
+        rows = {"image": [picture] * len(values), "label": values}
+        features = datasets.Features({"image": datasets.Image(), "label": kind})
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "table" / "validation.parquet"))
+        return ["~data.root", "data=hf", f"data.path={tmp_path / 'table'}", "data.label_column=label"]
+
+    return save
+
+
+@pytest.mark.parametrize("kind", ["int64", "bool", "float32"])
+@pytest.mark.parametrize("streaming", ["true", "false"])
+def test_one_hot_labels_are_refused(through_table, kind, streaming):
+    with pytest.raises(UserError, match="a list of 3 zeros and ones, as in a one-hot encoding"):
+        through_table([[0, 0, 1], [1, 0, 0]], datasets.List(datasets.Value(kind)), f"data.streaming={streaming}", "limit=2")
+
+
+def test_lists_of_indices_are_no_one_hot_labels(through_table):
+    for values in ([[0, 1, 2], [1, 0, 2]], [[0, 1], [1]], [[0], [1]]):
+        assert through_table(values, datasets.List(datasets.Value("int64")))[0][0] == "INFO"
+
+
+def test_streamed_labels(through_table):
+    stream = ("data.streaming=true", "limit=2")
+    (told,) = through_table(["a", "b"], datasets.Value("string"), *stream)
+    assert told[0] == "INFO" and "pictures from column 'image', labels from 'label'" in told[1]
+    _, (level, text) = through_table(["x", "y"], datasets.Value("string"), *stream)
+    assert level == "WARNING" and "none of the first 2 images" in text and "the model's first class is called 'a'" in text
+
+
+def test_an_index_that_is_no_output_is_named_with_its_image(through_table):
+    with pytest.raises(UserError, match=r"label 3 of table/00000001 is no output .* count from 0 to 2$"):
+        through_table([1, 3], datasets.Value("int64"))
+
+
+def test_names_that_are_numbers_in_a_table(through_table):
+    told = through_table([0, 1], datasets.ClassLabel(names=["0", "1"]))[1][1]
+    assert "model.classes=null" in told and "list of labels" not in told
+
+
+@pytest.fixture
+def through_table(said, table):
+    def tell(values, kind, *more):
+        path = table(values, kind)[2]
+        return said("data=hf", "~data.root", path, "data.label_column=label", *more)
+
+    return tell
+
+
+def test_an_index_beside_a_name(said, tmp_path):
+    listed = tmp_path / "labels.csv"
+    listed.write_text("file,class,index\na/0.png,a,1\nb/0.png,b,0\nc/0.png,c,2\n")
+    warning = said(f"data.labels={listed}")[1][1]
+    assert warning.startswith("2 of 3 labels name one class") and "'a' is output 0, and index 1 is 'b'" in warning
+    listed.write_text("file,class,index\na/0.png,a,701\nb/0.png,b,0\nc/0.png,c,2\n")  # indices of another model
+    assert said(f"data.labels={listed}") == [("INFO", "3 images of 3 classes")]
+
+
+def test_a_box_of_no_output(said, tmp_path):
+    (tmp_path / "boxes.csv").write_text("file,w,h,x1,y1,x2,y2,index\na/0.png,20,16,1,1,9,9,9\n")
+    with pytest.raises(UserError, match="label 9 of a box of a/0.png is no output"):
+        said(f"data.boxes={tmp_path / 'boxes.csv'}")
+
+
+def test_folders_of_one_name_in_two_unicode_forms(said, folder):
+    (folder / "a").rename(folder / "caf\u00e9")
+    shutil.copytree(folder / "caf\u00e9", folder / "cafe\u0301")
+    (_, size), (level, text) = said(classes=["caf\u00e9", "b", "c"])
+    assert size == "16 images of 3 classes" and level == "WARNING"
+    assert text.startswith("2 folders are one class") and "differ only in their Unicode form" in text
+
+
+@pytest.mark.parametrize("line", ["0 {}", "0: {}", "0,{}", "{} 0", "n02084071 {}"])
+def test_more_than_a_name_in_a_line_of_the_classes(said, line):
+    warning = said(classes=[line.format(name) for name in "abc"])[1][1]
+    assert f"the model has a class called '{line.format('a')}': write only names" in warning
+
+
+def test_folders_above_those_of_the_classes(said, folder):
+    for name in "abc":
+        shutil.copytree(folder / name, folder / "train" / name)
+        (folder / "val").mkdir(exist_ok=True)
+        (folder / name).rename(folder / "val" / name)
+    assert f"set data.root={folder}/val" in said()[1][1]
