@@ -120,7 +120,7 @@ def test_of_several_columns_of_pictures_the_usual_name_decides(made):
     source = hugging_face(made({"mask": picture, "image": picture}, mask=[PICTURE], image=[PICTURE]))
     assert source.image == "image" and source.columns.facts == "pictures from column 'image', no labels"
     depth = made({"mask": picture, "depth": picture}, mask=[PICTURE], depth=[PICTURE])
-    with pytest.raises(UserError, match="2 columns of pictures: set data.image_column to one of mask, depth"):
+    with pytest.raises(UserError, match=r"2 columns of pictures: set data.image_column to one of mask, depth"):
         hugging_face(depth)
     assert hugging_face(depth, image_column="depth").image == "depth"
 
@@ -129,10 +129,10 @@ def test_proposed_are_columns_that_can_be_taken(made):
     kinds = {"images": datasets.List(datasets.Image()), "label": datasets.Value("string")}
     path = made(kinds, images=[[PICTURE]], label=["cat"])
     for given in (None, "images"):
-        with pytest.raises(UserError, match="one picture in each row.*'images' holds lists of pictures"):
+        with pytest.raises(UserError, match=r"one picture in each row.*'images' holds lists of pictures"):
             hugging_face(path, image_column=given)
     kinds = {"label": datasets.Value("string"), "data": datasets.Value("binary"), "file": datasets.Value("string")}
-    with pytest.raises(UserError, match="no image column in .*: set data.image_column to one of data, file$"):
+    with pytest.raises(UserError, match=r"no image column in .*: set data.image_column to one of data, file$"):
         hugging_face(made(kinds, label=["cat"], data=[PICTURE["bytes"]], file=["a.png"]))
 
 
@@ -147,5 +147,5 @@ def test_columns_of_labels(made):
     (key,) = hugging_face(path, label_column="label").class_keys(0)
     assert key == 1 and type(key) is int
     path = made({"i": picture, "objects": {"category": kind}}, i=[PICTURE], objects=[{"category": 1}])
-    with pytest.raises(UserError, match="column 'objects' of .* holds no labels"):
+    with pytest.raises(UserError, match=r"column 'objects' of .* holds no labels"):
         hugging_face(path, label_column="objects")
