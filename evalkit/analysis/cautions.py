@@ -77,7 +77,7 @@ def _unfinished(run: Run, counts: Mapping[str, Any]) -> str:
     if not run.provenance["missing_shards"]:
         return ""
     done = counts["images"] + counts["left_out"]
-    return f"the run is not finished: {done} of its {run.provenance['images']} images are computed, and the numbers will change."
+    return f"the run is not finished: {done} of its {run.provenance['images']} images are in finished shards, and the numbers will change."
 
 
 def _excluded(run: Run, counts: Mapping[str, Any]) -> str:

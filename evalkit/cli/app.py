@@ -69,8 +69,8 @@ def _announce(host: str, port: int, *, browser: bool) -> None:
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     if not _is_local(host):
         warning = f"anyone who can reach {host} can use this page with its photographs, networks and processor"
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/yellow] {escape(warning)}")
-    Console(highlight=False, soft_wrap=True).print(f"{escape(address)} (Ctrl-C ends)")
+        Console(emoji=False, stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/yellow] {escape(warning)}")
+    Console(emoji=False, highlight=False, soft_wrap=True).print(f"{escape(address)} (Ctrl-C ends)")
     if browser:
         webbrowser.open(address)
 

@@ -123,11 +123,11 @@ def peers(
     table = Table(*columns)
     for row in times[columns].itertuples(index=False):
         table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def _print_figures(figures: dict[str, Any]) -> None:
     table = Table("figure", "value")
     for key, value in figures.items():
         table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console().print(table)
+    Console(emoji=False).print(table)

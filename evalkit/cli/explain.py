@@ -24,4 +24,4 @@ def explain(
     from evalkit.photos.explain import explain_images
 
     for file in explain_images(command.config, command.files, command.out):
-        Console(highlight=False, soft_wrap=True).print(escape(str(file)))
+        Console(emoji=False, highlight=False, soft_wrap=True).print(escape(str(file)))

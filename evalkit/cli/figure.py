@@ -90,4 +90,4 @@ def _write(
 
     command = photo_command(f"figure {name}", arguments, out, conf, methods=drawn)
     for file in write(name, draw, command.config, command.files, command.out, **options):
-        Console(highlight=False, soft_wrap=True).print(escape(str(file)))
+        Console(emoji=False, highlight=False, soft_wrap=True).print(escape(str(file)))

@@ -36,7 +36,7 @@ def list_things(
         table = kinds[what](conf)
     else:
         raise UserError(f"cannot list '{what}'{did_you_mean(what, [*kinds, 'layers'])}")
-    Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160).print(table)
+    Console(emoji=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160).print(table)
 
 
 def _refuse_names(what: str, names: list[str], conf: Path | None) -> None:

@@ -128,12 +128,12 @@ def _discard_output() -> None:
 
 def exit_with_error(message: str) -> None:
     """Print a message to stderr and exit with 2."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(printable(message))}")
+    Console(emoji=False, stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(printable(message))}")
     sys.exit(2)
 
 
 def _exit_stopped(message: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(escape(printable(message)))
+    Console(emoji=False, stderr=True, highlight=False, soft_wrap=True).print(escape(printable(message)))
     sys.exit(STOPPED)
 
 

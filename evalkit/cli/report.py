@@ -32,7 +32,7 @@ def report(
     writable_file(file, "--out")
     evaluated = [evaluate_run(run) for run in load_runs(runs, allow_incomplete=allow_incomplete)]
     notes = report_runs(evaluated, file, each=gallery, root=data_root)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(emoji=False, stderr=True, highlight=False, soft_wrap=True)
     for note in notes:
         console.print(escape(note))
     console.print(escape(f"written: {file} ({file.stat().st_size / 2**20:.1f} MB)"))

@@ -37,7 +37,7 @@ def run(
 
     jobs = compose_jobs(overrides or [], multirun=multirun, conf=conf)  # all of them, so that errors are reported before torch is imported
     for job in jobs:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = Console(emoji=False, stderr=True, highlight=False, soft_wrap=True)
         console.print(escape(_run_one(job, console)))
 
 

@@ -51,7 +51,7 @@ def prepare(
     )
     distinct = len({item.index for item in key.items.values()})
     excluded = f" ({left_out} others did not fit the design)" if left_out else ""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
     console.print(escape(f"{out / records.PAGE}: {len(key.items)} items of {distinct} images{excluded}; give this one file to every rater"))
     console.print(escape(f"{out / records.KEY}: what its ids stand for; do not share it before all answers are in"))
 
@@ -78,5 +78,5 @@ def score(
     scores = score_study(study_key, read_answers(study_key, answers))
     folder = out or (key if key.is_dir() else key.parent)
     report.write(scores, folder)
-    report.print_scores(Console(), scores)
-    Console(stderr=True, highlight=False, soft_wrap=True).print(escape(f"written: {folder}/{', '.join(report.FILES)}"))
+    report.print_scores(Console(emoji=False), scores)
+    Console(emoji=False, stderr=True, highlight=False, soft_wrap=True).print(escape(f"written: {folder}/{', '.join(report.FILES)}"))

@@ -38,7 +38,7 @@ def tables(
     writable_folder(folder, "--out")
     evaluated = [evaluate_run(run) for run in loaded]
     write_all(evaluated, folder, write_figures if figures else None)
-    print_tables(Console(), evaluated)
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
+    print_tables(Console(emoji=False), evaluated)
+    Console(emoji=False, stderr=True, highlight=False, soft_wrap=True).print(
         escape(f"written: {folder}/tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv" + (", figures/" if figures else ""))
     )

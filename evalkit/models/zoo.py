@@ -1,5 +1,6 @@
 """Loading of a model from its config: it is built, cut and checked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from evalkit.data.decode import Preprocess
 from evalkit.data.labels import Classes, load_classes
 from evalkit.errors import UserError, cause
+from evalkit.executed import UserModule, executed_modules
 from evalkit.imports import arguments_refused, failure, find
 from evalkit.models.copies import eval_copy, uncompiled
 from evalkit.models.outputs import check_meaning
@@ -31,6 +33,8 @@ class LoadedModel:
     classes: Classes
     weights: str
     weights_hash: str
+    executed: Sequence[UserModule] = ()
+    """The user's modules that were seen to be executed when the module was built."""
 
 
 def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None = None) -> LoadedModel:
@@ -38,13 +42,14 @@ def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None
 
     Raises UserError for every error in the config.
     """
-    module, weights = build(config)
+    with executed_modules() as executed:
+        module, weights = build(config)
     module.to(device)
     net = SplitModel(module, config.layer, mean=config.mean, std=config.std)
     outputs = _check(net, config, size or input_size(config), device)
     preprocess = Preprocess(config.resize, config.crop, config.interpolation)
     classes = load_classes(config.classes, outputs, config.class_map)
-    return LoadedModel(module, net, preprocess, classes, weights, hash_weights(module.state_dict()))
+    return LoadedModel(module, net, preprocess, classes, weights, hash_weights(module.state_dict()), executed)
 
 
 def build(config: ModelConfig) -> tuple[nn.Module, str]:

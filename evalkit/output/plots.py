@@ -29,6 +29,8 @@ TEXT: Any = {"text.parse_math": False, "svg.fonttype": "none", "pdf.fonttype": 4
 """Text is stored as text in SVG and as TrueType in PDF; dollar signs in a name do not start a formula."""
 LETTERS_PER_INCH = 12
 """Letters of a title, in its usual size, that fit into an inch."""
+INCHES_PER_LINE = 0.2
+"""Height of a line of the title."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -203,7 +205,10 @@ def wins(run: Run) -> Figure:
 def _entitle(figure: Figure, run: Run, text: str, **font: Any) -> None:
     """Set the figure's title, with the run's cautions under it, in lines no wider than the figure."""
     width = int(LETTERS_PER_INCH * figure.get_figwidth())
-    figure.suptitle("\n".join([text, *(line for one in cautions(run) for line in textwrap.wrap(one, width))]), **font)
+    lines = [line for one in cautions(run) for line in textwrap.wrap(one, width)]
+    if lines:  # room above the axes, which the layout would take from them
+        figure.set_figheight(figure.get_figheight() + INCHES_PER_LINE * len(lines))
+    figure.suptitle("\n".join([text, *lines]), **font)
 
 
 def save(figure: Figure, stem: Path, dpi: int = 150) -> list[Path]:

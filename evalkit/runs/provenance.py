@@ -52,7 +52,8 @@ def _user_code(session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the hashes of all of the user's files behind the model, the methods and the data source."""
     config, code = session.config, UserCode()
     classes = sorted({type(part).__module__ for part in session.model.module.modules()})  # found where a factory imports by a computed name
-    found = code.facts("model.factory", config.model.factory, find(config.model.factory, "model.factory"), classes)
+    factory = find(config.model.factory, "model.factory")
+    found = code.facts("model.factory", config.model.factory, factory, classes, session.model.executed)
     named = [("model", {key: value for key, value in settings.items() if key not in ("name", "factory", "layer")})]
     named += [("data", {key: value for key, value in config.data.items() if key != "name"})]
     for name, method in config.method.items():

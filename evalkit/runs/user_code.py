@@ -5,26 +5,14 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from evalkit.executed import UserModule, behind_names, user_module
 from evalkit.imports import is_users
-
-
-class UserModule(NamedTuple):
-    """A module by its full name, and its file."""
-
-    name: str
-    file: Path
-
-    @property
-    def label(self) -> str:
-        """The file as its import path names it, the same on every machine: `pkg/net.py`, `pkg/__init__.py`."""
-        parts = self.name.split(".")
-        return "/".join([*(parts if self.file.stem == "__init__" else parts[:-1]), self.file.name])
 
 
 class UserCode:
@@ -33,13 +21,15 @@ class UserCode:
     def __init__(self) -> None:
         self._contents: dict[Path, bytes] = {}
 
-    def facts(self, key: str, dotted: str, target: Any = None, modules: Iterable[str] = ()) -> dict[str, Any]:
+    def facts(
+        self, key: str, dotted: str, target: Any = None, modules: Iterable[str] = (), executed: Iterable[UserModule] = ()
+    ) -> dict[str, Any]:
         """Return the hashes for one dotted name: `key` of the file that defines it, `key.imports` of all other files by name.
 
-        `target` is what the name stands for, where it is imported already; `modules` names further modules that it uses. Code of
-        this package and of installed ones has no facts.
+        `target` is what the name stands for, where it is imported already; `modules` names further modules that it uses, and
+        `executed` are those that were seen to be. Code of this package and of installed ones has no facts.
         """
-        files = {module.file: module for name in self._roots(dotted, target, modules) for module in self._reached(name)}
+        files = {module.file: module for module in self._reached(self._roots(dotted, target, modules), executed)}
         first = self._defining(dotted, target)
         imports = {module.label: self._hash(module.file) for module in files.values() if module.file != first}
         own = {} if first is None else {key: self._hash(first)}
@@ -63,28 +53,54 @@ class UserCode:
         named = [path, getattr(target, "__module__", ""), getattr(inner, "__module__", ""), *modules]
         return list(dict.fromkeys(name for name in named if isinstance(name, str) and name))
 
-    def _reached(self, name: str) -> list[UserModule]:
-        """Return the user's modules that importing `name` executes, or may execute later, itself included."""
+    def _reached(self, names: Iterable[str], executed: Iterable[UserModule] = ()) -> list[UserModule]:
+        """Return the user's modules that importing `names` executes, or may execute later, themselves included.
+
+        A module that is loaded leads to others by what its names stand for, too, however they were imported.
+        """
         reached: dict[Path, UserModule] = {}
-        waiting = [name]
-        while waiting:
-            for part in _with_parents(waiting.pop()):
+        waiting: list[tuple[UserModule, Mapping[str, Any]]] = []
+
+        def add(name: str) -> None:
+            for part in _with_parents(name):
                 module = find_module(part)
-                if module is not None and module.file not in reached:
-                    reached[module.file] = module
-                    waiting += self._imported(module)
+                if module is not None:
+                    waiting.append((module, vars(sys.modules[part]) if part in sys.modules else {}))
+
+        for name in names:
+            add(name)
+        waiting += [(module, _loaded(module)) for module in executed]
+        while waiting:
+            module, namespace = waiting.pop()
+            if module.file in reached:
+                continue
+            reached[module.file] = module
+            for name in self._imported(module):
+                add(name)
+            for behind in behind_names(namespace, submodules=self._imports_computed(module)):
+                other = user_module(behind)
+                if other is not None:
+                    waiting.append((other, behind))
         return list(reached.values())
+
+    def _imports_computed(self, module: UserModule) -> bool:
+        """Return whether importing a module calls functions that import others by computed names."""
+        outside = [node for node in self._tree(module).body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        named = {getattr(node, "attr", getattr(node, "id", "")) for part in outside for node in ast.walk(part)}
+        return bool(named & {"import_module", "__import__", "iter_modules", "walk_packages"})
 
     def _imported(self, module: UserModule) -> list[str]:
         """Return the names of all modules that a file imports, anywhere in it."""
-        if module.file.suffix != ".py":
-            return []
-        try:
-            tree = ast.parse(self._read(module.file))
-        except (SyntaxError, ValueError):  # a file that is imported only elsewhere, such as for another version of Python
-            return []
         package = module.name if module.file.stem == "__init__" else module.name.rpartition(".")[0]
-        return [name for node in ast.walk(tree) for name in _names(node, package)]
+        return [name for node in ast.walk(self._tree(module)) for name in _names(node, package)]
+
+    def _tree(self, module: UserModule) -> ast.Module:
+        if module.file.suffix == ".py":
+            try:
+                return ast.parse(self._read(module.file))
+            except (SyntaxError, ValueError):  # a file that is imported only elsewhere, such as for another version of Python
+                pass
+        return ast.Module([], [])
 
     def _read(self, file: Path) -> bytes:
         if file not in self._contents:
@@ -146,6 +162,12 @@ def _places(package: str) -> list[str]:
         places = _places(parent)
         spec = PathFinder.find_spec(package, places) if places else None
     return list(spec.submodule_search_locations or ()) if spec is not None else []
+
+
+def _loaded(module: UserModule) -> Mapping[str, Any]:
+    """Return the globals of a module; an empty mapping where another one, or none, is loaded under its name."""
+    loaded = vars(sys.modules[module.name]) if module.name in sys.modules else {}
+    return loaded if user_module(loaded) == module else {}
 
 
 def _with_parents(name: str) -> Iterator[str]:

@@ -143,6 +143,36 @@ def test_a_module_imported_by_a_computed_name_is_found_from_the_network(write, r
         run()
 
 
+COMPUTED = "import importlib\nload = importlib.import_module\n"
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        COMPUTED + "f = load('his_' + 'blocks').f\n" + NET,
+        COMPUTED + NET.replace("    torch.manual_seed(0)", "    load(f'his_{str.lower(\"BLOCKS\")}').f()\n    torch.manual_seed(0)"),
+        "import importlib.util\nspec = importlib.util.spec_from_file_location('his_b', __file__.replace('net', 'blocks'))\n"
+        "b = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(b)\n" + NET,
+    ],
+)  # fmt: skip
+def test_a_helper_imported_by_a_computed_name_is_part_of_the_run(write, run, net):
+    write({"his_net.py": net, "his_blocks.py": "import his_deep\ndef f(): return 1\n", "his_deep.py": "A = 1\n"})
+    run()
+    run()
+    write({"his_deep.py": "A = 22\n"})
+    with pytest.raises(UserError, match=r"holds another run \(code.model.factory.imports.his_deep.py: \w+ -> \w+\)"):
+        run()
+
+
+def test_a_sweep_over_modules_records_for_each_network_its_own(write, run):
+    net = COMPUTED + NET.replace("Net():", "Net(name='a'):\n    load(f'his_models.{name}')")
+    write({"his_net.py": net, "his_models/__init__.py": "", "his_models/a.py": "", "his_models/b.py": ""})
+    importlib.import_module("his_models.b")  # as a former job of the same process leaves it
+    code = json.loads((run("+model.args.name=a") / "provenance.json").read_text())["identity"]["code"]
+    assert set(code["model.factory.imports"]) >= {"his_models/__init__.py", "his_models/a.py"}
+    assert "his_models/b.py" not in code["model.factory.imports"]
+
+
 def as_before(path: Path, identity: provenance.Identity) -> None:
     """Give a finished run the identity that earlier versions recorded."""
     assert identity.earlier is not None
