@@ -70,7 +70,9 @@ def find(dotted: str, key: str) -> Callable[..., Any]:
     try:
         with arguments_refused():
             module = importlib.import_module(path)
-    except (Exception, SystemExit) as reason:  # importing a user's file can raise any exception
+    except KeyboardInterrupt:
+        raise
+    except BaseException as reason:  # importing a user's file can raise any exception
         if isinstance(reason, ModuleNotFoundError) and f"{path}.".startswith(f"{reason.name}."):
             raise UserError(f"{key}={dotted}: cannot import '{path}' ({reason}); put its folder on PYTHONPATH") from reason
         raise UserError(f"{key}={dotted}: importing '{path}' failed: {failure(reason)}") from reason

@@ -118,3 +118,10 @@ def test_whose_files(tmp_path):
     assert (
         is_users(tmp_path / "mine.py") and not is_users(tmp_path / "site-packages" / "theirs.py") and not is_users(tmp_path / "absent.py")
     )
+
+
+def test_a_base_exception_of_a_users_file_is_an_error_of_the_user(tmp_path, monkeypatch):
+    (tmp_path / "his_stop.py").write_text("class Stop(BaseException): ...\nraise Stop('no licence')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"importing 'his_stop' failed: .*no licence"):
+        find("his_stop.f", "k")

@@ -134,4 +134,5 @@ def _wide(tensor: Tensor) -> Tensor:
 
 def _weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
     """Return the sums (N,h,w) of activations (N,K,h,w) with weights (N,K)."""
-    return torch.einsum("nk,nkhw->nhw", weights, activations)
+    dtype = torch.promote_types(weights.dtype, activations.dtype)  # part of a network may be in half precision
+    return torch.einsum("nk,nkhw->nhw", weights.to(dtype), activations.to(dtype))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 
 from evalkit.errors import UserError, first_line
 from evalkit.imports import find
@@ -37,6 +37,8 @@ def fit(module: nn.Module, content: Any, config: ModelConfig) -> None:
     given = chosen.state if exact else dict(found)[chosen.entry]  # the network's own hooks may know other names
     if any(map(holds_unread, given.values())):
         raise _misfit(chosen, config, _differences(chosen, own))
+    if chosen.exact and (problem := _other_kind(given, own)):
+        raise _misfit(chosen, config, problem)
     try:
         module.load_state_dict({**given, **chosen.filled} if exact and chosen.filled else given)
     except Exception as reason:  # besides torch, `_load_from_state_dict` and `set_extra_state` of a user may raise anything
@@ -108,6 +110,21 @@ def _head(tried: Fit, own: State, config: ModelConfig) -> str:
     return f"; these weights have {number} outputs: {setting}"
 
 
+def _other_kind(state: State, own: State) -> str:
+    """Return in words which tensor is of a kind that copying into the network's plain one fails for, or would lose part of it."""
+    for name, value in state.items():
+        mine = own.get(name)
+        if not isinstance(value, Tensor) or not isinstance(mine, Tensor):
+            continue
+        if value.is_quantized and not mine.is_quantized:
+            return f"{name} is quantised: save the state dict of the network before quantisation, or {name}.dequantize()"
+        if value.layout != strided and mine.layout == strided:
+            return f"{name} is sparse: save {name}.to_dense()"
+        if value.is_complex() and not mine.is_complex():
+            return f"{name} is complex and the network's is real: its imaginary part would be lost"
+    return ""
+
+
 def _refusal(reason: Exception) -> str:
     lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
     return lines[1][:300] if lines[1:] and "Error(s) in loading" in lines[0] else f"{type(reason).__name__}: {first_line(reason)}"
@@ -124,7 +141,8 @@ def _without_state_dict(content: Any, file: Path) -> UserError:
     if not content:
         return UserError(f"{file} holds an empty state dict: nothing was saved in it")
     kinds = [f"{key}: {type_name(value)}" for key, value in content.items()]
-    return UserError(f"{file} holds no state dict, which maps names to tensors, but {_some(kinds)}")
+    wanted = "save model.state_dict() alone, its values as tensors"
+    return UserError(f"{file} holds no state dict, which maps names to tensors, but {_some(kinds)}: {wanted}")
 
 
 def _shape(value: Any) -> str:

@@ -112,7 +112,9 @@ def _construct(config: ModelConfig, seed: int) -> nn.Module:
         try:
             with arguments_refused():
                 module = factory(**config.args)
-        except (Exception, SystemExit) as reason:  # a user's constructor may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as reason:  # a user's constructor may raise anything
             raise UserError(f"model.factory={config.factory} cannot be called with model.args={config.args}: {failure(reason)}") from reason
     if not isinstance(module, nn.Module):
         raise UserError(f"model.factory={config.factory} returned {type(module).__name__}, not a torch.nn.Module")

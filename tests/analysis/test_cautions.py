@@ -79,7 +79,7 @@ def test_a_top_1_near_guessing(tmp_path):
 
 def test_an_unfinished_run(tmp_path):
     (one,) = said(tmp_path / "run", images=200)
-    assert one == "Caution: the run is not finished: 60 of its 200 images are computed, and the numbers will change."
+    assert one == "Caution: the run is not finished: 60 of its 200 images are in finished shards, and the numbers will change."
 
 
 def test_methods_of_an_unfinished_run_in_another_folder(tmp_path):

@@ -246,3 +246,16 @@ def test_a_confidence_too_small_to_divide_by(tiny_fc):
     probe.__dict__["logits"] = probe.logits + torch.tensor([0.0, 0, 0, 0, -720])
     probe._targets = [4, 4]
     assert methods.ablation_cam(probe, drop="softmax").isfinite().all()
+
+
+def test_score_cam_where_only_the_trunk_is_in_half_precision():
+    class Mixed(TinyGAP):
+        def __init__(self):
+            super().__init__()
+            self.features.half()
+
+        def forward(self, x):
+            return self.fc(self.features(x).float().mean((2, 3)))
+
+    probe = Probe(SplitModel(Mixed().eval(), "features"), torch.rand(2, 3, 16, 16))
+    assert probe.activations.dtype == torch.float16 and methods.score_cam(probe).isfinite().all()

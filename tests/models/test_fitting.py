@@ -238,3 +238,17 @@ def test_quantised_networks_load_their_own_state():
 def test_half_precision_is_read_as_its_value():
     state = {name: value.half() if value.is_floating_point() else value for name, value in trained().state_dict().items()}
     assert torch.equal(loaded(state).fc.weight, state["fc.weight"].float())
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "is quantised: save"),
+        (lambda w: w.to_sparse(), "is sparse: save features.0.weight.to_dense()"),
+        (lambda w: w.to(torch.complex64), "is complex and the network's is real"),
+    ],
+)
+def test_tensors_of_another_kind(kind, words):
+    state = trained().state_dict()
+    with pytest.raises(UserError, match=words):
+        loaded(state | {"features.0.weight": kind(state["features.0.weight"])})
