@@ -38,7 +38,7 @@ def executed_modules() -> Iterator[list[UserModule]]:
     found: list[UserModule] = []
     other = sys.getprofile()
 
-    def note(frame: FrameType, event: str, argument: Any) -> None:
+    def note(frame: FrameType, event: Any, argument: Any) -> None:
         if event == "call":
             names.setdefault(frame.f_code.co_filename, str(frame.f_globals.get("__name__")))
             if frame.f_code is importlib.import_module.__code__:

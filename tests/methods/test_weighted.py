@@ -257,5 +257,5 @@ def test_score_cam_where_only_the_trunk_is_in_half_precision():
         def forward(self, x):
             return self.fc(self.features(x).float().mean((2, 3)))
 
-    probe = Probe(SplitModel(Mixed().eval(), "features"), torch.rand(2, 3, 16, 16))
+    probe = Probe(SplitModel(Mixed().eval(), "features", mean=HALF, std=HALF), torch.rand(2, 3, 16, 16))
     assert probe.activations.dtype == torch.float16 and methods.score_cam(probe).isfinite().all()
