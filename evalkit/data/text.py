@@ -5,7 +5,7 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from evalkit.errors import UserError, first_line
@@ -20,6 +20,8 @@ _MARKS = (
 )
 MARK = "\ufeff"
 """The byte-order mark, which stays inside a text where marked files were joined."""
+_END_OF_FILE = re.compile(r"\x1a\s*\Z")
+"""Ctrl-Z, with which some programs of Windows end a text."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def decode_text(content: bytes, name: str) -> str:
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise UserError(f"{name}, line {line}: a NUL byte, so this is no text, or text in UTF-16 without its mark; save the file as UTF-8")
-    return text
+    return _END_OF_FILE.sub("", text)
 
 
 def read_names(file: Place) -> list[tuple[int, str]]:
@@ -82,7 +84,7 @@ def read_table(file: Place) -> tuple[list[str], list[Row]]:
     """Read a CSV with a header: its columns, and its rows except those without any value.
 
     Values are separated by commas, semicolons or tabs, whichever the header has most of. Raises UserError as `read_text`
-    does, and for text that is no CSV.
+    does, for text that is no CSV, for a row with more values than columns, and for two columns of one name with different values.
     """
     text = read_text(file)
     given = re.match(r"sep=(.)\r?\n", text)  # a first line of Excel
@@ -92,7 +94,22 @@ def read_table(file: Place) -> tuple[list[str], list[Row]]:
     separator = given[1] if given else max(",;\t", key=header.count)
     rows = _rows(file, text, separator, start)
     columns = [column.replace(MARK, "").strip() for column in next(rows, (0, []))[1]]
-    return columns, [Row(line, dict(zip(columns, values, strict=False))) for line, values in rows]
+    return columns, [Row(line, _by_column(f"{file}, line {line}", columns, values)) for line, values in rows]
+
+
+def _by_column(where: str, columns: Sequence[str], values: Sequence[str]) -> dict[str, str]:
+    """Return the values of one row by column. Raises UserError where values belong to no column, or two to one."""
+    if any(value.strip() for value in values[len(columns) :]):
+        raise UserError(
+            f"{where}: {len(values)} values for {len(columns)} columns; a value with separators stands in double quotes, "
+            'as in "great white, shark"'
+        )
+    row: dict[str, str] = {}
+    for column, value in zip(columns, values, strict=False):
+        before = row.setdefault(column, value)
+        if column and before != value:
+            raise UserError(f"{where}: two columns are called '{column}', with '{before}' and '{value}'; keep one of them")
+    return row
 
 
 def _rows(file: Place, text: str, separator: str, start: int) -> Iterator[tuple[int, list[str]]]:

@@ -75,6 +75,26 @@ def test_an_open_quote_does_not_swallow_the_rest(tmp_path):
         read_table(file)
 
 
+def test_a_value_without_a_column_or_with_two_is_refused(tmp_path):
+    file = tmp_path / "l.csv"
+    file.write_text("file,class\na.png,dog,,\nb.png,great white, shark\n")
+    with pytest.raises(UserError, match=r'line 3: 3 values for 2 columns; .* as in "great white, shark"'):
+        read_table(file)
+    file.write_text("file;class;class;;\na.png;dog;dog;x;y\nb.png;dog;cat;;\n")
+    with pytest.raises(UserError, match=r"line 3: two columns are called 'class', with 'dog' and 'cat'"):
+        read_table(file)
+    file.write_text('file,class,,\na.png,"great white, shark",x,y\n')  # unnamed columns, as of spreadsheets, are passed over
+    assert read_table(file)[1][0]["class"] == "great white, shark"
+
+
+@pytest.mark.parametrize("end", ["\x1a", "\x1a\r\n"])
+def test_the_end_of_file_mark_of_windows_is_no_row(tmp_path, end):
+    file = tmp_path / "l.csv"
+    file.write_text("file,class\na.png,dog\n" + end)
+    assert [row["file"] for row in read_table(file)[1]] == ["a.png"]
+    assert [name for _, name in read_names(file)] == ["file,class", "a.png,dog"]
+
+
 def test_rows_of_separators_are_no_images(folder, tmp_path):
     listed = tmp_path / "l.csv"
     listed.write_text("file,class\na/0.png,x\n,,\n\na/1.png,y\n")
