@@ -1,14 +1,16 @@
 """Bounding boxes of a data set, and their conversion to pixels of the network's input."""
 
 import math
+import posixpath
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from evalkit.data.decode import Preprocess
 from evalkit.data.listing import Listing, files_below, is_hidden
-from evalkit.data.text import read_table
+from evalkit.data.text import read_table, spellings
 from evalkit.errors import UserError
 from evalkit.files import Place
 
@@ -39,21 +41,67 @@ def read_boxes(file: Place) -> dict[str, list[Box]]:
 
     The CSV has the columns `file`, `w`, `h` (the stored image's size), `x1`, `y1`, `x2`, `y2` (edges in its pixels) and,
     where an image may show several classes, `wnid`, `class`, `label` or `index`. The folder holds one Pascal VOC file per
-    image, such as `ILSVRC2012_val_00000001.xml`; its names are returned without extension, see `boxes_of`.
+    image, such as `ILSVRC2012_val_00000001.xml`; its names are returned without extension, and without their folders unless
+    several files have one name.
 
-    Raises UserError: no such file or folder, missing columns, or, with line or file, values that are no numbers or no box.
+    Raises UserError: no such file or folder, missing columns, relative edges, or, with line or file, values that are no
+    numbers or no box.
     """
-    if file.is_dir():
-        return _read_annotations(file)
-    if not file.is_file():
+    if not file.is_dir() and not file.is_file():
         raise UserError(f"no boxes at {file}: expected a CSV (file,{','.join(COLUMNS)}) or a folder of ILSVRC2012_val_*.xml")
-    return _read_list(file)
+    boxes = _read_annotations(file) if file.is_dir() else _read_list(file)
+    _check_pixels(file, boxes)
+    return boxes
 
 
-def boxes_of(boxes: Mapping[str, list[Box]], image_id: str) -> list[Box]:
-    """Return the boxes of one image, listed by its path, its file name, or its file name without extension; none if it is not listed."""
-    path = PurePosixPath(image_id)
-    return next((boxes[name] for name in (image_id, path.name, path.stem) if name in boxes), [])
+def _check_pixels(file: Place, boxes: Mapping[str, list[Box]]) -> None:
+    """Raises UserError where no edge is above 1 although the images are larger."""
+    flat = [(name, box) for name, of_name in boxes.items() for box in of_name]
+    if flat and all(max(box.x2, box.y2) <= 1 < min(box.width, box.height) for _, box in flat):
+        name, box = flat[0]
+        edges = f"{box.x1:g} {box.y1:g} {box.x2:g} {box.y2:g}"
+        raise UserError(
+            f"{file}: no edge is above 1 (the first box, of {name}, is {edges}), so these are shares of the image and not pixels; "
+            "multiply x1 and x2 by the width, y1 and y2 by the height"
+        )
+
+
+@dataclass(frozen=True)
+class MatchedBoxes:
+    """The boxes of a list, by the images of a data set."""
+
+    of_image: Mapping[str, list[Box]]
+    """Boxes by the image's path, for each image that the list names."""
+    unmatched: Sequence[str]
+    """Names in the list that are no image's."""
+
+
+def match_boxes(boxes: Mapping[str, list[Box]], images: Iterable[str], file: object) -> MatchedBoxes:
+    """Match the names in a list of boxes with images' paths: a name is a path or a file name, with or without extension.
+
+    Raises UserError, with the list's `file`, for a file name that several images have.
+    """
+    paths, bare, names, stems = (dict[str, list[str]]() for _ in range(4))
+    for image in images:
+        path = PurePosixPath(image)
+        named = posixpath.normpath(image)
+        for by_spelling, spelling in ((paths, named), (bare, posixpath.splitext(named)[0]), (names, path.name), (stems, path.stem)):
+            by_spelling.setdefault(spelling, []).append(image)
+    kinds = (paths, bare, names, stems)
+    found: list[dict[str, list[Box]]] = [{} for _ in kinds]
+    unmatched = []
+    for name, of_name in boxes.items():
+        written = [posixpath.normpath(spelling) for spelling in spellings(name)]
+        for of_image, by_spelling in zip(found, kinds, strict=True):
+            meant = next((by_spelling[spelling] for spelling in written if spelling in by_spelling), [])
+            if len(meant) > 1:
+                raise UserError(f"{file}: '{name}' may be {meant[0]} or {meant[1]}; write the path below data.root")
+            if meant:
+                of_image.setdefault(meant[0], []).extend(of_name)
+                break
+        else:
+            unmatched.append(name)
+    return MatchedBoxes(found[3] | found[2] | found[1] | found[0], unmatched)
 
 
 def to_input(box: Box, preprocess: Preprocess, size: tuple[int, int] | None = None) -> Box | None:
@@ -142,7 +190,9 @@ def _read_annotations(folder: Place) -> dict[str, list[Box]]:
     files = [folder / path for path in files_below(folder, Listing()) if path.endswith(".xml") and not is_hidden(path)]
     if not files:
         raise UserError(f"no annotations in {folder}: expected ILSVRC2012_val_*.xml (Pascal VOC)")
-    return {file.stem: _read_annotation(file) for file in files}
+    number = Counter(file.stem for file in files)
+    names = (file.stem if number[file.stem] == 1 else file.relative_to(folder).with_suffix("").as_posix() for file in files)
+    return {name: _read_annotation(file) for name, file in zip(names, files, strict=True)}
 
 
 def _read_annotation(file: Place) -> list[Box]:

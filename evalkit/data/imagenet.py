@@ -11,7 +11,7 @@ from itertools import chain
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from evalkit.data.boxes import Box, boxes_of, read_boxes
+from evalkit.data.boxes import Box, match_boxes, read_boxes
 from evalkit.data.decode import Encoded
 from evalkit.data.listing import is_hidden, list_images
 from evalkit.data.sources import ClassKey, Files, existing_folder, hash_entries, is_wnid, labelled_files, read_labels, utf8
@@ -70,6 +70,7 @@ class TarFile(Encoded):
         self.tar, self.members = tar, members
         self.keys = [keys.get(name, ()) for name, _, _ in members]
         self.known_boxes = {} if boxes is None else read_boxes(boxes)
+        self.matched_boxes = match_boxes(self.known_boxes, [name for name, _, _ in members], boxes)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -84,7 +85,7 @@ class TarFile(Encoded):
 
     def boxes(self, position: int) -> Sequence[Box]:
         """Return the boxes that the annotations give."""
-        return boxes_of(self.known_boxes, self.members[position][0])
+        return self.matched_boxes.of_image.get(self.members[position][0], ())
 
     def encoded(self, position: int) -> bytes:
         """Return the member's content."""

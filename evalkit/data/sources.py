@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from evalkit.data.boxes import Box, boxes_of, read_boxes
+from evalkit.data.boxes import Box, match_boxes, read_boxes
 from evalkit.data.decode import Encoded
 from evalkit.data.listing import Listing, file_sizes, list_images
 from evalkit.data.text import Row, read_table
@@ -88,6 +88,7 @@ class Files(Encoded):
         self.paths = [paths[i] for i in order]
         self.keys = [keys[i] for i in order]
         self.known_boxes = {} if boxes is None else read_boxes(boxes)
+        self.matched_boxes = match_boxes(self.known_boxes, self.paths, boxes)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -102,7 +103,7 @@ class Files(Encoded):
 
     def boxes(self, position: int) -> Sequence[Box]:
         """Return the boxes that the list of boxes gives."""
-        return boxes_of(self.known_boxes, self.paths[position])
+        return self.matched_boxes.of_image.get(self.paths[position], ())
 
     def encoded(self, position: int) -> bytes | Path:
         """Return a local file, or the bytes of a remote one."""

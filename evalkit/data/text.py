@@ -40,6 +40,11 @@ def normalised(name: str) -> str:
     return unicodedata.normalize("NFC", name).replace(MARK, "").strip()
 
 
+def spellings(path: str) -> list[str]:
+    """Return what a path in a list may mean, likeliest first: it as written, without blanks around it, with forward slashes."""
+    return list(dict.fromkeys((path, path.strip(), path.strip().replace("\\", "/"))))
+
+
 def read_text(file: Place) -> str:
     """Read a text in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark. Raises UserError as `decode_text` does."""
     try:

@@ -7,7 +7,7 @@ import pytest
 from builders import REAL, fresh_random, needs_real
 from PIL import Image, ImageDraw
 
-from evalkit.data.boxes import Box, boxes_of, read_boxes, to_input
+from evalkit.data.boxes import Box, match_boxes, read_boxes, to_input
 from evalkit.data.decode import Preprocess
 from evalkit.data.digits import Digits
 from evalkit.errors import UserError
@@ -16,6 +16,10 @@ ANNOTATION = """<annotation><folder>val</folder><filename>ILSVRC2012_val_0000000
 <size><width>500</width><height>375</height><depth>3</depth></size>
 <object><name>n01751748</name><bndbox><xmin>111</xmin><ymin>108</ymin><xmax>441</xmax><ymax>193</ymax></bndbox></object>
 <object><name>n01440764</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>500</xmax><ymax>375</ymax></bndbox></object></annotation>"""
+
+
+def boxes_of(boxes, image):
+    return match_boxes(boxes, [image], "boxes.csv").of_image.get(image, [])
 
 
 def agrees(white: np.ndarray, low: float, high: float) -> bool:
@@ -97,6 +101,7 @@ def test_list_with_and_without_classes(tmp_path):
         ("file,w,h,x1,y1,x2,y2\na,9,9,nan,1,2,2\n", "line 2: the edges nan 1 2 2 .* are no box"),
         ("file,w,h,x1,y1,x2,y2\na,0,9,0,1,2,2\n", "line 2: the edges 0 1 2 2 .* are no box"),
         ("file,w,h,x1,y1,x2,y2\na,9,9,0,1,200,2\n", "line 2: the box 0 1 200 2 extends beyond its image of 9x9"),
+        ("file,w,h,x1,y1,x2,y2\na,9,9,0,0.1,0.5,1\nb,9,9,0,0,1,1\n", "no edge is above 1 .*; multiply x1 and x2 by the width"),
         ("file,w,h,x1,y1,x2,y2,index\na,9,9,0,1,2,2,cat\n", "line 2: index must be a whole number"),
         ("\x00\xff", "line 1: the byte 0xff is not UTF-8; save the file as UTF-8"),
     ],
@@ -106,6 +111,35 @@ def test_bad_lists(tmp_path, text, complaint):
     listed.write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=complaint):
         read_boxes(listed)
+
+
+def test_small_boxes_and_frames_of_one_pixel_are_no_shares(tmp_path):
+    listed = tmp_path / "boxes.csv"
+    for rows in ("a,9,9,0,0,1,1\nb,9,9,0,0,2,1\n", "a,1,1,0,0.5,1,1\n"):
+        listed.write_text("file,w,h,x1,y1,x2,y2\n" + rows)
+        assert "a" in read_boxes(listed)
+
+
+def test_names_are_matched_by_path_before_file_name():
+    box = [Box(None, 0, 0, 5, 5, 9, 9)]
+    other = [Box(None, 1, 1, 5, 5, 9, 9)]
+    images = ["dog/0.png", "./fish/0.png", "saw/1.png", "top.png"]
+    listed = {"dog\\0.png": box, " fish/0.png ": box, "1": other, "saw/1.png": box, "typo.png": box}
+    matched = match_boxes(listed, images, "boxes.csv")
+    assert matched.of_image == {"dog/0.png": box, "./fish/0.png": box, "saw/1.png": box} and matched.unmatched == ["typo.png"]
+    assert match_boxes({"top.png": box, "./top.png": other}, images, "boxes.csv").of_image == {"top.png": box + other}
+    assert match_boxes({"dog\\0.png": box}, ["dog\\0.png"], "boxes.csv").of_image == {"dog\\0.png": box}
+    for name in ("0.png", "0"):
+        with pytest.raises(UserError, match=rf"boxes.csv: '{name}' may be dog/0.png or ./fish/0.png; write the path below data.root"):
+            match_boxes({name: box}, images, "boxes.csv")
+
+
+def test_annotations_of_one_name_in_several_folders(tmp_path):
+    for name in ("dog", "fish"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.xml").write_text(ANNOTATION.replace("n01751748", name))
+    matched = match_boxes(read_boxes(tmp_path), ["dog/0.png", "fish/0.png"], tmp_path)
+    assert [matched.of_image[f"{name}/0.png"][0].key for name in ("dog", "fish")] == ["dog", "fish"]
 
 
 def test_imagenets_annotations(tmp_path):
