@@ -4,7 +4,7 @@ import math
 import posixpath
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -70,13 +70,15 @@ def _check_pixels(file: Place, boxes: Mapping[str, list[Box]]) -> None:
 class MatchedBoxes:
     """The boxes of a list, by the images of a data set."""
 
+    file: Place | None
+    images: Sequence[str]
     of_image: Mapping[str, list[Box]]
     """Boxes by the image's path, for each image that the list names."""
     unmatched: Sequence[str]
     """Names in the list that are no image's."""
 
 
-def match_boxes(boxes: Mapping[str, list[Box]], images: Iterable[str], file: object) -> MatchedBoxes:
+def match_boxes(boxes: Mapping[str, list[Box]], images: Sequence[str], file: Place | None) -> MatchedBoxes:
     """Match the names in a list of boxes with images' paths: a name is a path or a file name, with or without extension.
 
     Raises UserError, with the list's `file`, for a file name that several images have.
@@ -101,7 +103,7 @@ def match_boxes(boxes: Mapping[str, list[Box]], images: Iterable[str], file: obj
                 break
         else:
             unmatched.append(name)
-    return MatchedBoxes(found[3] | found[2] | found[1] | found[0], unmatched)
+    return MatchedBoxes(file, images, found[3] | found[2] | found[1] | found[0], unmatched)
 
 
 def to_input(box: Box, preprocess: Preprocess, size: tuple[int, int] | None = None) -> Box | None:

@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 from upath import UPath
 
+from evalkit.data.text import spellings
 from evalkit.errors import UserError
 from evalkit.files import Place
 
@@ -101,7 +102,23 @@ def file_sizes(folder: Place, paths: Iterable[str]) -> dict[str, int]:
     """Return the sizes in bytes of the files that exist; of a remote folder, those of all its files."""
     if not isinstance(folder, Path):
         return _remote_files(folder)
-    return {path: (folder / path).stat().st_size for path in paths if (folder / path).exists()}
+    sizes = ((path, _size(folder / path)) for path in paths)
+    return {path: size for path, size in sizes if size is not None}
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except (OSError, ValueError):  # missing, or no possible name; reading it as an image says why
+        return None
+
+
+def resolve_names(folder: Place, names: Sequence[str]) -> list[str]:
+    """Return the paths below a folder that the names in a list mean: as written, or where no such file exists, as in `spellings`."""
+    candidates = {name: spellings(name) for name in names}
+    odd = [spelling for name in names if len(candidates[name]) > 1 for spelling in candidates[name]]
+    there = file_sizes(folder, odd) if odd else {}
+    return [next((spelling for spelling in candidates[name] if spelling in there), name) for name in names]
 
 
 def _remote_files(folder: UPath) -> dict[str, int]:

@@ -6,6 +6,7 @@ key (wnid, name or index), never by the rank of its folder, which would shift wh
 
 import hashlib
 import os
+import posixpath
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from evalkit.data.boxes import Box, match_boxes, read_boxes
 from evalkit.data.decode import Encoded
-from evalkit.data.listing import Listing, file_sizes, list_images
-from evalkit.data.text import Row, read_table
+from evalkit.data.listing import Listing, file_sizes, list_images, resolve_names
+from evalkit.data.text import Row, read_table, spellings
 from evalkit.errors import UserError
 from evalkit.files import Place, place, read_remote
 
@@ -111,10 +112,18 @@ class Files(Encoded):
         return file if isinstance(file, Path) else read_remote(file)
 
     @cached_property
+    def _sizes(self) -> dict[str, int]:
+        return file_sizes(self.root, self.paths)
+
+    @property
+    def missing(self) -> list[str]:
+        """The images whose files do not exist."""
+        return [path for path in self.paths if path not in self._sizes]
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash over paths, sizes, labels and boxes; contents are not read, since that would take a pass over the data."""
-        sizes = file_sizes(self.root, self.paths)
-        files = ((path, sizes.get(path, -1), key) for path, key in zip(self.paths, self.keys, strict=True))
+        files = ((path, self._sizes.get(path, -1), key) for path, key in zip(self.paths, self.keys, strict=True))
         return hash_entries(chain(files, sorted(self.known_boxes.items())))
 
 
@@ -148,15 +157,29 @@ def image_folder(root: str, labels: str | None = None, boxes: str | None = None)
 def labelled_files(folder: Place, listed: Place, boxes: Place | None) -> Files:
     """Open the files of a labels list, in the order of their paths. Raises UserError where the list does not fit the folder."""
     keys = read_labels(listed)
-    paths = list(keys)
-    if (folder / "images").is_dir() and not (folder / paths[0]).exists():
+    first_named = spellings(next(iter(keys)))
+    if (folder / "images").is_dir() and not set(first_named) & set(file_sizes(folder, first_named)):
         folder = folder / "images"
+    paths = resolve_names(folder, list(keys))
     outside = next((path for path in paths if _leaves(folder, path)), None)
     if outside is not None:
         raise UserError(f"{listed} names '{outside}', which lies outside {folder}")
-    if not any((folder / path).exists() for path in paths):
+    merged: dict[str, tuple[str, tuple[ClassKey, ...]]] = {}
+    for path, of_path in zip(paths, keys.values(), strict=True):
+        # An image written in several ways is one; its first spelling stays its name, as in run folders that exist.
+        first, before = merged.setdefault(_below(folder, path), (path, ()))
+        merged[_below(folder, path)] = (first, tuple(dict.fromkeys((*before, *of_path))))
+    files = Files(folder, [path for path, _ in merged.values()], [of_path for _, of_path in merged.values()], boxes)
+    if len(files.missing) == len(files):
         raise UserError(f"none of the {len(paths)} files listed in {listed} is in {folder}: its paths must be relative to that folder")
-    return Files(folder, paths, list(keys.values()), boxes)
+    return files
+
+
+def _below(folder: Place, path: str) -> str:
+    """Return a path without `.` and `..`, relative to the folder where it lies below it."""
+    return (
+        os.path.relpath(os.path.join(folder.absolute(), path), folder.absolute()) if isinstance(folder, Path) else posixpath.normpath(path)
+    )
 
 
 def read_labels(listed: Place) -> dict[str, tuple[ClassKey, ...]]:

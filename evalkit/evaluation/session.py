@@ -19,6 +19,7 @@ from evalkit.data.sources import Source, choose
 from evalkit.errors import UserError
 from evalkit.evaluation.apply import Method, load_methods
 from evalkit.evaluation.inventory import check_labels
+from evalkit.evaluation.lists import warn_of_lists
 from evalkit.evaluation.opening import open_device, open_model
 from evalkit.imports import arguments_refused, failure, find
 from evalkit.models import zoo
@@ -82,8 +83,8 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
     _check_outputs(config, model, source, positions, size)
     targets = resolve(config.target, model.classes)
     check_labels(config, source, positions, model.classes, tell=local_rank == 0)
-    if config.data.get("boxes") and not any(source.boxes(position) for position in positions):
-        log.warning("data.boxes=%s has no box for any of the %d images: check the image names in it", config.data["boxes"], len(positions))
+    if local_rank == 0:
+        warn_of_lists(source, positions, model.classes)
     read = model.preprocess if config.decode == "pil" else tried_decoder(model.preprocess, device)
     return Session(config, model, source, positions, methods, config.protocol.all_points(), device, targets, read, size)
 

@@ -1,6 +1,7 @@
 """Boxes as people keep them, and where they end up in the network's input."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ ANNOTATION = """<annotation><folder>val</folder><filename>ILSVRC2012_val_0000000
 
 
 def boxes_of(boxes, image):
-    return match_boxes(boxes, [image], "boxes.csv").of_image.get(image, [])
+    return match_boxes(boxes, [image], Path("boxes.csv")).of_image.get(image, [])
 
 
 def agrees(white: np.ndarray, low: float, high: float) -> bool:
@@ -125,13 +126,13 @@ def test_names_are_matched_by_path_before_file_name():
     other = [Box(None, 1, 1, 5, 5, 9, 9)]
     images = ["dog/0.png", "./fish/0.png", "saw/1.png", "top.png"]
     listed = {"dog\\0.png": box, " fish/0.png ": box, "1": other, "saw/1.png": box, "typo.png": box}
-    matched = match_boxes(listed, images, "boxes.csv")
+    matched = match_boxes(listed, images, Path("boxes.csv"))
     assert matched.of_image == {"dog/0.png": box, "./fish/0.png": box, "saw/1.png": box} and matched.unmatched == ["typo.png"]
-    assert match_boxes({"top.png": box, "./top.png": other}, images, "boxes.csv").of_image == {"top.png": box + other}
-    assert match_boxes({"dog\\0.png": box}, ["dog\\0.png"], "boxes.csv").of_image == {"dog\\0.png": box}
+    assert match_boxes({"top.png": box, "./top.png": other}, images, Path("boxes.csv")).of_image == {"top.png": box + other}
+    assert match_boxes({"dog\\0.png": box}, ["dog\\0.png"], Path("boxes.csv")).of_image == {"dog\\0.png": box}
     for name in ("0.png", "0"):
         with pytest.raises(UserError, match=rf"boxes.csv: '{name}' may be dog/0.png or ./fish/0.png; write the path below data.root"):
-            match_boxes({name: box}, images, "boxes.csv")
+            match_boxes({name: box}, images, Path("boxes.csv"))
 
 
 def test_annotations_of_one_name_in_several_folders(tmp_path):

@@ -133,3 +133,25 @@ def test_equal_classes_get_equal_shares():
 
 def test_limit_takes_the_first():
     assert choose(Counted(), limit=3, sample=None, seed=0) == [0, 1, 2]
+
+
+def test_one_image_in_several_spellings(folder, tmp_path):
+    listed = tmp_path / "l.csv"
+    rows = [
+        "a/0.png,x",
+        "./a/0.png,y",
+        f"../{folder.name}/a/0.png,x",
+        " a/1.png ,x",
+        "b\\0.png,y",
+        "c/" + "n" * 300 + ".png,x",
+        "b/9.png,x",
+    ]
+    write_labels(listed, "file,class", *rows)
+    source = image_folder(str(folder), str(listed))
+    assert [source.image_id(i) for i in range(3)] == ["a/0.png", "a/1.png", "b/0.png"]
+    assert source.class_keys(0) == (ListedClass("x", None), ListedClass("y", None))
+    assert source.missing == ["b/9.png", "c/" + "n" * 300 + ".png"] and source.fingerprint
+    with pytest.raises(UnreadableImage, match="name too long"):
+        source.load(4)
+    (folder / "b" / "0.png").rename(folder / "b\\0.png")  # as written, where there is such a file
+    assert image_folder(str(folder), str(listed)).paths[2:] == ["b/9.png", "b\\0.png", "c/" + "n" * 300 + ".png"]

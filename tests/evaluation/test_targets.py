@@ -145,7 +145,7 @@ def test_labels_without_an_output(labelled, tmp_path, caplog):
 def test_boxes_of_other_images_are_pointed_out(labelled, tmp_path, caplog):
     (tmp_path / "boxes.csv").write_text("file,w,h,x1,y1,x2,y2\nelsewhere.png,20,16,1,1,5,5\n")
     run([*labelled, f"data.boxes={tmp_path}/boxes.csv"])
-    assert "has no box for any of the 12 images" in caplog.text
+    assert "boxes.csv has boxes for none of the 12 images; the first name in the list without an image is elsewhere.png" in caplog.text
 
 
 def test_classes_excluded_with_minus_infinity_change_no_row(folder, tmp_path):
