@@ -189,12 +189,12 @@ def _box(where: str, key: str | int | None, texts: Sequence[str]) -> Box:
 
 
 def _read_annotations(folder: Place) -> dict[str, list[Box]]:
-    files = [folder / path for path in files_below(folder, Listing()) if path.endswith(".xml") and not is_hidden(path)]
+    files = [path for path in files_below(folder, Listing()) if path.endswith(".xml") and not is_hidden(path)]
     if not files:
         raise UserError(f"no annotations in {folder}: expected ILSVRC2012_val_*.xml (Pascal VOC)")
-    number = Counter(file.stem for file in files)
-    names = (file.stem if number[file.stem] == 1 else file.relative_to(folder).with_suffix("").as_posix() for file in files)
-    return {name: _read_annotation(file) for name, file in zip(names, files, strict=True)}
+    number = Counter(PurePosixPath(path).stem for path in files)
+    names = [PurePosixPath(path).stem if number[PurePosixPath(path).stem] == 1 else path.removesuffix(".xml") for path in files]
+    return {name: _read_annotation(folder / path) for name, path in zip(names, files, strict=True)}
 
 
 def _read_annotation(file: Place) -> list[Box]:

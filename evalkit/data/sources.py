@@ -177,9 +177,9 @@ def labelled_files(folder: Place, listed: Place, boxes: Place | None) -> Files:
 
 def _below(folder: Place, path: str) -> str:
     """Return a path without `.` and `..`, relative to the folder where it lies below it."""
-    return (
-        os.path.relpath(os.path.join(folder.absolute(), path), folder.absolute()) if isinstance(folder, Path) else posixpath.normpath(path)
-    )
+    if not isinstance(folder, Path):
+        return posixpath.normpath(path)
+    return os.path.relpath(folder.absolute() / path, folder.absolute())
 
 
 def read_labels(listed: Place) -> dict[str, tuple[ClassKey, ...]]:
