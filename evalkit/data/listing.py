@@ -33,7 +33,7 @@ _NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
 _COMPANIONS = (
     "", ".cfg", ".csv", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".lock", ".log", ".mat", ".md", ".md5", ".parquet", ".pdf", ".py",
     ".rst", ".sh", ".sha256", ".toml", ".tsv", ".txt", ".xlsx", ".xml", ".yaml", ".yml", ".zip", ".gz", ".tar", ".tgz", ".pt", ".pth",
-    ".safetensors", ".ckpt", ".bin", ".pkl",
+    ".safetensors", ".ckpt", ".bin", ".pkl", ".7z", ".css", ".db", ".doc", ".docx", ".dvc", ".js", ".onnx", ".rar", ".url", ".xmp",
 )  # fmt: skip
 """Suffixes of texts, archives and weights, which accompany the images of many data sets. Without a suffix: LICENSE and the like."""
 
@@ -47,6 +47,8 @@ class Listing:
     """Files that may be pictures but are in no format that is read."""
     hidden: list[str] = field(default_factory=list)
     """Pictures, and folders with pictures, whose names say that they are hidden or trash."""
+    broken: list[str] = field(default_factory=list)
+    """Links without suffix that lead nowhere, as to a folder on a disk that is not there."""
     repeated: list[str] = field(default_factory=list)
     """Links to folders that are listed already, such as those that would lead around in a circle."""
 
@@ -79,8 +81,14 @@ def _sort_in(listing: Listing, path: str) -> None:
             listing.hidden.append(path)
     elif is_image(path):
         listing.images.append(path)
-    elif suffix(path) not in _COMPANIONS or (not suffix(path) and "/" in path):
+    elif suffix(path) not in _COMPANIONS or (not suffix(path) and "/" in path and not _is_notice(path)):
         listing.unread.append(path)
+
+
+def _is_notice(path: str) -> bool:
+    """Return whether a file without suffix accompanies images by its name: README, LICENSE, or the icon of a folder of macOS."""
+    name = posixpath.basename(path)
+    return name.isupper() or name == "Icon\r"
 
 
 def suffix(path: str) -> str:
@@ -153,7 +161,10 @@ def _local_files(folder: Path, listing: Listing) -> Iterator[str]:
         for entry in _entries(real, path or str(folder)):
             below = f"{path}/{entry.name}" if path else entry.name
             if not _leads_to_a_folder(entry):
-                yield below
+                if entry.is_symlink() and not suffix(entry.name) and not os.path.exists(entry.path):  # noqa: PTH110 - False for a circle too
+                    listing.broken.append(below)
+                else:
+                    yield below
             elif is_hidden(entry.name):
                 if _shows_images(entry.path):
                     listing.hidden.append(below)
@@ -181,5 +192,5 @@ def _shows_images(hidden: str) -> bool:
 def _leads_to_a_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: as a file, it becomes an image that cannot be read
+    except OSError:  # a link to itself
         return False

@@ -154,6 +154,8 @@ def _tell(config: RunConfig, source: Source, positions: Sequence[int], classes: 
 
     if listing.unread:
         warnings.append(_unread(listing.unread))
+    if listing.broken:
+        warnings.append(f"links that lead nowhere: {_some(sorted(listing.broken))}; restore what they name, or remove them")
     unlabelled = [position for position, of_image in enumerate(keys) if not of_image]
     if images and unlabelled:
         warnings.append(f"{_share(len(unlabelled), len(keys), 'images')} have no label (such as {source.image_id(unlabelled[0])})")

@@ -47,7 +47,7 @@ def test_links_in_a_circle_and_to_what_is_there_already(folder, tmp_path):
     found = list_images(folder)
     assert sorted(found.images) == ALL
     assert sorted(found.repeated) == ["a/b", "a/up", "b/a", "same"]
-    assert found.unread == ["a/itself"]
+    assert found.broken == ["a/itself"] and found.unread == []
 
 
 def test_hidden_copies_and_trash_are_left_out(folder):
@@ -94,3 +94,11 @@ def test_hidden_annotations_are_left_out(tmp_path):
     (tmp_path / "._1.xml").write_bytes(b"\0\5\x16\7")
     (tmp_path / "1.xml").write_text("<annotation/>")
     assert read_boxes(tmp_path) == {"1": []}
+
+
+def test_notices_in_class_folders_are_no_pictures_and_broken_links_are_named(folder):
+    for name in ("LICENSE", "README", "Icon\r", "notes.docx", "a.dvc"):
+        (folder / "a" / name).write_text("x")
+    (folder / "d").symlink_to(folder / "unmounted" / "d")
+    found = list_images(folder)
+    assert found.unread == [] and found.broken == ["d"] and len(found.images) == 12
