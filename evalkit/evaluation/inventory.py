@@ -179,7 +179,13 @@ def _tell(config: RunConfig, source: Source, positions: Sequence[int], classes: 
         warnings.append(f"{first}; use sample={config.limit} for a random part")
     if listing.hidden:
         facts.append(f"left out as hidden or trash: {_some(sorted(listing.hidden))}")
-    if listing.repeated:
+    meant = [link for link in sorted(listing.repeated) if "/" not in link and set(classes.outputs_among(link)) & set(absent)]
+    if meant and not classes.map:
+        warnings.append(
+            f"links called as classes lead to folders that are listed already, by other names: {_some(meant)}; move these folders "
+            "out of data.root, so that the links' names count"
+        )
+    elif listing.repeated:
         facts.append(f"links to folders that are listed already: {_some(sorted(listing.repeated))}")
     log.info("%s", "; ".join(facts))
     for warning in warnings:

@@ -39,6 +39,14 @@ def test_it_reaches_the_terminal_before_the_images(folder, tmp_path):
     assert ended.stderr.startswith("INFO: 3 of 12 images of 3 classes\nWARNING: 2 of 5 classes of the model have no images: d, e\n")
 
 
+def test_links_that_bear_the_names_of_classes(said, folder):
+    (folder / "a").rename(folder / "_a")
+    (folder / "a").symlink_to(folder / "_a")
+    (folder / "again").symlink_to(folder / "b")
+    warning = "links called as classes lead to folders that are listed already, by other names: a; move these folders out of data.root"
+    assert any(level == "WARNING" and text.startswith(warning) for level, text in said())
+
+
 def test_a_part_that_matches_no_class(said, folder):
     (folder / "a").rename(folder / "A")
     (folder / "b").rename(folder / "tiger-cat")
