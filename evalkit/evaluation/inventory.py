@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
@@ -139,6 +139,19 @@ def _contradictions(source: Files, keys: Sequence[tuple[ClassKey, ...]], classes
     ]
 
 
+def _links(listing: Listing, classes: Classes, absent: Collection[int]) -> tuple[list[str], list[str]]:
+    """Return facts and warnings about links that are not followed; `absent` are the outputs without images."""
+    broken = [f"links that lead nowhere: {_some(sorted(listing.broken))}; restore what they name, or remove them"] if listing.broken else []
+    meant = [link for link in sorted(listing.repeated) if "/" not in link and set(classes.outputs_among(link)) & set(absent)]
+    if meant and not classes.map:
+        return [], [
+            *broken,
+            f"links called as classes lead to folders that are listed already, by other names: {_some(meant)}; move these folders "
+            "out of data.root, so that the links' names count",
+        ]
+    return [f"links to folders that are listed already: {_some(sorted(listing.repeated))}"] if listing.repeated else [], broken
+
+
 def _tell(config: RunConfig, source: Source, positions: Sequence[int], classes: Classes) -> None:
     """Log one line about the data as information, and a warning for each part of it that has no part in the run."""
     keys = [source.class_keys(position) for position in range(len(source))]
@@ -154,8 +167,6 @@ def _tell(config: RunConfig, source: Source, positions: Sequence[int], classes: 
 
     if listing.unread:
         warnings.append(_unread(listing.unread))
-    if listing.broken:
-        warnings.append(f"links that lead nowhere: {_some(sorted(listing.broken))}; restore what they name, or remove them")
     unlabelled = [position for position, of_image in enumerate(keys) if not of_image]
     if images and unlabelled:
         warnings.append(f"{_share(len(unlabelled), len(keys), 'images')} have no label (such as {source.image_id(unlabelled[0])})")
@@ -179,14 +190,9 @@ def _tell(config: RunConfig, source: Source, positions: Sequence[int], classes: 
         warnings.append(f"{first}; use sample={config.limit} for a random part")
     if listing.hidden:
         facts.append(f"left out as hidden or trash: {_some(sorted(listing.hidden))}")
-    meant = [link for link in sorted(listing.repeated) if "/" not in link and set(classes.outputs_among(link)) & set(absent)]
-    if meant and not classes.map:
-        warnings.append(
-            f"links called as classes lead to folders that are listed already, by other names: {_some(meant)}; move these folders "
-            "out of data.root, so that the links' names count"
-        )
-    elif listing.repeated:
-        facts.append(f"links to folders that are listed already: {_some(sorted(listing.repeated))}")
+    linked, misled = _links(listing, classes, absent)
+    facts += linked
+    warnings += misled
     log.info("%s", "; ".join(facts))
     for warning in warnings:
         log.warning("%s", warning)
