@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from evalkit.cli import main
 
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1"}
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]), **PLAIN}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")])), **PLAIN}
 
 
 def evalkit(*arguments: str) -> subprocess.CompletedProcess:
