@@ -141,15 +141,19 @@ def _contradictions(source: Files, keys: Sequence[tuple[ClassKey, ...]], classes
 
 def _links(listing: Listing, classes: Classes, absent: Collection[int]) -> tuple[list[str], list[str]]:
     """Return facts and warnings about links that are not followed; `absent` are the outputs without images."""
-    broken = [f"links that lead nowhere: {_some(sorted(listing.broken))}; restore what they name, or remove them"] if listing.broken else []
+    facts: list[str] = []
+    warnings: list[str] = []
+    if listing.broken:
+        warnings.append(f"links that lead nowhere: {_some(sorted(listing.broken))}; restore what they name, or remove them")
     meant = [link for link in sorted(listing.repeated) if "/" not in link and set(classes.outputs_among(link)) & set(absent)]
     if meant and not classes.map:
-        return [], [
-            *broken,
+        warnings.append(
             f"links called as classes lead to folders that are listed already, by other names: {_some(meant)}; move these folders "
-            "out of data.root, so that the links' names count",
-        ]
-    return [f"links to folders that are listed already: {_some(sorted(listing.repeated))}"] if listing.repeated else [], broken
+            "out of data.root, so that the links' names count"
+        )
+    elif listing.repeated:
+        facts.append(f"links to folders that are listed already: {_some(sorted(listing.repeated))}")
+    return facts, warnings
 
 
 def _tell(config: RunConfig, source: Source, positions: Sequence[int], classes: Classes) -> None:
@@ -159,8 +163,8 @@ def _tell(config: RunConfig, source: Source, positions: Sequence[int], classes: 
     chosen = {key for position in positions for key in keys[position]}
     outputs = {key: classes.outputs_among(key) for key in images}
     listing: Listing = getattr(source, "listing", None) or Listing()
-    facts, warnings = [_size(len(positions), len(keys), _distinct(chosen), _distinct(images))], _of_columns(source)[1]
-    facts += _of_columns(source)[0]
+    columns, warnings = _of_columns(source)
+    facts = [_size(len(positions), len(keys), _distinct(chosen), _distinct(images)), *columns]
     warnings += _same_classes(images, outputs, classes) if listing.images else []
     if isinstance(source, Files):
         warnings += _contradictions(source, keys, classes)

@@ -209,9 +209,8 @@ def _how(value: object, images: int) -> str:
             return ", in floating point"
         if value.dim() == 1 and len(value) == images:
             return ", as in return super().forward(x)[:, None]"
-        return (
-            ", as in return super().forward(x).reshape(len(x), -1)" if value.numel() == images * value.shape[-1] or value.dim() > 2 else ""
-        )
+        reshaped = value.dim() > 2 or value.numel() == images * value.shape[-1]
+        return ", as in return super().forward(x).reshape(len(x), -1)" if reshaped else ""
     if isinstance(getattr(value, "logits", None), Tensor):
         return ", as in return super().forward(x).logits"
     items = dict(value.items()) if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, tuple | list) else {}

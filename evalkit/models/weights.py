@@ -41,9 +41,8 @@ def origin(module: nn.Module, other: nn.Module, config: ModelConfig) -> str:
     random = [name for name, value in ours.items() if name not in theirs or not torch.equal(_dense(value), _dense(theirs[name]))]
     if not random:
         return f"set by {config.factory}"
-    if not any(
-        _varies(_dense(value)) for name, value in ours.items() if name not in random
-    ):  # what is left are the zeros and ones with which layers begin
+    # where nothing else varies, what is left are the zeros and ones with which layers begin
+    if not any(_varies(_dense(value)) for name, value in ours.items() if name not in random):
         return f"random (seed {config.seed})"
     more = f" and {len(random) - 3} more" if random[3:] else ""
     return f"random in part ({', '.join(random[:3])}{more}, seed {config.seed}), the rest set by {config.factory}"
