@@ -23,6 +23,8 @@ CHOSEN_BY_FILE = ("_target_", "name")
 def keys(name: str) -> str:
     """Return the first comment of a yaml file, and a table of its keys."""
     file = ROOT / name
+    if file.stem == "model_settings":
+        return "\n\n".join([header(file), *_tables(file, "model.", _types_of(ModelConfig))])
     if file.parent.name == "conf":
         return "\n\n".join([header(file), _groups(file), *_tables(file, "", _types_of(schema.RunConfig), without=("defaults", "hydra"))])
     group = file.parent.name
@@ -64,7 +66,7 @@ def _groups(config: Path) -> str:
     chosen = {
         group: name
         for entry in yaml.safe_load(config.read_text(encoding="utf-8"))["defaults"]
-        if entry != "_self_"
+        if isinstance(entry, dict)
         for group, name in entry.items()
     }
     rows = [(code(group), code(_written(name)), ", ".join(code(file.stem) for file in _files(group))) for group, name in chosen.items()]

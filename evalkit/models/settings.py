@@ -37,9 +37,25 @@ class ModelConfig(Settings):
     classes: Text | tuple[Text, ...] | None = Field(description="a file with one class a line, a list of names, imagenet or null")
     class_map: Text | None
     output: Literal["softmax", "sigmoid"]
+    channels: Positive = 3
+    select: Annotated[int, Field(strict=True)] | Text | None = None
+    score: Text | None = None
+    grid: Literal["auto", "channels_last"] | tuple[Positive, Positive] = Field(
+        default="auto", description="auto, channels_last, or [height,width] of a grid of tokens", examples=["[14,14]"]
+    )
+    prefix_tokens: Annotated[int, Field(ge=0, strict=True)] | None = None
+    fuse: Literal["mean", "max"] | None = None
     expected_top1: Number | None
     expected_top1_source: Text | None
     paper_table: Literal["table1", "table2"] | None
+
+    def in_identity(self) -> dict[str, Any]:
+        """Return the settings that determine numbers. Those that earlier versions did not have are left out where they are not set."""
+        settings = self.model_dump(
+            mode="json", exclude={"expected_top1", "expected_top1_source", "paper_table", "seed", "weights", "classes", "class_map"}
+        )
+        optional = {name: field.default for name, field in type(self).model_fields.items() if not field.is_required()}
+        return {key: value for key, value in settings.items() if key not in optional or value != optional[key]}
 
     @model_validator(mode="after")
     def _normalised(self) -> "ModelConfig":

@@ -32,9 +32,7 @@ DECISIVE = ("ablation", "data", "evaluation", "methods", "models", "runs")
 def identify(session: Session) -> Identity:
     """Return the identity of a run: the settings, hashes of weights and user code, and data that determine its numbers."""
     config, model = session.config, session.model
-    settings = config.model.model_dump(
-        mode="json", exclude={"expected_top1", "expected_top1_source", "paper_table", "seed", "weights", "classes", "class_map"}
-    )
+    settings = config.model.in_identity()
     names = hashlib.sha256(repr((list(model.classes.keys or []), sorted(model.classes.map.items()))).encode()).hexdigest()[:16]
     facts = {
         "model": {**settings, "weights_hash": model.weights_hash, "classes_hash": names},

@@ -88,7 +88,7 @@ def test_multirun_is_the_product():
         ("~model", "~model leaves no model: choose another one"),
         ("~limits", "no key 'limits' in the configuration that could be deleted"),
         ("model.args={a:1}", "new ones are added, as in +model.args.KEY=VALUE"),
-        ("+model.foo=1", "no key 'model.foo' in the configuration; did you mean 'model.crop'?"),
+        ("+model.foo=1", "no key 'model.foo' in the configuration; did you mean 'model.fuse'?"),
         ("launcher.name=foo", "launcher.name=foo is not valid: choose local, ray or slurm with launcher=NAME"),
     ],
 )
