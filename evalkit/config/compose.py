@@ -159,7 +159,8 @@ def _settled(given: dict[str, Any]) -> dict[str, Any]:
     """Return the settings without marks (see `spelling`), those of functions by the types of their parameters."""
     content: dict[str, Any] = settle(given, RunConfig)
     if isinstance(content.get("model"), dict):  # conf/model_settings.yaml comes first, and a reader of run.yaml looks for the name there
-        content["model"] = {key: content["model"].pop(key) for key in ModelConfig.model_fields if key in content["model"]} | content["model"]
+        found = content["model"]
+        content["model"] = {**{key: found[key] for key in ModelConfig.model_fields if key in found}, **found}
     data, methods, model = (value if isinstance(value, dict) else {} for value in map(given.get, ("data", "method", "model")))
     if data:
         names = settle({key: data[key] for key in ("name", "_target_") if key in data}, dict[str, str])
