@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from evalkit.errors import UserError, did_you_mean
 from evalkit.models.copies import eval_copy
+from evalkit.models.grid import Grid
 
 
 class _LayerTracer(fx.Tracer):
@@ -171,6 +172,24 @@ def crossing(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
     return [n for n in reads if n in varying and n not in after and n is not node and not is_batch_size(n)]
 
 
+def behind_grid(head: fx.GraphModule, grid: Grid) -> fx.GraphModule:
+    """Return a head that reads maps, and the prefix tokens next, where the given one reads the layer's output as it lies."""
+    if grid.layout == "maps":
+        return head
+    graph = fx.Graph()
+    output, *context = (node for node in head.graph.nodes if node.op == "placeholder")
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    maps, *prefix = (fx.Proxy(graph.placeholder(name), tracer) for name in ("maps", "prefix")[: 2 if grid.prefix else 1])
+    env = {output: grid.join(maps, *prefix).node}
+    env |= {node: graph.placeholder(node.name) for node in context}
+    for node in head.graph.nodes:
+        if node.op not in ("placeholder", "output"):
+            env[node] = graph.node_copy(node, env.__getitem__)
+    (result,) = next(node for node in head.graph.nodes if node.op == "output").args
+    graph.output(env[result])
+    return _runnable(head, graph)
+
+
 def is_batch_size(node: fx.Node) -> bool:
     """Return whether a node is `x.size(0)` or `x.shape[0]`."""
     if node.op == "call_method" and node.target == "size":
@@ -212,6 +231,10 @@ def extract(
         if not is_batch_size(node) and node.target is not getattr and node.target != "size":
             value(node)  # also without readers, since it may be an in-place operation
     graph.output(value(outputs) if isinstance(outputs, fx.Node) else (value(outputs[0]), [value(n) for n in outputs[1]]))
+    return _runnable(module, graph)
+
+
+def _runnable(module: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     part = fx.GraphModule(module, graph)
     type(part).__call__ = nn.Module.__call__  # type: ignore[method-assign]  # torch's own prints generated code where an operation fails
     return part

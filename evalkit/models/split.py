@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from evalkit.errors import UserError, cause, did_you_mean, first_line
 from evalkit.models import graph as cutting
 from evalkit.models.copies import eval_copy, uncompiled_name
+from evalkit.models.grid import Chosen, Grid, grid_of, prefix_tokens
 from evalkit.models.normalisation import check_normalisation
 
 log = logging.getLogger(__name__)
@@ -24,22 +25,34 @@ Context = tuple[Tensor, ...]
 
 
 class SplitModel:
-    """A CNN classifier cut at the output of `layer`.
+    """A network cut at the output of `layer`.
 
     Args:
         module: Network from normalised images (N,3,H,W) to logits (N,C), in any mode; it is not changed. Its
             parameters are shared, so move it to its device and dtype first.
         layer: Dotted name of a submodule (`features.29`), of one call of a repeated one (`layer4.2.relu_2`, counted
-            from 0), or of a functional node (`relu`). Its output (N,K,h,w) is the activations A.
+            from 0), or of a functional node (`relu`). Its output is read as activations A (N,K,h,w), see `evalkit.models.grid`.
         mean: Mean of the normalisation, per colour channel, for images in [0,1].
         std: Standard deviation of the normalisation, per colour channel, for images in [0,1].
+        grid: How the output lies: "auto" reads it from the network and the shapes, "channels_last" is (N,h,w,K), and (h,w) the grid
+            of the tokens (N,T,K).
+        prefix: Number of tokens in front of the grid, or None to read it from the network and the shapes.
 
     Raises:
         UserError: the layer is unknown, ambiguous, or does not influence the output; mean and std are not those of images in
             [0,1]; the module is scripted or cannot be copied.
     """
 
-    def __init__(self, module: nn.Module, layer: str, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        layer: str,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        grid: Chosen = "auto",
+        prefix: int | None = None,
+    ) -> None:
         check_normalisation(mean, std)
         self.module = eval_copy(module)
         self.name = type(self.module).__name__
@@ -53,6 +66,10 @@ class SplitModel:
         self._cut: _GraphCut | _HookCut
         self._checked = False
         self._layout = torch.contiguous_format
+        self._chosen = grid, prefix
+        self._said = prefix_tokens(module)
+        self._grids: dict[tuple[torch.Size, torch.Size], Grid] = {}
+        """Grids by the sizes of an output and of its images."""
         try:
             self._cut = _GraphCut(cutting.trace(self.module), self.layer)
         except UserError:
@@ -71,18 +88,30 @@ class SplitModel:
             if not self._checked:
                 self._check(normalised[:1])
             with self._precision():
-                activations, context = self._cut.trunk(normalised.contiguous(memory_format=self._layout))
-        if activations.dim() != 4:
-            raise UserError(
-                f"layer '{self.layer}' puts out {tuple(activations.shape)}, not (images, channels, height, width): "
-                "choose a convolutional layer"
-            )
-        if len(activations) != len(images):
-            raise UserError(
-                f"layer '{self.layer}' puts out {len(activations)} maps for {len(images)} images, as where a network looks at several "
-                "crops or mirror images; choose a layer with one map an image, or hand over the network that sees one of them"
-            )
+                output, context = self._cut.trunk(normalised.contiguous(memory_format=self._layout))
+            if not isinstance(output, Tensor):
+                raise UserError(f"layer '{self.layer}' puts out {_described(output)}, not one tensor; choose a layer that does")
+            if len(output) != len(images):
+                raise UserError(
+                    f"layer '{self.layer}' puts out {len(output)} maps for {len(images)} images, as where a network looks at several "
+                    "crops, mirror images or windows; choose a layer with one map an image, or hand over the network that sees one of them"
+                )
+            activations, prefix = self._grid_of(output, normalised).split(output)
+        context = context if prefix is None else (prefix, *context)
         return self._plain(activations), tuple(self._plain(c) for c in context)
+
+    def _grid_of(self, output: Tensor, normalised: Tensor) -> Grid:
+        """Return the grid of the layer's output for images of this size; order and prefix tokens are those of the first images."""
+        sizes = output.shape[1:], normalised.shape[2:]
+        if sizes not in self._grids:
+            grid = grid_of(output, normalised, self.layer, self._said, *self._chosen)
+            if self._grids and (grid.layout, grid.prefix) != (self.grid.layout, self.grid.prefix):
+                raise UserError(
+                    f"layer '{self.layer}' puts out {self.grid} for images of one size and {grid} for another; "
+                    "set model.grid and model.prefix_tokens, or model.resize"
+                )
+            self._grids[sizes] = grid
+        return self._grids[sizes]
 
     def _plain(self, tensor: Tensor) -> Tensor:
         """Convert to the model's precision and to contiguous memory, since methods may call `view`."""
@@ -91,7 +120,9 @@ class SplitModel:
     def head(self, activations: Tensor, context: Context = ()) -> Tensor:
         """Map activations (N,K,h,w) and the context of the same images to logits (N,C); differentiable, inputs are not changed."""
         # Cloned, because an in-place ReLU right after the cut would overwrite the caller's tensors.
-        return self._cut.head(activations.clone(), tuple(c.clone() for c in context))
+        cloned = [c.clone() for c in context]
+        prefix = cloned.pop(0) if self.grid.prefix else None
+        return self._cut.head(self.grid.join(activations.clone(), prefix), tuple(cloned))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map images (N,3,H,W) in [0,1] to logits (N,C), without gradients."""
@@ -99,9 +130,16 @@ class SplitModel:
             return self.head(*self.trunk(images))
 
     @property
+    def grid(self) -> Grid:
+        """How the layer's output is read as maps; known from the first images on."""
+        if not self._grids:
+            raise RuntimeError("the grid is read from the first images: call trunk before")
+        return next(iter(self._grids.values()))
+
+    @property
     def head_graph(self) -> fx.GraphModule | None:
         """The traced head: its first placeholder is the activations, the others are the context. None where a hook is used."""
-        return self._cut.after if isinstance(self._cut, _GraphCut) else None
+        return cutting.behind_grid(self._cut.after, self.grid) if isinstance(self._cut, _GraphCut) else None
 
     @cached_property
     def layers(self) -> list[str]:
@@ -135,7 +173,7 @@ class SplitModel:
             )
         if isinstance(self._cut, _GraphCut):
             self._check_graph(pair, together)
-        if isinstance(self._cut, _HookCut) and not close(self.head(*self._cut.trunk(pair.clone())), together, self.slack):
+        if isinstance(self._cut, _HookCut) and not close(self._cut.head(*self._cut.trunk(pair.clone())), together, self.slack):
             raise UserError(
                 f"{self.name} is not deterministic: its logits change when '{self.layer}' is given its own output again, "
                 "for example because of a functional dropout without training=self.training"
@@ -162,20 +200,21 @@ class SplitModel:
     def _check_graph(self, pair: Tensor, logits: Tensor) -> None:
         assert isinstance(self._cut, _GraphCut)
         try:
-            activations, context = self._cut.trunk(pair.clone())
-            if activations.dim() != 4 or len(activations) != len(pair):
+            output, context = self._cut.trunk(pair.clone())
+            if not isinstance(output, Tensor) or not output.dim() or len(output) != len(pair):
                 return  # the caller reports the shape
             if not all(isinstance(c, Tensor) and c.dim() > 0 and len(c) == len(pair) for c in context):
                 self._fall_back(f"behind '{self.layer}', {self.name} reads something that is no tensor of the batch")
                 return
-            same = close(self.head(activations, context), logits, 1e-4)
+            copies = output.clone(), tuple(c.clone() for c in context)
+            same = close(self._cut.head(*copies), logits, 1e-4)
         except torch.OutOfMemoryError:
             raise
         except Exception as reason:  # what was fixed while tracing may fail in any way
             self._fall_back(f"the graph that torch.fx traced of {self.name} does not run ({cause(reason)})")
             return
         if same:
-            self._choose_layout(pair[:1], activations[:1])
+            self._choose_layout(pair[:1], output[:1])
         else:
             self._fall_back(f"cutting {self.name} at '{self.layer}' changes its output")
 

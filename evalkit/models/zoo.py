@@ -45,7 +45,7 @@ def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None
     with executed_modules() as executed:
         module, weights = build(config)
     module.to(device)
-    net = SplitModel(module, config.layer, mean=config.mean, std=config.std)
+    net = SplitModel(module, config.layer, mean=config.mean, std=config.std, grid=config.grid, prefix=config.prefix_tokens)
     outputs = _check(net, config, size or input_size(config), device)
     preprocess = Preprocess(config.resize, config.crop, config.interpolation)
     classes = load_classes(config.classes, outputs, config.class_map)

@@ -16,6 +16,7 @@ import evalkit
 from evalkit.evaluation.session import Session
 from evalkit.imports import find
 from evalkit.methods.pixel import guided
+from evalkit.models.grid import Grid
 from evalkit.runs.identity import Identity
 from evalkit.runs.user_code import UserCode, source_file
 
@@ -32,7 +33,7 @@ DECISIVE = ("ablation", "data", "evaluation", "methods", "models", "runs")
 def identify(session: Session) -> Identity:
     """Return the identity of a run: the settings, hashes of weights and user code, and data that determine its numbers."""
     config, model = session.config, session.model
-    settings = config.model.in_identity()
+    settings = {**config.model.in_identity(), **_grid(model.net.grid)}
     names = hashlib.sha256(repr((list(model.classes.keys or []), sorted(model.classes.map.items()))).encode()).hexdigest()[:16]
     facts = {
         "model": {**settings, "weights_hash": model.weights_hash, "classes_hash": names},
@@ -44,6 +45,11 @@ def identify(session: Session) -> Identity:
     }
     code, earlier = _user_code(session, settings), _defining_files(session)
     return Identity({**facts, "code": code}, None if code == earlier else Identity({**facts, "code": earlier}))
+
+
+def _grid(grid: Grid) -> dict[str, Any]:
+    """Return how the layer's output is read where that is not as maps, which earlier versions took for granted."""
+    return {} if grid.layout == "maps" else {"grid": [grid.layout, grid.height, grid.width], "prefix_tokens": grid.prefix}
 
 
 def _user_code(session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:

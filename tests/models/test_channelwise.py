@@ -32,9 +32,10 @@ class Function(nn.Module):
 
 def walked(head: nn.Module) -> tuple[channelwise.Walk, torch.fx.GraphModule]:
     net = SplitModel(Head(head), "cut", mean=HALF, std=HALF)
+    activations, context = net.trunk(torch.rand(1, 3, 8, 8))
     graph = net.head_graph
     assert graph is not None
-    channelwise.propagate(graph, *net.trunk(torch.rand(1, 3, 8, 8)))
+    channelwise.propagate(graph, activations, context)
     return channelwise.walk(graph, next(iter(graph.graph.nodes))), graph
 
 

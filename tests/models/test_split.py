@@ -144,7 +144,11 @@ def test_what_returns_no_logits_is_refused(factory):
 
 @pytest.mark.parametrize(
     ("layer", "says"),
-    [("featurez", "did you mean 'features'?"), ("layer4.0.relu", "relu_0, layer4.0.relu_1"), ("fc", "choose a convolutional layer")],
+    [
+        ("featurez", "did you mean 'features'?"),
+        ("layer4.0.relu", "relu_0, layer4.0.relu_1"),
+        ("fc", "choose a layer in front of the pooling"),
+    ],
 )
 def test_layers_that_do_not_fit(layer, says):
     module = resnet18() if layer != "featurez" else TinyGAP()
