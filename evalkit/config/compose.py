@@ -96,7 +96,9 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[
     if config.model.layer == "auto":
         from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which is not needed for a named layer
 
-        content["model"]["layer"] = zoo.proposed_layer(config.model)
+        proposal = zoo.proposed_layer(config.model)
+        log.info("model.layer=%s: %s", proposal.layer, proposal.reason)
+        content["model"]["layer"] = proposal.layer
         config = config.model_copy(update={"model": config.model.model_copy(update={"layer": content["model"]["layer"]})})
     if folder:
         name = ",".join(swept_name(one, RunConfig) for one in folder).replace("/", "_")

@@ -242,6 +242,7 @@ def _sorted(options: Mapping[str, Any], name: str, first: list[Any], then: list[
 def _run(probe: Probe, explain: Explain, seed: int, *, rectifiers: bool = False, one_by_one: bool = False) -> Tensor:
     """Explain the batch, or image by image where `one_by_one` is set or random numbers were drawn."""
     alone = len(probe.images) == 1
+    _ = probe.activations  # how they lie is known from the first pass on
     if alone or not one_by_one:
         with torch.enable_grad(), _quiet(), _random_state_restored(probe), stand_in(probe.net, rectifiers=rectifiers) as (module, layer):
             before = _seeded(whole(seed, "seed", least=0), int(probe.indices[0]))

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from evalkit.errors import UserError, did_you_mean
 from evalkit.models.copies import eval_copy
 from evalkit.models.grid import Grid
+from evalkit.models.outlets import placed
 
 
 class _LayerTracer(fx.Tracer):
@@ -35,8 +36,10 @@ class _LayerTracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         out = super().call_module(m, forward, args, kwargs)
-        if isinstance(out, fx.Proxy):
-            self.calls.setdefault(self.path_of_module(m), []).append(out.node)
+        proxies = placed(out, fx.Proxy)
+        for place, proxy in proxies:
+            name = self.path_of_module(m)
+            self.calls.setdefault(name if len(proxies) == 1 else f"{name}:{place}", []).append(proxy.node)
         return out
 
 
@@ -100,6 +103,10 @@ def trace(module: nn.Module) -> Traced:
             layers[name] = calls[0]
         else:
             layers.update({f"{name}_{i}": node for i, node in enumerate(calls)})
+    for node in graph.nodes:
+        source = node.args[0] if node.target is operator.getitem else None
+        if isinstance(source, fx.Node) and source.op == "call_module" and isinstance(node.args[1], int):  # one of several outputs of a leaf
+            layers.setdefault(f"{source.target!s}:{node.args[1]}", node)
     for node in graph.nodes:  # functional calls, such as DenseNet's F.relu, have the names of their nodes
         if node.op in ("call_function", "call_method"):
             layers.setdefault(node.name, node)

@@ -24,7 +24,8 @@ _PREFIX_PARAMETERS = {
 }  # fmt: skip
 """Names under which networks keep the values with which prefix tokens begin."""
 
-_MOST_PREFIX_TOKENS = 16
+_USUAL = (0, 1, 2)
+"""Numbers of prefix tokens tried where the network says nothing: none, a class token, and a distillation token beside it."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def find_grid(
         images: Shape of the images; only their height and width matter.
         said: The number of prefix tokens that the network says it has (see `prefix_tokens`).
         chosen: `model.grid`. With "auto", four axes are maps, unless only the first two after the batch have the proportions of the image.
-        prefix: `model.prefix_tokens`, or None to try `said`, then 0 to 16, until the rest is a grid with the proportions of the image.
+        prefix: `model.prefix_tokens`, or None to try `said`, then 0, 1 and 2, until the rest is a grid with the proportions of the image.
     """
     proportion = images[2] / images[3]
     if len(size) == 4:
@@ -107,7 +108,7 @@ def find_grid(
     if isinstance(chosen, tuple):
         before = size[1] - chosen[0] * chosen[1]
         return Grid("tokens", *chosen, before) if before == (max(before, 0) if prefix is None else prefix) else None
-    tried = [prefix] if prefix is not None else [*([said] if said is not None else []), *range(_MOST_PREFIX_TOKENS + 1)]
+    tried = [prefix] if prefix is not None else [*([said] if said is not None else []), *_USUAL]
     for before in tried:
         sides = _sides(size[1] - before, proportion)
         if sides is not None:

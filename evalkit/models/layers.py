@@ -9,16 +9,17 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from evalkit.models import graph
+from evalkit.models.grid import Grid, find_grid, prefix_tokens
+from evalkit.models.outlets import placed
 
 
 @dataclass(frozen=True)
 class Layer:
-    """An output (N,K,h,w) that `model.layer` may name."""
+    """An output that `model.layer` may name, and how it is read as maps."""
 
     name: str
     channels: int
-    height: int
-    width: int
+    grid: Grid
     separates: str
     """Whether all data passes through it: "yes", "no", or "?" where torch.fx cannot trace the network."""
 
@@ -26,33 +27,39 @@ class Layer:
 def explainable(module: nn.Module, images: Tensor) -> Iterator[Layer]:
     """Yield every layer of a module that can be explained, in the order in which the data passes them.
 
-    `module` is in eval mode; only the size of the images (N,3,H,W) matters.
+    `module` is in eval mode; only the size of the images (N,C,H,W) matters.
     """
+    said = prefix_tokens(module)
+    for name, size, separates in _outputs(module, images):
+        grid = find_grid(size, images.shape, said) if size[0] == len(images) else None
+        if grid is not None:
+            yield Layer(name, size[1] if grid.layout == "maps" else size[-1], grid, separates)
+
+
+def _outputs(module: nn.Module, images: Tensor) -> Iterator[tuple[str, torch.Size, str]]:
+    """Yield names and shapes of outputs that have positions, and whether all data passes through each."""
     try:
         traced = graph.trace(module)
         graph.propagate(traced.root, traced.graph, images)
     except Exception:  # without a graph that runs, a hook on a module is used, so only modules can be explained
-        yield from (_layer(name, shape, "?") for name, shape in _hooked(module, images))
+        yield from ((name, shape, "?") for name, shape in _hooked(module, images))
         return
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     for name, node in sorted(traced.layers.items(), key=lambda entry: order[entry[1]]):
-        if len(graph.shape(node)) == 4:
-            yield _layer(name, graph.shape(node), "no" if graph.crossing(traced.graph, node) else "yes")
-
-
-def _layer(name: str, shape: torch.Size, separates: str) -> Layer:
-    _, channels, height, width = shape
-    return Layer(name, channels, height, width, separates)
+        if len(graph.shape(node)) in (3, 4):
+            yield name, graph.shape(node), "no" if graph.crossing(traced.graph, node) else "yes"
 
 
 def _hooked(module: nn.Module, images: Tensor) -> list[tuple[str, torch.Size]]:
-    """Return the modules that output maps, with their shapes, in the order in which they finish."""
+    """Return what modules put out that may have positions, with its shape, in the order in which they finish."""
     shapes: list[tuple[str, torch.Size]] = []
 
     def watch(name: str, part: nn.Module) -> RemovableHandle:
         def keep(_module: nn.Module, _inputs: Any, out: Any) -> None:
-            if isinstance(out, Tensor) and out.dim() == 4:
-                shapes.append((name, out.shape))
+            tensors = placed(out)
+            for place, tensor in tensors:
+                if tensor.dim() in (3, 4):
+                    shapes.append((name if len(tensors) == 1 else f"{name}:{place}", tensor.shape))
 
         return part.register_forward_hook(keep)
 

@@ -1,52 +1,69 @@
 """Proposal of the layer to explain where the config says `layer: auto`."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules import dropout, pooling
 
-from evalkit.errors import UserError, first_line
+from evalkit.errors import UserError
 from evalkit.models import graph
-from evalkit.models.copies import eval_copy, uncompiled
+from evalkit.models.copies import uncompiled
 from evalkit.models.graph import shape
-
-_PASSES_ON = (nn.Identity, dropout._DropoutNd)
-_POOLS = (pooling._MaxPoolNd, pooling._AvgPoolNd, pooling._LPPoolNd, pooling._AdaptiveAvgPoolNd, pooling._AdaptiveMaxPoolNd)
+from evalkit.models.influence import PASSES_ON, POOLS, last_influential
 
 
 class NoLayer(UserError):
     """No layer can be proposed."""
 
 
-def propose(module: nn.Module, images: Tensor) -> str:
-    """Return the name of the layer whose maps the classifier pools, flattens or reads.
+@dataclass(frozen=True)
+class Proposal:
+    """The name of a layer, and why it is proposed."""
+
+    layer: str
+    reason: str
+
+
+def propose(module: nn.Module, images: Tensor) -> Proposal:
+    """Propose the layer whose maps the classifier pools, flattens or reads.
 
     It is the last output (N,K,h,w) with h·w > 1, those of poolings and dropout excepted, through which all data passes and
     after which there are learned weights: in VGG16 `features.29`, 14x14, not the 7x7 pooling after it; in SqueezeNet a layer
-    before the class scores of each position. Of several names for one output, the outermost is returned.
+    before the class scores of each position. Of several names for one output, the outermost is returned. Where learned weights
+    read tokens or channels-last maps behind it, or the module cannot be traced, see `last_influential`.
 
     Args:
         module: The network in eval mode, on any device; on the meta device nothing is computed.
-        images: (N,3,H,W) on that device; only their size matters.
+        images: (N,C,H,W) on that device; only their size matters.
 
     Raises:
-        NoLayer: there is no such output, as in a transformer, whose head reads tokens, or the module cannot be traced.
+        NoLayer: there is no such output.
         Exception: whatever the module raises where it cannot process such images, or not on this device.
     """
-    name = type(uncompiled(module)).__name__
     try:
         traced = graph.trace(module)
+        graph.propagate(traced.root, traced.graph, images)
     except UserError:
         raise
-    except Exception as reason:  # torch.fx documents no closed set of errors
-        raise NoLayer(f"torch.fx cannot trace {name} ({first_line(reason)}), so no layer can be proposed: set model.layer=...") from reason
-    try:
-        graph.propagate(traced.root, traced.graph, images)
-    except Exception as reason:  # the fault may be the images' or the graph's; the module itself fails only in the first case
-        with torch.no_grad():
-            eval_copy(module)(images)
-        raise NoLayer(f"the graph of {name} that torch.fx traced does not run ({first_line(reason)}): set model.layer=...") from reason
+    except Exception:  # the fault may be the images', the device's or the graph's; the module itself fails only in the first two cases
+        traced = None
+    proposal = None if traced is None else _last_maps(traced, images)
+    if proposal is not None:
+        return proposal
+    if images.is_meta:
+        raise NotImplementedError("what influences the outputs is found with values only")
+    found = last_influential(module, images)
+    if found is None:
+        raise NoLayer(
+            f"{type(uncompiled(module)).__name__} has no layer whose positions influence its outputs and behind which there are learned "
+            "weights; to explain one of its layers, set model.layer=..."
+        )
+    return Proposal(found.layer, found.reason)
+
+
+def _last_maps(traced: graph.Traced, images: Tensor) -> Proposal | None:
+    """Return the last maps that the head reads; None where it reads tokens, or maps in another layout."""
     module, names = traced.root, _names(traced)
     for node in reversed(traced.graph.nodes):
         if node not in names or not _is_map(shape(node), images.shape) or _is_pooling(module, node) or _is_passed_on(module, node):
@@ -56,11 +73,10 @@ def propose(module: nn.Module, images: Tensor) -> str:
             continue
         if any(_mixes(module, later) and _is_sequence(shape(later), images.shape) for later in behind):
             break
-        return min((names[same] for same in _same(module, node) if same in names), key=lambda layer: layer.count("."))
-    raise NoLayer(
-        f"{name} has no convolutional maps (images, channels, height, width) in front of its head, but tokens or channels-last tensors, "
-        "as in a transformer; to explain one of its layers, set model.layer=..."
-    )
+        name = min((names[same] for same in _same(module, node) if same in names), key=lambda layer: layer.count("."))
+        height, width = shape(node)[2:]
+        return Proposal(name, f"the last maps ({height} x {width}) through which all data passes")
+    return None
 
 
 def _names(traced: graph.Traced) -> dict[fx.Node, str]:
@@ -99,13 +115,13 @@ def _is_sequence(size: torch.Size, images: torch.Size) -> bool:
 
 def _is_pooling(module: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return isinstance(module.get_submodule(str(node.target)), _POOLS)
+        return isinstance(module.get_submodule(str(node.target)), POOLS)
     return "pool" in _called(node)
 
 
 def _is_passed_on(module: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return isinstance(module.get_submodule(str(node.target)), _PASSES_ON)
+        return isinstance(module.get_submodule(str(node.target)), PASSES_ON)
     return "dropout" in _called(node) or _called(node) == "contiguous"
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from evalkit.errors import UserError, cause, did_you_mean, first_line
 from evalkit.models import graph as cutting
+from evalkit.models import outlets
 from evalkit.models.copies import eval_copy, uncompiled_name
 from evalkit.models.grid import Chosen, Grid, grid_of, prefix_tokens
 from evalkit.models.normalisation import check_normalisation
@@ -31,7 +32,8 @@ class SplitModel:
         module: Network from normalised images (N,3,H,W) to logits (N,C), in any mode; it is not changed. Its
             parameters are shared, so move it to its device and dtype first.
         layer: Dotted name of a submodule (`features.29`), of one call of a repeated one (`layer4.2.relu_2`, counted
-            from 0), or of a functional node (`relu`). Its output is read as activations A (N,K,h,w), see `evalkit.models.grid`.
+            from 0), of one of several tensors that it puts out (`blocks.10:1`), or of a functional node (`relu`). Its output is
+            read as activations A (N,K,h,w), see `evalkit.models.grid`.
         mean: Mean of the normalisation, per colour channel, for images in [0,1].
         std: Standard deviation of the normalisation, per colour channel, for images in [0,1].
         grid: How the output lies: "auto" reads it from the network and the shapes, "channels_last" is (N,h,w,K), and (h,w) the grid
@@ -305,20 +307,20 @@ class _HookCut:
     def __init__(self, module: nn.Module, layer: str, why: str) -> None:
         parts = dict(module.named_modules())
         self.layers = [name for name in parts if name]
-        if layer not in self.layers:
+        name, _, place = layer.partition(":")
+        if name not in self.layers or not (place.isdecimal() or place == layer[len(name) :] == ""):
             known = did_you_mean(layer, self.layers)
             raise UserError(
                 f"layer '{layer}' is no module of {type(module).__name__}, and only modules can be explained, since {why}{known}"
             )
-        self.module, self.target = module, parts[layer]
+        self.module, self.layer, self.target = module, layer, parts[name]
+        self.place = int(place) if place else None
 
     def trunk(self, normalised: Tensor) -> tuple[Tensor, Context]:
         seen: list[Tensor] = []
 
         def keep(_module: nn.Module, _args: object, out: object) -> None:
-            if not isinstance(out, Tensor):
-                raise UserError(f"the layer puts out {type(out).__name__}, not one tensor; choose a layer that does")
-            seen.append(out.clone())
+            seen.append(outlets.chosen(out, self.place, self.layer)[1].clone())
 
         handle = self.target.register_forward_hook(keep)
         try:
@@ -336,7 +338,10 @@ class _HookCut:
         return seen[0], (normalised,)
 
     def head(self, activations: Tensor, context: Context) -> Tensor:
-        handle = self.target.register_forward_hook(lambda _module, _args, _out: activations)
+        def replace(_module: nn.Module, _args: object, out: object) -> object:
+            return outlets.replaced(out, outlets.chosen(out, self.place, self.layer)[0], activations)
+
+        handle = self.target.register_forward_hook(replace)
         try:
             return self.module(*context)
         finally:

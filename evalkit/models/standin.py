@@ -7,28 +7,33 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from evalkit.models import outlets
 from evalkit.models.rectifiers import own_rectifiers, traced_or_refused
 from evalkit.models.split import SplitModel
 
 
 @contextmanager
 def stand_in(net: SplitModel, *, rectifiers: bool = False) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Yield a model that computes what `net.module` does, and the module in it whose output is the target layer's.
+    """Yield a model that computes what `net.module` does, and the module in it whose output is the target layer's, as maps (N,K,h,w).
 
     It shares only the values of the weights and buffers: gradients, hooks and replaced modules stay in the copy, and
     gradients and hooks are removed at the end. What follows the layer reads a clone of its output, so that no in-place
     operation changes what a hook has stored. A layer that is no module (a functional ReLU, one call of a repeated
     module) becomes an identity in the traced graph; so does any layer with `rectifiers`, which makes every ReLU a
-    separate module.
+    separate module. Tokens and channels-last outputs pass an identity as maps, so that a library needs no transformation for them.
 
     Raises UserError where the graph is needed and torch.fx cannot trace the network.
     """
-    module = _copy(net.module)
-    layer = dict(module.named_modules()).get(net.layer)
+    module, (name, _, place) = _copy(net.module), net.layer.partition(":")
+    layer = dict(module.named_modules()).get(name)
     if layer is None or rectifiers:
         module, layer = _in_graph(module, net, rectifiers)
+    elif net.grid.layout == "maps" and not place:
+        _replace(module, layer, _ThenClone(layer))
     else:
-        _guard(module, layer)
+        as_maps = _AsMaps(layer, int(place) if place else None, net)
+        _replace(module, layer, as_maps)
+        layer = as_maps.maps
     try:
         yield module, layer
     finally:  # libraries and models refer to each other: without this, their tensors would stay in memory
@@ -49,6 +54,40 @@ class _ThenClone(nn.Module):
         return self.layer(*args, **kwargs).clone()
 
 
+class _AsMaps(nn.Module):
+    """A layer whose output passes the module `maps` as maps."""
+
+    def __init__(self, layer: nn.Module, place: int | None, net: SplitModel) -> None:
+        super().__init__()
+        self.layer, self.maps = layer, nn.Identity()
+        self.place, self.name, self.grid = place, net.layer, net.grid
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        out = self.layer(*args, **kwargs)
+        place, output = outlets.chosen(out, self.place, self.name)
+        maps, prefix = self.grid.split(output)
+        return outlets.replaced(out, place, self.grid.join(self.maps(maps.contiguous()).clone(), prefix))
+
+
+class _ToMaps(nn.Module):
+    """The maps in a layer's output."""
+
+    def __init__(self, net: SplitModel) -> None:
+        super().__init__()
+        self.grid = net.grid
+
+    def forward(self, output: Tensor) -> Tensor:
+        return self.grid.split(output)[0].contiguous()
+
+
+class _FromMaps(_ToMaps):
+    """A layer's output with other maps."""
+
+    def forward(self, output: Tensor, maps: Tensor) -> Tensor:  # type: ignore[override]
+        joined: Tensor = self.grid.join(maps, self.grid.split(output)[1])
+        return joined
+
+
 def _copy(module: nn.Module) -> nn.Module:
     """Copy all module objects, with new parameters in the storage of the old ones; buffers and other tensors are shared."""
     memo: dict[int, object] = {}
@@ -59,11 +98,11 @@ def _copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
-def _guard(module: nn.Module, layer: nn.Module) -> None:
+def _replace(module: nn.Module, layer: nn.Module, other: nn.Module) -> None:
     for part in list(module.modules()):
         for name, child in part._modules.items():
-            if child is layer:
-                part._modules[name] = _ThenClone(layer)
+            if child is layer and part is not other:
+                part._modules[name] = other
 
 
 def _in_graph(module: nn.Module, net: SplitModel, rectifiers: bool) -> tuple[nn.Module, nn.Module]:
@@ -72,11 +111,18 @@ def _in_graph(module: nn.Module, net: SplitModel, rectifiers: bool) -> tuple[nn.
     # A bit-exact identity; captum's LRP has a rule for it, but none for nn.Identity.
     network, layer = fx.GraphModule(traced.root, traced.graph), nn.AvgPool2d(1)
     network.add_submodule("target_layer", layer)
+    network.add_submodule("to_maps", _ToMaps(net))
+    network.add_submodule("from_maps", _FromMaps(net))
+    own: list[fx.Node] = []
     with network.graph.inserting_after(node):
-        target = network.graph.call_module("target_layer", (node,))
-    with network.graph.inserting_after(target):
-        clone = network.graph.call_method("clone", (target,))
-    node.replace_all_uses_with(clone, delete_user_cb=lambda user: user is not target)
+        own.append(network.graph.call_module("to_maps", (node,)) if net.grid.layout != "maps" else node)
+    with network.graph.inserting_after(own[0]):
+        own.append(network.graph.call_module("target_layer", (own[0],)))
+    with network.graph.inserting_after(own[1]):
+        own.append(network.graph.call_method("clone", (own[1],)))
+    with network.graph.inserting_after(own[2]):
+        own.append(network.graph.call_module("from_maps", (node, own[2])) if net.grid.layout != "maps" else own[2])
+    node.replace_all_uses_with(own[3], delete_user_cb=lambda user: user not in own)
     if rectifiers:
         own_rectifiers(network)
     network.recompile()

@@ -13,7 +13,7 @@ from evalkit.executed import UserModule, executed_modules
 from evalkit.imports import arguments_refused, failure, find
 from evalkit.models.copies import eval_copy, uncompiled
 from evalkit.models.outputs import check_meaning
-from evalkit.models.proposal import NoLayer, propose
+from evalkit.models.proposal import NoLayer, Proposal, propose
 from evalkit.models.settings import ModelConfig
 from evalkit.models.split import SplitModel
 from evalkit.models.weights import fill, hash_weights, origin, require_values
@@ -61,15 +61,13 @@ def build(config: ModelConfig) -> tuple[nn.Module, str]:
     return module, config.weights or origin(module, _construct(config, config.seed + 1), config)
 
 
-def proposed_layer(config: ModelConfig) -> str:
-    """Return the layer for `layer: auto` (see `propose`); it does not depend on weights. Raises UserError where there is none."""
+def proposed_layer(config: ModelConfig) -> Proposal:
+    """Propose the layer for `layer: auto` (see `propose`); it does not depend on weights. Raises UserError where there is none."""
     size = input_size(config)
     try:
         with torch.device("meta"):  # nothing is computed there, so a constructor that reads its own values fails
             module = _construct(config, config.seed)
         return propose(module, torch.empty(2, 3, *size, device="meta"))  # two, since a graph may hold the batch size
-    except NoLayer:
-        raise
     except Exception:  # raised again below unless only the meta device is its cause
         pass
     module = _construct(config, config.seed)

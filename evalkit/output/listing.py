@@ -52,7 +52,7 @@ def layers(title: str, caption: str, found: Iterable["Layer"], chosen: str, abou
     table = Table("layer", "channels", "height x width", "separates", "", title=title, caption=escape(caption) or None)
     for layer in found:
         mark = about if layer.name == chosen else ""
-        cells = (layer.name, str(layer.channels), f"{layer.height} x {layer.width}", layer.separates, mark)
+        cells = (layer.name, str(layer.channels), str(layer.grid), layer.separates, mark)
         table.add_row(*map(escape, cells), style="bold" if mark else None)
     return table
 

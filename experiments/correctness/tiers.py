@@ -44,7 +44,7 @@ def config(name: str) -> ModelConfig:
 def measure(name: str, size: int, count: int, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """Return layer, tier and largest relative error of one network over `count` random channels of one random image."""
     settings = config(name)
-    layer = zoo.proposed_layer(settings)
+    layer = zoo.proposed_layer(settings).layer
     torch.manual_seed(0)
     module = zoo.find(settings.factory, "model.factory")(**settings.args).eval()
     randomise_norms(module)

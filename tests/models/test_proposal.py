@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builders import TinyFC, Untraceable
+from builders import TinyFC, TinyGAP, Untraceable
 from torch import Tensor, nn
 
 from evalkit.config.choices import choices
@@ -65,25 +65,85 @@ LINEAR = nn.Linear(6, 4)
     ],
 )  # fmt: skip
 def test_the_layer_is_what_the_head_reads(tail, layer):
-    assert propose(Tail(tail).eval(), torch.rand(2, 3, 8, 8)) == layer
-    assert propose(Tail(tail).eval(), torch.rand(1, 3, 9, 12)) == layer or "24" in str(tail)
+    assert propose(Tail(tail).eval(), torch.rand(2, 3, 8, 8)).layer == layer
+    assert propose(Tail(tail).eval(), torch.rand(1, 3, 9, 12)).layer == layer or "24" in str(tail)
+
+
+class Mixed(nn.Module):
+    """Tokens, or channels last, through a residual block `mix` and a head that reads them."""
+
+    def __init__(self, order, pool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
+        self.mix, self.fc, self.order, self.pool = nn.Sequential(nn.Linear(6, 6), nn.GELU()), nn.Linear(6, 4), order, pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.pool(self.mix(self.order(self.body(x)))))
 
 
 @pytest.mark.parametrize(
-    "tail",
+    ("order", "pool"),
     [
-        Calls(lambda x, mix, fc: fc(mix(x.flatten(2).transpose(1, 2)).mean(1)), nn.Linear(6, 6), LINEAR),  # tokens
-        Calls(lambda x, mix, fc: fc(mix(x.permute(0, 2, 3, 1)).mean((1, 2))), nn.Linear(6, 6), LINEAR),  # channels last
+        (lambda x: x.flatten(2).transpose(1, 2), lambda x: x.mean(1)),
+        (lambda x: x.permute(0, 2, 3, 1), lambda x: x.mean((1, 2))),
     ],
 )
-def test_a_head_that_mixes_positions_reads_no_maps(tail):
-    with pytest.raises(NoLayer, match="no convolutional maps"):
-        propose(Tail(tail).eval(), torch.rand(2, 3, 8, 8))
+def test_a_head_that_reads_tokens_or_channels_last_is_explained_there(order, pool):
+    proposal = propose(Mixed(order, pool).eval(), torch.rand(2, 3, 8, 8))
+    assert proposal.layer == "mix" and "8 x 8" in proposal.reason
 
 
-def test_nothing_is_proposed_for_what_cannot_be_traced_or_run():
-    with pytest.raises(NoLayer, match="cannot trace Untraceable"):
-        propose(Untraceable().eval(), torch.rand(2, 3, 8, 8))
+class ClassToken(nn.Module):
+    """Two attention blocks over patches and class tokens, of which the head reads the first `prefix` ones."""
+
+    def __init__(self, prefix: int = 1, tokens: int = 2, traced: bool = True) -> None:
+        super().__init__()
+        self.embed, self.cls_token = nn.Conv2d(3, 8, 4, stride=4), nn.Parameter(torch.zeros(1, tokens, 8))
+        self.blocks = nn.Sequential(*(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(3)))
+        self.norm, self.head, self.prefix, self.traced = nn.LayerNorm(8), nn.Linear(8, 4), prefix, traced
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x if self.traced or float(x.sum()) < 1e9 else -x).flatten(2).transpose(1, 2)
+        x = self.blocks(torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1))
+        return self.head(self.norm(x)[:, : self.prefix].mean(1) if self.prefix else self.norm(x).mean(1))
+
+
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize(("prefix", "layer"), [(1, "blocks.1"), (2, "blocks.1"), (0, "norm")])
+def test_the_last_layer_whose_positions_are_read(prefix, layer, traced):
+    """Also where the head's weights are zero, as when training begins."""
+    proposal = propose(ClassToken(prefix, traced=traced).eval(), torch.rand(2, 3, 24, 32))
+    assert proposal.layer == layer and "6 x 8 tokens behind 2 prefix tokens" in proposal.reason
+    assert ("only the prefix tokens are read" in proposal.reason) == (prefix > 0)
+
+
+class States(nn.Module):
+    """Sixteen states that read the whole image: as many as a 4 x 4 grid, and none of them lies anywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.collect, self.last = nn.Conv2d(3, 8, 2, stride=2), nn.Linear(64, 16), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.collect(self.embed(x).relu().flatten(2)).transpose(1, 2)
+        return self.head(self.last(x).mean(1))
+
+
+def test_states_that_lie_nowhere_are_no_grid():
+    torch.manual_seed(0)
+    assert propose(States().eval(), torch.rand(2, 3, 16, 16)).layer == "embed"
+
+
+def test_an_untraceable_network_is_explained_where_the_same_traced_one_is():
+    assert propose(Untraceable().eval(), torch.rand(2, 3, 8, 8)).layer == "features.2"
+    assert propose(TinyGAP().eval(), torch.rand(2, 3, 8, 8)).layer == "features.2"
+
+
+def test_nothing_is_proposed_for_what_cannot_be_run_or_has_no_positions():
+    with pytest.raises(NoLayer, match="no layer whose positions influence its outputs"):
+        propose(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 4)), torch.rand(2, 3, 8, 8))
     with pytest.raises(UserError, match="cannot process a 20x20 image"):
         compose_jobs(["model=custom", "model.factory=builders.TinyFC", "model.layer=auto", "model.resize=[20,20]"])
 

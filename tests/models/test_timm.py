@@ -25,7 +25,7 @@ pytest.importorskip("timm")
 )  # fmt: skip
 def test_drops_are_exact(name, layer, tier):
     settings = config(f"timm/{name}")
-    proposed = zoo.proposed_layer(settings)
+    proposed = zoo.proposed_layer(settings).layer
     module = zoo.find(settings.factory, "model.factory")(**settings.args).eval()
     randomise_norms(module)
     found = measure_module(module, proposed, 96, 3)

@@ -1,0 +1,234 @@
+"""The last layer of a network whose positions influence its outputs, found by forward passes with hooks.
+
+Where only a class token is read, the positions of the last layers influence nothing: the last attention block mixes them into the
+class token and then puts out positions that nobody reads. In a ViT the layer is therefore the input of that block, which is where
+CAM methods are applied to transformers (pytorch-grad-cam's documentation names the last block's first LayerNorm).
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import dropout, pooling
+
+from evalkit.models.copies import eval_copy
+from evalkit.models.grid import Grid, find_grid, prefix_tokens
+from evalkit.models.outlets import placed, replaced
+
+PASSES_ON = (nn.Identity, dropout._DropoutNd)
+POOLS = (pooling._MaxPoolNd, pooling._AvgPoolNd, pooling._LPPoolNd, pooling._AdaptiveAvgPoolNd, pooling._AdaptiveMaxPoolNd)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A layer, how its output lies, and why it is the one."""
+
+    layer: str
+    grid: Grid
+    reason: str
+
+
+_LARGE_SHARE = 0.5
+"""The part of the scores' difference that a layer through which not all data passes must carry to be chosen."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A tensor that one call of a module put out; `version` counts the in-place operations on it until then."""
+
+    name: str
+    part: nn.Module
+    place: int | None
+    """The tensor's place in the module's output where that is a tuple or a list."""
+    output: Tensor
+    version: int
+    weights_follow: bool
+
+
+def last_influential(module: nn.Module, images: Tensor) -> Found | None:
+    """Return the last layer whose positions influence the outputs and through which all, or most, data passes; None if there is none.
+
+    As in `propose`, poolings and dropout are left out, and learned weights must follow. How much passes a layer is measured by
+    exchanging its outputs for the two images: if all data passes, their logits are exchanged. In a network of several branches, a
+    module with parts that carries half of the difference counts. Tokens that do not lie in the image, such as the states of a state
+    space model, are recognised by changing a quarter of the image: its positions must change most. The result does not depend on the
+    values of trained weights: where all values of a parameter are the same, as in heads that begin with zeros, random ones are used.
+
+    Args:
+        module: The network in any mode; it is not changed.
+        images: (N,C,H,W) on its device; only their size matters.
+
+    Raises:
+        Exception: whatever the module raises where it cannot process such images.
+    """
+    network, images = _with_random_constants(module), _pictures(images)
+    calls, total = _recorded(network, images.clone().requires_grad_())
+    if not total.requires_grad:
+        return None
+    said, by_tensor = prefix_tokens(module), _by_tensor(calls)
+    grids = {call: grid for call in by_tensor if (grid := _grid(call.output, images, said)) is not None}
+    grids = {call: grids[call] for call in _local(network, grids, images)}
+    if not grids:
+        return None
+    gradients = torch.autograd.grad(total, [call.output for call in grids], allow_unused=True)
+    read = {call: g is not None and _any(grids[call], g) for call, g in zip(grids, gradients, strict=True)}
+    influential = [call for call in grids if read[call]]
+    shares: dict[_Call, float] = {}
+    plain = _flat(network, images)
+    for call in influential:
+        shares[call] = _share(network, call, images, plain)
+        if shares[call] > 0.999 or (shares[call] >= _LARGE_SHARE and any(call.part.children())):
+            break
+    if not shares:
+        return None
+    chosen = max(shares, key=lambda call: shares[call])
+    grid = grids[chosen]
+    reason = f"the last layer whose positions ({grid}) influence the scores"
+    if not all(read.values()) and grid.prefix:
+        reason += f"; behind it only the {'prefix token is' if grid.prefix == 1 else 'prefix tokens are'} read"
+    if shares[chosen] <= 0.999:
+        reason += "; part of the data passes beside it"
+    return Found(chosen.name, grid, reason)
+
+
+def _pictures(images: Tensor) -> Tensor:
+    """Return two images with different large areas, as photographs have; of pure noise deep layers see nothing but the mean."""
+    generator = torch.Generator().manual_seed(0)
+    areas, noise = (torch.rand(2, images.shape[1], *size, generator=generator) for size in ((4, 4), images.shape[2:]))
+    return (0.8 * torch.nn.functional.interpolate(areas, size=images.shape[2:], mode="bilinear") + 0.2 * noise).to(images)
+
+
+def _with_random_constants(module: nn.Module) -> nn.Module:
+    """Copy a network in eval mode, with random values for parameters whose values are all the same."""
+    network = copy.deepcopy(eval_copy(module))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+        if parameter.is_floating_point() and parameter.numel() and bool((parameter == parameter.flatten()[0]).all()):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter))
+    return network
+
+
+@torch.enable_grad()
+def _recorded(network: nn.Module, images: Tensor) -> tuple[list[_Call], Tensor]:
+    """Run a network, and return what modules called once put out, in the order in which they end, and a random sum of its outputs."""
+    ended: list[tuple[str, nn.Module, list[tuple[int | None, Tensor, int]], int]] = []
+    started: list[int] = []
+    """How many calls had ended when a module with weights of two axes or more began."""
+
+    def begin(part: nn.Module, _args: object) -> None:
+        if any(parameter.dim() > 1 for parameter in part.parameters(recurse=False)):
+            started.append(len(ended))
+
+    def end(part: nn.Module, _args: object, out: object) -> None:
+        tensors = [(place, tensor, tensor._version) for place, tensor in placed(out)]
+        ended.append((names[part], part, tensors, len(ended)))
+
+    names = {part: name for name, part in network.named_modules()}
+    handles = [part.register_forward_pre_hook(begin) for part in names] + [part.register_forward_hook(end) for part in names]
+    try:
+        outputs = network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    times = Counter(name for name, *_ in ended)
+    calls = [
+        _Call(name if len(tensors) == 1 else f"{name}:{place}", part, place, out, version, bool(started) and started[-1] > number)
+        for name, part, tensors, number in ended
+        if name and times[name] == 1
+        for place, out, version in tensors
+    ]
+    return calls, _sum(outputs)
+
+
+def _by_tensor(calls: list[_Call]) -> list[_Call]:
+    """Return one call for each tensor, the last first: the outermost of those that put out its final values."""
+    groups: dict[int, list[_Call]] = {}
+    for call in reversed(calls):
+        groups.setdefault(id(call.output), []).append(call)
+    chosen = []
+    for group in groups.values():
+        final = [call for call in group if call.version == group[0].version]
+        if any(isinstance(call.part, POOLS) for call in final) or all(isinstance(call.part, PASSES_ON) for call in group):
+            continue
+        if group[0].weights_follow:
+            chosen.append(min(final, key=lambda call: call.name.count(".")))
+    return chosen
+
+
+def _grid(output: Tensor, images: Tensor, said: int | None) -> Grid | None:
+    """Return the grid of an output with several positions; None for others, and for the weights of an attention."""
+    if not output.requires_grad or not output.dim() or len(output) != len(images):
+        return None
+    grid = find_grid(output.shape, images.shape, said)
+    if grid is None or grid.height * grid.width < 2:
+        return None
+    return grid if abs(grid.height - grid.width * images.shape[2] / images.shape[3]) <= 1 else None
+
+
+@torch.no_grad()
+def _local(network: nn.Module, grids: Mapping[_Call, Grid], images: Tensor) -> list[_Call]:
+    """Return the calls whose positions in the upper right quarter change most where the image is changed in that quarter."""
+    height, width = (side // 2 for side in images.shape[2:])
+    changed = images.clone()
+    changed[:, :, :height, -width:] = images[:, :, -height:, :width]
+    outputs = {(call.name, call.version): call.output for call in _recorded(network, changed)[0]}
+    found = []
+    for call, grid in grids.items():
+        other = outputs.get((call.name, call.version))
+        if other is not None and other.shape == call.output.shape:
+            change = grid.split(other - call.output)[0].abs().mean((0, 1))
+            inside = torch.zeros_like(change, dtype=torch.bool)
+            inside[: (grid.height + 1) // 2, grid.width // 2 :] = True
+            if bool(change[inside].mean() > change[~inside].mean()):
+                found.append(call)
+    return found
+
+
+def _any(grid: Grid, gradient: Tensor) -> bool:
+    return bool((grid.split(gradient)[0] != 0).any())
+
+
+def _share(network: nn.Module, call: _Call, images: Tensor, plain: Tensor) -> float:
+    """Return how much of the difference of two images' outputs, `plain`, comes with a layer's output; 0 where they do not differ."""
+    handle = call.part.register_forward_hook(lambda _part, _args, out: replaced(out, call.place, _element(out, call.place).flip(0)))
+    try:
+        exchanged = _flat(network, images)
+    finally:
+        handle.remove()
+    difference = plain.flip(0) - plain
+    return float(1 - (plain.flip(0) - exchanged).norm() / difference.norm()) if bool(difference.any()) else 0.0
+
+
+def _element(out: Any, place: int | None) -> Tensor:
+    tensor: Tensor = out if place is None else out[place]
+    return tensor
+
+
+@torch.no_grad()
+def _flat(network: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([out.flatten(1).double() for out in _tensors(network(images)) if out.dim() and len(out) == len(images)], 1)
+
+
+def _sum(outputs: Any) -> Tensor:
+    """Return a sum, with random weights, of all numbers in whatever a network returns."""
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(())
+    for tensor in _tensors(outputs):
+        total = total.to(tensor.device) + (tensor * torch.randn(tensor.shape, generator=generator).to(tensor)).sum()
+    return total
+
+
+def _tensors(outputs: Any) -> Iterator[Tensor]:
+    if isinstance(outputs, Tensor):
+        yield from [outputs] if outputs.is_floating_point() else []
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from _tensors(value)
+    elif isinstance(outputs, list | tuple):
+        for value in outputs:
+            yield from _tensors(value)

@@ -1,0 +1,36 @@
+"""Outputs of modules that return several tensors: each may be a layer, named by its place, as in `blocks.10:1`."""
+
+from typing import Any
+
+from torch import Tensor
+
+from evalkit.errors import UserError
+
+
+def placed(out: Any, kind: type = Tensor) -> list[tuple[int | None, Any]]:
+    """Return the tensors (or other values of a `kind`) in a module's output with their places; None for the output itself."""
+    if isinstance(out, kind):
+        return [(None, out)]
+    return [(place, value) for place, value in enumerate(out) if isinstance(value, kind)] if isinstance(out, tuple | list) else []
+
+
+def chosen(out: Any, place: int | None, layer: str) -> tuple[int | None, Tensor]:
+    """Return the tensor at a place, without one the only one. Raises UserError where there is none, or more than one."""
+    found = placed(out)
+    fitting = [one for one in found if place in (None, one[0])]
+    if len(fitting) == 1:
+        return fitting[0]
+    name = layer.partition(":")[0]
+    if not found:
+        raise UserError(f"layer '{layer}' puts out {type(out).__name__}, which holds no tensor; choose a layer that puts out one")
+    names = [name if one is None else f"{name}:{one}" for one, _ in found]
+    raise UserError(f"layer '{layer}' puts out {len(found)} tensors: name one of them, as in {names[-1]}")
+
+
+def replaced(out: Any, place: int | None, value: Tensor) -> Any:
+    """Return a module's output with another tensor at a place."""
+    if place is None:
+        return value
+    values = [*out]
+    values[place] = value
+    return type(out)(*values) if hasattr(out, "_fields") else type(out)(values)
