@@ -59,7 +59,6 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
     from evalkit.models.copies import eval_copy
     from evalkit.models.layers import explainable
     from evalkit.models.proposal import NoLayer
-    from evalkit.models.split import SplitModel
     from evalkit.output import listing
     from evalkit.probe import Probe
 
@@ -68,7 +67,8 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
     overrides = [f"model={model}", *overrides, "model.weights=null", "data=digits"]
     caption = about = ""
     try:
-        config = compose_jobs(overrides, conf=conf)[0].config.model
+        job = compose_jobs(overrides, conf=conf)[0]
+        config, caption = job.config.model, job.proposal
     except NoLayer as reason:
         config, caption = compose_jobs([*overrides, "model.layer=''"], conf=conf)[0].config.model, str(reason)
     module, size = eval_copy(zoo.build(config)[0]), zoo.input_size(config)
@@ -76,7 +76,7 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
     try:
         found = list(explainable(module, images))
         if config.layer:
-            tier = Probe(SplitModel(module, config.layer, mean=config.mean, std=config.std), images).tier
+            tier = Probe(zoo.cut(module, config, config.layer), images).tier
             about = f"Ablation-CAM there: tier {tier.number}, {tier.reason}"
     except UserError:
         raise

@@ -93,18 +93,19 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[
         given["model"] |= {"expected_top1": None, "expected_top1_source": None}
     config, content = validated(given)
     _check_size(config.model, overrides)
+    remark = ""
     if config.model.layer == "auto":
         from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which is not needed for a named layer
 
         proposal = zoo.proposed_layer(config.model)
-        log.info("model.layer=%s: %s", proposal.layer, proposal.reason)
+        remark = f"model.layer={proposal.layer}: {proposal.reason}"
         content["model"]["layer"] = proposal.layer
         config = config.model_copy(update={"model": config.model.model_copy(update={"layer": content["model"]["layer"]})})
     if folder:
         name = ",".join(swept_name(one, RunConfig) for one in folder).replace("/", "_")
         config = config.model_copy(update={"out": config.out / name})
         content["out"] = str(config.out)
-    return Job(config, OmegaConf.to_yaml(OmegaConf.create(content)))
+    return Job(config, OmegaConf.to_yaml(OmegaConf.create(content)), remark)
 
 
 def validated(given: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:

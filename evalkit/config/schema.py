@@ -155,3 +155,5 @@ class Job:
 
     config: RunConfig
     yaml: str
+    proposal: str = ""
+    """Which layer was proposed, and why; empty where the configuration names it."""

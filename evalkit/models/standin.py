@@ -111,17 +111,19 @@ def _in_graph(module: nn.Module, net: SplitModel, rectifiers: bool) -> tuple[nn.
     # A bit-exact identity; captum's LRP has a rule for it, but none for nn.Identity.
     network, layer = fx.GraphModule(traced.root, traced.graph), nn.AvgPool2d(1)
     network.add_submodule("target_layer", layer)
-    network.add_submodule("to_maps", _ToMaps(net))
-    network.add_submodule("from_maps", _FromMaps(net))
+    maps = net.grid.layout == "maps"
+    if not maps:
+        network.add_submodule("to_maps", _ToMaps(net))
+        network.add_submodule("from_maps", _FromMaps(net))
     own: list[fx.Node] = []
     with network.graph.inserting_after(node):
-        own.append(network.graph.call_module("to_maps", (node,)) if net.grid.layout != "maps" else node)
+        own.append(node if maps else network.graph.call_module("to_maps", (node,)))
     with network.graph.inserting_after(own[0]):
         own.append(network.graph.call_module("target_layer", (own[0],)))
     with network.graph.inserting_after(own[1]):
         own.append(network.graph.call_method("clone", (own[1],)))
     with network.graph.inserting_after(own[2]):
-        own.append(network.graph.call_module("from_maps", (node, own[2])) if net.grid.layout != "maps" else own[2])
+        own.append(own[2] if maps else network.graph.call_module("from_maps", (node, own[2])))
     node.replace_all_uses_with(own[3], delete_user_cb=lambda user: user not in own)
     if rectifiers:
         own_rectifiers(network)

@@ -45,11 +45,16 @@ def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None
     with executed_modules() as executed:
         module, weights = build(config)
     module.to(device)
-    net = SplitModel(module, config.layer, mean=config.mean, std=config.std, grid=config.grid, prefix=config.prefix_tokens)
+    net = cut(module, config, config.layer)
     outputs = _check(net, config, size or input_size(config), device)
     preprocess = Preprocess(config.resize, config.crop, config.interpolation)
     classes = load_classes(config.classes, outputs, config.class_map)
     return LoadedModel(module, net, preprocess, classes, weights, hash_weights(module.state_dict()), executed)
+
+
+def cut(module: nn.Module, config: ModelConfig, layer: str) -> SplitModel:
+    """Return the module cut at one layer, with the settings of its config. Raises UserError as `SplitModel` does."""
+    return SplitModel(module, layer, mean=config.mean, std=config.std, grid=config.grid, prefix=config.prefix_tokens)
 
 
 def build(config: ModelConfig) -> tuple[nn.Module, str]:

@@ -55,14 +55,15 @@ def test_any_network_of_torchvision_has_its_proposed_layer_marked():
 def test_layers_of_what_torch_fx_cannot_trace_are_its_modules():
     table = layers("custom", ["model.factory=builders.Untraceable", "model.resize=[16,16]"], None)
     rows = list(zip(*(column.cells for column in table.columns), strict=True))
-    assert [row[:4] for row in rows][-1] == ("features", "8", "8 x 8", "?") and marked(table) == []
-    assert "cannot trace Untraceable" in table.caption
+    assert [row[:4] for row in rows][-1] == ("features", "8", "8 x 8", "?") and marked(table) == ["features.2"]
     assert marked(layers("custom", ["model.factory=builders.Untraceable", "model.resize=[16,16]", "model.layer=features"], None))
 
 
-def test_a_transformer_is_listed_with_the_reason_why_nothing_is_proposed():
+def test_a_transformer_is_listed_with_the_reason_why_its_layer_is_proposed():
     table = layers("vit_b_32", [], None)
-    assert list(table.columns[0].cells) == ["conv_proj"] and "no convolutional maps" in table.caption
+    assert marked(table) == ["encoder.layers.encoder_layer_10"] and "only the prefix token is read" in table.caption
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert ("encoder.ln", "768", "7 x 7 tokens behind 1 prefix token", "yes", "") in rows
 
 
 def test_a_folder_of_yaml_files_that_is_not_there(tmp_path):
