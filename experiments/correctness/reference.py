@@ -77,24 +77,49 @@ def in_float64(net: SplitModel) -> SplitModel:
     return SplitModel(copy.deepcopy(net.module).double(), net.layer, mean=net.mean.flatten().tolist(), std=net.std.flatten().tolist())
 
 
-def brute_force_drops(module: nn.Module, layer: str, normalised: Tensor, targets: Tensor, channels: Sequence[int]) -> Tensor:
-    """Return y - y^k (N,len(channels)): one pass of the whole network for every channel, which a hook sets to zero."""
+def randomise_constants(module: nn.Module) -> None:
+    """Change parameters whose values are all the same, such as heads of zeros and norms of ones, which would hide errors."""
+    for parameter in module.parameters():
+        if parameter.numel() and bool((parameter == parameter.flatten()[0]).all()):
+            parameter.data += 0.2 * torch.randn_like(parameter)
+
+
+def brute_force_drops(
+    module: nn.Module, layer: str, normalised: Tensor, targets: Tensor, channels: Sequence[int], prefix: int = 0, last: bool = False
+) -> Tensor:
+    """Return y - y^k (N,len(channels)): one pass of the whole network for every channel, which a hook sets to zero.
+
+    `layer` may name one of several outputs, as in `blocks.10:1`. An output with three axes is tokens (N,T,K), of which the first
+    `prefix` keep their values; `last` says that one with four axes is channels last.
+    """
+    name, _, place = layer.partition(":")
 
     def scores() -> Tensor:
         with torch.no_grad():
             return module(normalised).gather(1, targets[:, None])[:, 0]
 
-    def ablate(channel: int) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
-            out = out.clone()
+    def zeroed(out: Tensor, channel: int) -> Tensor:
+        out = out.clone()
+        if out.dim() == 3:
+            out[:, prefix:, channel] = 0
+        elif last:
+            out[..., channel] = 0
+        else:
             out[:, channel] = 0
-            return out
+        return out
+
+    def ablate(channel: int) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, out: Any) -> Any:
+            if not isinstance(out, tuple | list):
+                return zeroed(out, channel)
+            at = int(place) if place else next(i for i, value in enumerate(out) if isinstance(value, Tensor))
+            return type(out)(zeroed(value, channel) if i == at else value for i, value in enumerate(out))
 
         return hook
 
     full, drops = scores(), []
     for channel in channels:
-        handle = module.get_submodule(layer).register_forward_hook(ablate(channel))
+        handle = module.get_submodule(name).register_forward_hook(ablate(channel))
         drops.append(full - scores())
         handle.remove()
     return torch.stack(drops, dim=1)

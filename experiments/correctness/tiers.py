@@ -5,8 +5,7 @@
 Every network of torchvision.models that classifies images, at the layer that evalkit proposes for it, with random
 weights and random BatchNorm (see reference.py), on a small image: the tier depends on the graph, not on the image size.
 `error` is the largest difference over the sampled channels between the exact drops and a forward pass of the whole
-network per channel, divided by the largest drop. A network without maps before its head, such as a vision transformer,
-has the reason instead.
+network per channel, divided by the largest drop. families.py is the same for timm.
 """
 
 import gc
@@ -16,7 +15,7 @@ from typing import Annotated, Any
 import pandas as pd
 import torch
 import typer
-from reference import MEAN, STD, brute_force_drops, randomise_norms
+from reference import MEAN, STD, brute_force_drops, randomise_constants, randomise_norms
 
 from evalkit import Probe, SplitModel
 from evalkit.cli.script import run_script
@@ -27,11 +26,11 @@ from evalkit.models.settings import ModelConfig
 HOOKED = {"relu": "features"}
 """The layer to hook instead: DenseNet's layer is a function, which takes no hook. Zero before that ReLU is zero after it."""
 
-SIZES = {"maxvit_t": 224, "inception_v3": 128}
-"""Sides of networks that need a larger image: the first has one fixed size, maps of the second have one position below that."""
+SIZES = {"maxvit_t": 224, "inception_v3": 128, "vit_b_16": 224, "vit_b_32": 224, "vit_l_16": 224, "vit_l_32": 224, "vit_h_14": 518}
+"""Sides of networks that need a larger image: transformers have one fixed size, maps of Inception have one position below that."""
 
-HUGE = ("regnet_y_128gf",)
-"""Networks that the tests measure only where EVALKIT_TEST_HUGE is set: 645 million parameters, 2.6 GB."""
+HUGE = ("regnet_y_128gf", "vit_b_16", "vit_h_14", "vit_l_16", "vit_l_32")
+"""Networks that the tests measure only where EVALKIT_TEST_HUGE is set: up to 645 million parameters, or many passes of a block."""
 
 
 def config(name: str) -> ModelConfig:
@@ -48,6 +47,8 @@ def measure(name: str, size: int, count: int, dtype: torch.dtype = torch.float32
     torch.manual_seed(0)
     module = zoo.find(settings.factory, "model.factory")(**settings.args).eval()
     randomise_norms(module)
+    if name.startswith(("vit", "swin", "maxvit")):
+        randomise_constants(module)
     return {"model": name, **measure_module(module.to(dtype), layer, size, count)}
 
 
@@ -57,7 +58,10 @@ def measure_module(module: torch.nn.Module, layer: str, size: int, count: int) -
     images = torch.rand(1, 3, size, size).to(net.dtype)
     probe = Probe(net, images)
     channels = torch.randperm(probe.activations.shape[1])[:count].tolist()
-    theirs = brute_force_drops(module, HOOKED.get(layer, layer), (images - net.mean) / net.std, probe.targets, channels)
+    normalised = (images - net.mean) / net.std
+    theirs = brute_force_drops(
+        module, HOOKED.get(layer, layer), normalised, probe.targets, channels, net.grid.prefix, net.grid.layout == "channels_last"
+    )
     largest = probe.drops.abs().max()
     return {
         "layer": layer,
@@ -65,6 +69,7 @@ def measure_module(module: torch.nn.Module, layer: str, size: int, count: int) -
         "traced": net.head_graph is not None,
         "channels": probe.activations.shape[1],
         "positions": f"{probe.activations.shape[2]}x{probe.activations.shape[3]}",
+        "grid": str(net.grid),
         "sampled": len(channels),
         "size": size,
         "largest_drop": float(largest),

@@ -11,7 +11,6 @@ import pytest
 import tiers
 
 from evalkit.models import catalogue
-from evalkit.models.proposal import NoLayer
 
 EXPECTED = {  # by family: layer and tier
     "alexnet": (r"features\.11", 2),
@@ -29,10 +28,11 @@ EXPECTED = {  # by family: layer and tier
     "shufflenet": ("conv5", 1),
     "squeezenet": ("features", 2),
     "swin": ("permute", 1),
+    "vit": (r"encoder\.layers\.encoder_layer_\d+", 3),
     "vgg": (r"features\.(19|27|23|33|29|42|35|51)", 2),
     "wide_resnet": ("layer4", 1),
 }
-NAMES = [name for name in catalogue.names() if not name.startswith("vit")]
+NAMES = catalogue.names()
 
 
 def test_every_network_belongs_to_one_family():
@@ -50,9 +50,3 @@ def test_drops_of_a_whole_family(family):
         assert re.fullmatch(layer, found["layer"]) and found["tier"] == tier and found["traced"], found
         assert found["positions"] != "1x1" and found["largest_drop"] > 0 and found["error"] <= 1e-4, found
         gc.collect()
-
-
-@pytest.mark.parametrize("name", [name for name in catalogue.names() if name.startswith("vit")])
-def test_a_vision_transformer_has_no_maps(name):
-    with pytest.raises(NoLayer, match="no convolutional maps"):
-        tiers.zoo.proposed_layer(tiers.config(name))
