@@ -65,6 +65,7 @@ class Probe:
         self.net, self.images, self.byte_budget = net, images, byte_budget
         self._targets, self._targets_checked = targets, targets_checked
         self.indices = torch.arange(len(images)) if indices is None else indices
+        self._others: dict[SplitModel, Probe] = {}
         self._watched: dict[str, tuple[object, list[tuple[Tensor, int, Tensor]]]] = {}
         self._watch("images", images)
         self._network = self._state_of_network()
@@ -79,11 +80,21 @@ class Probe:
         probe._set(self.net, moved, self.targets[rows], self.indices[rows], self.byte_budget, targets_checked=True)
         return probe
 
+    def at(self, net: SplitModel) -> "Probe":
+        """Return the probe of the same images, targets and indices for the same network cut at another layer; one for each layer."""
+        if net is self.net:
+            return self
+        if net not in self._others:
+            other = Probe.__new__(Probe)
+            other._set(net, self.images, self.targets, self.indices, self.byte_budget, targets_checked=True)
+            self._others[net] = other
+        return self._others[net]
+
     def written(self, *, by_value: bool = False) -> list[str]:
         """Return the names of what was written into or replaced; a method must do neither, since all methods share it.
 
-        `by_value` compares sums too: this also detects writes through numpy or `.data`, which autograd does not count. The
-        host then waits once for the device.
+        Probes made by `at` are included. `by_value` compares sums too: this also detects writes through numpy or `.data`, which
+        autograd does not count. The host then waits once for the device.
         """
         tensors = [(name, *entry) for name, (_, entries) in self._watched.items() for entry in entries]
         changed = {name for name, (value, _) in self._watched.items() if vars(self).get(name) is not value}
@@ -92,7 +103,8 @@ class Probe:
             differs = torch.stack([(_sum(tensor) != before).to(self.net.device) for _, tensor, _, before in tensors]).tolist()
             changed |= {name for (name, *_), written in zip(tensors, differs, strict=True) if written}
         names = ["activations" if name == "_trunk" else name for name in self._watched if name in changed]
-        return names if self._network == self._state_of_network() else [*names, "network"]
+        names += [] if self._network == self._state_of_network() else ["network"]
+        return [*names, *(name for other in self._others.values() for name in other.written(by_value=by_value))]
 
     def _watch(self, name: str, value: Tensor | tuple[Tensor, Context]) -> None:
         tensors = [value] if isinstance(value, Tensor) else [value[0], *value[1]]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from evalkit.errors import UserError, printable, shards_in_words
 from evalkit.files import Place, listed, place
+from evalkit.layer_names import layers_in_words
 from evalkit.point import Fill, Point, Select
 from evalkit.runs.folder import RunFolder
 from evalkit.runs.identity import Identity
@@ -161,7 +162,7 @@ def _printable(value: Any) -> Any:
 def _tagged(runs: Sequence[Run]) -> list[Run]:
     def kind(run: Run) -> tuple[str, ...]:
         identity = run.provenance["identity"]
-        return run.name, identity["model"]["layer"], identity["data"]["name"], run.provenance["weights"]
+        return run.name, layers_in_words(identity["model"]["layer"]), identity["data"]["name"], run.provenance["weights"]
 
     counted = Counter(map(kind, runs))
     return [replace(run, tag=run.path.name) if counted[kind(run)] > 1 else run for run in runs]

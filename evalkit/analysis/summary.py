@@ -11,6 +11,7 @@ import pandas as pd
 from evalkit.analysis import metrics, stats
 from evalkit.analysis.load import ITEM, Run, at_point, point_columns
 from evalkit.errors import UserError
+from evalkit.layer_names import layer_of, method_of
 from evalkit.point import Point
 
 SCORES = {"confidence": "prob", "activation": "logit"}
@@ -195,8 +196,10 @@ def _reference(run: Run, record: dict[str, Any]) -> float:
     column = {"average_drop": "average_drop_percent", "increase": "increase_percent"}.get(record["metric"])
     if (record["select"], record["fill"], record["score"]) == ("soft", "mean", "confidence") and column:
         others = published("soft_mask")
-        layer = identity["model"]["layer"]
-        matches = others[(others.model == run.name) & (others.layer == layer) & (others.method == record["method"])]
+        layer, method = identity["model"]["layer"], record["method"]
+        if not isinstance(layer, str):
+            layer, method = layer_of(method), method_of(method)
+        matches = others[(others.model == run.name) & (others.layer == layer) & (others.method == method)]
         matches = matches.sort_values("variant", key=lambda v: v != "logit target")  # this package explains logits
         return float(matches[column].iloc[0]) if len(matches) else float("nan")
     return float("nan")

@@ -62,6 +62,7 @@ def bench_network(model: str, overrides: list[str], batch_size: int, threads: in
     if threads is not None:
         torch.set_num_threads(threads)
     config = compose_jobs([f"model={model}", *overrides])[0].config
+    config.model.only_layer("this benchmark")
     device = open_device(config)
     loaded = open_model(config, device)
     net, size = loaded.net, zoo.input_size(config.model)

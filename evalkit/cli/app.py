@@ -37,7 +37,8 @@ def serve(
     if images is not None and not images.is_dir():
         raise UserError(f"--images {images} is not a folder")
     overrides = [*(overrides or []), *([] if images is None else ["data=image_folder", f"data.root={images}"])]
-    compose_jobs(overrides, conf=conf)  # so that errors are reported before torch is imported
+    config = compose_jobs(overrides, conf=conf)[0].config  # so that errors are reported before torch is imported
+    config.model.only_layer("evalkit app, whose page has a choice of layers,")
     with _listening(host, port) as listener:
         import uvicorn
 

@@ -51,7 +51,7 @@ def _refuse_names(what: str, names: list[str], conf: Path | None) -> None:
 
 
 def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
-    """Return the layers of a model as a table; the configured or proposed one is marked with its tier of Ablation-CAM."""
+    """Return the layers of a model as a table; the configured or proposed ones are marked with their tiers of Ablation-CAM."""
     import torch
 
     from evalkit.config.compose import compose_jobs
@@ -65,7 +65,7 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
     if model == "custom" and not any(override.startswith("model.layer=") for override in overrides):
         overrides = [*overrides, "model.layer=auto"]  # the list is there to choose one
     overrides = [f"model={model}", *overrides, "model.weights=null", "data=digits"]
-    caption = about = ""
+    caption, about = "", {}
     try:
         job = compose_jobs(overrides, conf=conf)[0]
         config, caption = job.config.model, job.proposal
@@ -75,11 +75,11 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
     images = torch.rand(2, 3, *size)
     try:
         found = list(explainable(module, images))
-        if config.layer:
-            tier = Probe(zoo.cut(module, config, config.layer), images).tier
-            about = f"Ablation-CAM there: tier {tier.number}, {tier.reason}"
+        for layer in filter(None, config.layers):
+            tier = Probe(zoo.cut(module, config, layer), images).tier
+            about[layer] = f"Ablation-CAM there: tier {tier.number}, {tier.reason}"
     except UserError:
         raise
     except Exception as reason:  # a user's forward may raise anything
         raise zoo.cannot_process(module, config, size, reason) from reason
-    return listing.layers(f"layers of {model}, in the order of the data", caption, found, config.layer, about)
+    return listing.layers(f"layers of {model}, in the order of the data", caption, found, about)

@@ -44,4 +44,7 @@ def photo_command(command: str, arguments: list[str], out: Path, conf: Path | No
     if methods is not None and not any(o.startswith("method=") for o in overrides):
         overrides.append(f"method={methods}")
     folders = [o.removeprefix("out=") for o in overrides if o.startswith("out=")]
-    return PhotoCommand(compose_jobs(overrides, conf=conf)[0].config, files, local(folders[-1]) if folders else out)
+    config = compose_jobs(overrides, conf=conf)[0].config
+    if methods is None:
+        config.model.only_layer(f"evalkit {command}")
+    return PhotoCommand(config, files, local(folders[-1]) if folders else out)

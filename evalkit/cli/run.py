@@ -91,10 +91,11 @@ def _kept(config: "RunConfig", images: int) -> str:
 
 def _reused_maps(config: "RunConfig") -> str:
     """Return which maps were read instead of computed, as text."""
+    from evalkit.layer_names import method_of
     from evalkit.runs.folder import RunFolder
 
     assert config.maps_from is not None
-    theirs = RunFolder(config.maps_from).provenance["identity"]["method"]
+    theirs = set(map(method_of, RunFolder(config.maps_from).provenance["identity"]["method"]))
     return f"the maps of {', '.join(name for name in config.method if name in theirs)} from {config.maps_from}"
 
 

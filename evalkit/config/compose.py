@@ -94,18 +94,31 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[
     config, content = validated(given)
     _check_size(config.model, overrides)
     remark = ""
-    if config.model.layer == "auto":
-        from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which is not needed for a named layer
-
-        proposal = zoo.proposed_layer(config.model)
-        remark = f"model.layer={proposal.layer}: {proposal.reason}"
-        content["model"]["layer"] = proposal.layer
-        config = config.model_copy(update={"model": config.model.model_copy(update={"layer": content["model"]["layer"]})})
+    if "auto" in config.model.layers:
+        proposed, remark = _proposed(config.model)
+        config = config.model_copy(update={"model": proposed})
+        content["model"]["layer"] = config.model.layer if isinstance(config.model.layer, str) else list(config.model.layer)
     if folder:
         name = ",".join(swept_name(one, RunConfig) for one in folder).replace("/", "_")
         config = config.model_copy(update={"out": config.out / name})
         content["out"] = str(config.out)
     return Job(config, OmegaConf.to_yaml(OmegaConf.create(content)), remark)
+
+
+def _proposed(model: ModelConfig) -> tuple[ModelConfig, str]:
+    """Return the settings with the proposed layer in place of `auto`, and the reason in words.
+
+    Raises UserError where there is none, or it is named already.
+    """
+    from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which is not needed for a named layer
+
+    proposal = zoo.proposed_layer(model)
+    proposed = proposal.layer
+    if proposed in model.layers:
+        raise UserError(f"model.layer={shown(model.layer)} names '{proposed}' twice, since auto is that layer: leave auto out")
+    layers = tuple(proposed if layer == "auto" else layer for layer in model.layers)
+    settings = model.model_copy(update={"layer": layers if len(layers) > 1 else proposed})
+    return settings, f"model.layer={proposed}: {proposal.reason}"
 
 
 def validated(given: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:

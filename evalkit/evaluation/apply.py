@@ -2,7 +2,7 @@
 
 import inspect
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from evalkit.errors import UserError, cause
+from evalkit.evaluation.at_layers import Method, function_of
 from evalkit.imports import arguments_refused, failure, find
 from evalkit.probe import Probe
-
-Method = Callable[[Probe], Tensor]
 
 
 def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
@@ -33,8 +32,7 @@ def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
 
 def apply_method(name: str, method: Method, probe: Probe) -> Tensor:
     """Return a method's raw maps (N,h,w). Raises UserError for any error, for another shape, and for writing into the probe."""
-    function = method.func if isinstance(method, partial) else method
-    built_in = str(getattr(function, "__module__", "")).startswith("evalkit.")
+    built_in = str(getattr(function_of(method)[0], "__module__", "")).startswith("evalkit.")
     try:
         with arguments_refused():
             low = method(probe)

@@ -25,7 +25,8 @@ def open_model(config: RunConfig, device: torch.device, size: tuple[int, int] | 
     """Load the model onto the device, in the configured precision. `size` and errors as in `zoo.load`."""
     model = zoo.load(config.model, device, size)
     if config.precision == "bf16":
-        model.net.autocast = torch.bfloat16
+        for net in model.nets:
+            net.autocast = torch.bfloat16
     return model
 
 

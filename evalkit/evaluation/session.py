@@ -18,6 +18,7 @@ from evalkit.data.labels import Classes
 from evalkit.data.sources import Source, choose
 from evalkit.errors import UserError
 from evalkit.evaluation.apply import Method, load_methods
+from evalkit.evaluation.at_layers import at_layers
 from evalkit.evaluation.inventory import check_labels
 from evalkit.evaluation.lists import warn_of_lists
 from evalkit.evaluation.opening import open_device, open_model
@@ -55,6 +56,7 @@ class Session:
     source: Source
     positions: list[int]
     methods: Mapping[str, Method]
+    """Functions of the probe of `model.net`, by the names of their rows (see `at_layers`)."""
     points: list[Point]
     device: torch.device
     targets: str | list[int]
@@ -71,7 +73,7 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
     device = open_device(config, local_rank)
     if config.decode == "gpu" and device.type != "cuda":
         raise UserError("decode=gpu needs a GPU, and this run computes on the CPU; use decode=pil")
-    methods = load_methods(config.method)
+    configured = load_methods(config.method)
     source = load_source(config.data)
     if config.decode == "gpu" and not hasattr(source, "encoded"):
         raise UserError(f"data={config.data.get('name')} holds no encoded images that decode=gpu could decode; use decode=pil")
@@ -81,6 +83,7 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
     size = input_size(config.model, source, positions)
     model = open_model(config, device, size)
     _check_outputs(config, model, source, positions, size)
+    methods = at_layers(configured, config.model.layers, model.nets, config.model.fuse)
     targets = resolve(config.target, model.classes)
     check_labels(config, source, positions, model.classes, tell=local_rank == 0)
     if local_rank == 0:

@@ -6,9 +6,11 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from evalkit.errors import whole
+from evalkit.methods.layers import layer_free
 from evalkit.probe import Probe
 
 
+@layer_free
 def random(probe: Probe, seed: int = 0) -> Tensor:
     """Return uniform noise at the activations' resolution (N,h,w), seeded by each image's index: the same in any batch."""
     height, width = probe.activations.shape[2:]
@@ -17,11 +19,13 @@ def random(probe: Probe, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.stack(maps)).to(probe.activations.device, _dtype(probe), non_blocking=True)
 
 
+@layer_free
 def constant(probe: Probe) -> Tensor:
     """Return the same value everywhere (N,h,w): under `keep_top` the first pixels in index order, the top of the image."""
     return torch.ones_like(probe.activations[:, 0])
 
 
+@layer_free
 def centre(probe: Probe) -> Tensor:
     """Return one minus the distance to the image's centre over the largest such distance (N,h,w).
 
@@ -34,6 +38,7 @@ def centre(probe: Probe) -> Tensor:
     return (1 - distance / distance.max().clamp(min=1)).expand(n, height, width)
 
 
+@layer_free
 def edges(probe: Probe) -> Tensor:
     """Return Sobel's gradient magnitude of the grey image (N,H,W): an edge detector, independent of the network (Adebayo et al. 2018)."""
     grey = probe.images.mean(1, keepdim=True)
@@ -42,6 +47,7 @@ def edges(probe: Probe) -> Tensor:
     return conv2d(pad(grey, (1, 1, 1, 1), mode="replicate"), along_x_and_y).norm(dim=1)
 
 
+@layer_free
 def fake_cam(probe: Probe) -> Tensor:
     """Fake-CAM (Poppi et al., CVPR Workshops 2021, section 3): 1 everywhere but 0 in the top left pixel (N,H,W).
 

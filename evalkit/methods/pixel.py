@@ -13,16 +13,19 @@ from torch import Tensor
 
 from evalkit.errors import UserError, one_of, whole
 from evalkit.imports import find
+from evalkit.methods.layers import layer_free
 from evalkit.models.rectifiers import rectified
 from evalkit.probe import Probe
 from evalkit.protocol import filling, upsample
 
 
+@layer_free
 def gradient(probe: Probe) -> Tensor:
     """Gradient saliency (Simonyan et al., 2014, section 3.1): max over colours of |dy/dx| (N,H,W)."""
     return Saliency(_network(probe)).attribute(normalised(probe).requires_grad_(), target=probe.targets).amax(1)
 
 
+@layer_free
 def guided_backprop(probe: Probe) -> Tensor:
     """Guided backpropagation (Springenberg et al., 2015, section 3.4), max over colours of its absolute value (N,H,W).
 
@@ -56,6 +59,7 @@ def guided_ablation_cam(probe: Probe) -> Tensor:
     return guided(probe, "evalkit.methods.ablation_cam")
 
 
+@layer_free
 def integrated_gradients(probe: Probe, steps: int = 50, baseline: str = "black", batch_size: int = 32) -> Tensor:
     """Integrated gradients (Sundararajan et al., ICML 2017, eq. 1), summed over colours (N,H,W); signed.
 
@@ -74,6 +78,7 @@ def integrated_gradients(probe: Probe, steps: int = 50, baseline: str = "black",
     return attributed.detach().sum(1)
 
 
+@layer_free
 def occlusion(probe: Probe, window: int = 32, stride: int = 16, fill: str = "black", batch_size: int = 64) -> Tensor:
     """Occlusion (Zeiler and Fergus, ECCV 2014, section 4.2): the drop of the class score under an occluding square (N,H,W).
 

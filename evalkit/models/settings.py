@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from evalkit.errors import UserError
 from evalkit.models.normalisation import check_normalisation
 
 Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -17,6 +18,18 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+def _several(layer: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Return the only name of a list of one. Raises ValueError for an empty list, and for a name that occurs twice."""
+    if isinstance(layer, str):
+        return layer
+    if not layer:
+        raise ValueError("names no layer")
+    twice = next((name for name in layer if layer.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"names '{twice}' twice")
+    return layer if len(layer) > 1 else layer[0]
+
+
 class ModelConfig(Settings):
     """One entry of conf/model."""
 
@@ -25,8 +38,10 @@ class ModelConfig(Settings):
     args: dict[str, Any]
     weights: Text | None
     seed: Annotated[int, Field(strict=True)]
-    layer: str = Field(description="the name of a layer, or auto")
-    """`auto` until the configuration is composed, then the name of the proposed layer."""
+    layer: Annotated[str | tuple[str, ...], AfterValidator(_several)] = Field(
+        description="the name of a layer, auto, or a list of such", examples=["[layer3,layer4]"]
+    )
+    """`auto` until the configuration is composed, then the name of the proposed layer. Several: each method explains each of them."""
     resize: Positive | tuple[Positive, Positive] | None = Field(
         description="the shorter side in pixels, [height,width] in pixels, or null", examples=["[224,224]"]
     )
@@ -49,6 +64,17 @@ class ModelConfig(Settings):
     expected_top1_source: Text | None
     paper_table: Literal["table1", "table2"] | None
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that are explained, at least one, in the order of the configuration."""
+        return (self.layer,) if isinstance(self.layer, str) else self.layer
+
+    def only_layer(self, who: str) -> str:
+        """Return the one layer. Raises UserError where there are several, and `who` works with one, as in "evalkit app"."""
+        if not isinstance(self.layer, str):
+            raise UserError(f"{who} needs one layer, and model.layer=[{','.join(self.layer)}] names several: give one of them")
+        return self.layer
+
     def in_identity(self) -> dict[str, Any]:
         """Return the settings that determine numbers. Those that earlier versions did not have are left out where they are not set."""
         settings = self.model_dump(
@@ -60,4 +86,10 @@ class ModelConfig(Settings):
     @model_validator(mode="after")
     def _normalised(self) -> "ModelConfig":
         check_normalisation(self.mean, self.std, "model.")
+        return self
+
+    @model_validator(mode="after")
+    def _fuses_several(self) -> "ModelConfig":
+        if self.fuse is not None and isinstance(self.layer, str):
+            raise ValueError(f"model.fuse={self.fuse} needs several layers, and model.layer={self.layer} is one: model.layer=[a,b]")
         return self

@@ -27,14 +27,20 @@ class LoadedModel:
     """A model ready to be evaluated. `weights` says where they come from; it starts with "random" where they are not trained."""
 
     module: nn.Module
-    """The module as its factory built it, with its weights; `net` works on a copy that shares them."""
-    net: SplitModel
+    """The module as its factory built it, with its weights; `nets` work on copies that share them."""
+    nets: Sequence[SplitModel]
+    """The module cut at each of the configured layers."""
     preprocess: Preprocess
     classes: Classes
     weights: str
     weights_hash: str
     executed: Sequence[UserModule] = ()
     """The user's modules that were seen to be executed when the module was built."""
+
+    @property
+    def net(self) -> SplitModel:
+        """The module cut at the only layer, or at the last one named: it computes all scores, and what does not depend on the layer."""
+        return self.nets[-1]
 
 
 def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None = None) -> LoadedModel:
@@ -45,11 +51,11 @@ def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None
     with executed_modules() as executed:
         module, weights = build(config)
     module.to(device)
-    net = cut(module, config, config.layer)
-    outputs = _check(net, config, size or input_size(config), device)
+    nets = [cut(module, config, layer) for layer in config.layers]
+    outputs = _check(nets, config, size or input_size(config), device)
     preprocess = Preprocess(config.resize, config.crop, config.interpolation)
     classes = load_classes(config.classes, outputs, config.class_map)
-    return LoadedModel(module, net, preprocess, classes, weights, hash_weights(module.state_dict()), executed)
+    return LoadedModel(module, nets, preprocess, classes, weights, hash_weights(module.state_dict()), executed)
 
 
 def cut(module: nn.Module, config: ModelConfig, layer: str) -> SplitModel:
@@ -137,14 +143,15 @@ def input_size(config: ModelConfig) -> tuple[int, int]:
     return fixed_size(config) or (side, side)
 
 
-def _check(net: SplitModel, config: ModelConfig, size: tuple[int, int], device: torch.device) -> int:
-    """Run one random image and return the number of outputs."""
+def _check(nets: Sequence[SplitModel], config: ModelConfig, size: tuple[int, int], device: torch.device) -> int:
+    """Run one random image through each net and return the number of outputs."""
+    net = nets[-1]
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
     for name, part in net.module.named_modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
             raise UserError(f"{config.factory}: '{name}' has no running statistics, so its output depends on the other images of the batch")
     try:
-        outputs: int = net(image).shape[1]
+        outputs: int = [each(image).shape[1] for each in nets][-1]
     except UserError:
         raise
     except Exception as reason:  # a user's forward may raise anything

@@ -1,6 +1,6 @@
 """Tables of the models, methods, data sets and layers that can be chosen."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,11 +47,11 @@ def data(conf: Path | None) -> Table:
     return table
 
 
-def layers(title: str, caption: str, found: Iterable["Layer"], chosen: str, about: str) -> Table:
-    """Return a table of the layers that can be explained; the text `about` marks the row of the `chosen` one."""
+def layers(title: str, caption: str, found: Iterable["Layer"], about: Mapping[str, str]) -> Table:
+    """Return a table of the layers that can be explained; `about` holds texts that mark rows, by layer."""
     table = Table("layer", "channels", "height x width", "separates", "", title=title, caption=escape(caption) or None)
     for layer in found:
-        mark = about if layer.name == chosen else ""
+        mark = about.get(layer.name, "")
         cells = (layer.name, str(layer.channels), str(layer.grid), layer.separates, mark)
         table.add_row(*map(escape, cells), style="bold" if mark else None)
     return table

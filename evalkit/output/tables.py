@@ -10,6 +10,7 @@ from evalkit.analysis.metrics import direction
 from evalkit.analysis.summary import PAPER_METRICS, SCORES
 from evalkit.analysis.top1 import expected_top1, outputs, random_weights
 from evalkit.errors import counted, shards_in_words
+from evalkit.layer_names import at, layers_in_words, method_of
 from evalkit.point import Point
 
 LABELS = {
@@ -51,7 +52,7 @@ def title(run: Run) -> str:
     identity = run.provenance["identity"]
     random = " with RANDOM WEIGHTS" if random_weights(run) else ""
     tag = f" ({run.tag})" if run.tag else ""
-    return f"{number}{run.name}{random} at {identity['model']['layer']} on {identity['data']['name']}{tag}"
+    return f"{number}{run.name}{random} at {layers_in_words(identity['model']['layer'])} on {identity['data']['name']}{tag}"
 
 
 def describe_point(point: Point) -> str:
@@ -107,10 +108,22 @@ def caption(run: Run) -> list[str]:
     lines.append(f"Data fingerprint {identity['data']['fingerprint'][:12]}, weights {identity['model']['weights_hash']}.")
     if whom_win_beats(run):
         lines.append(f"{whom_win_beats(run)}.")
+    lines += several_layers(run)
     lines.append(CHANGE)
     if network_in_paper(run) and PAPER_POINT in run.points:
         lines.append(published_note(run))
     return lines
+
+
+def several_layers(run: Run) -> list[str]:
+    """Return what the names of methods say of layers where a run explains several; empty for one layer."""
+    settings = run.provenance["identity"]["model"]
+    layers, how = settings["layer"], settings.get("fuse")
+    if isinstance(layers, str):
+        return []
+    fused = {"mean": "the mean", "max": "the largest"}.get(how, "")
+    of_all = f"; {at('method', how)}: {fused} over the layers of the method's normalised maps" if fused else ""
+    return [f"{at('method', 'layer')}: a method's maps at that layer{of_all}. Methods without a layer in their names do not depend on it."]
 
 
 def scored_of(run: Run) -> str:
@@ -197,7 +210,7 @@ def interval(value: float, low: float, high: float) -> str:
 def comparison_table(evaluated: Evaluated, point: Point) -> list[list[str]]:
     """Return the paired tests of the first method against the others and the centre control; empty for a single method.
 
-    With more than MANY methods, only the second and the control are compared with the first.
+    With more than MANY methods, only the second and the control are compared with the first, or the same method at other layers.
     """
     run = evaluated.run
     if evaluated.comparisons.empty:
@@ -206,7 +219,7 @@ def comparison_table(evaluated: Evaluated, point: Point) -> list[list[str]]:
     first = run.methods[0]
     rivals = [m for m in run.methods[1:] if m not in CONTROLS]
     if len(run.methods) > MANY:
-        rivals = rivals[:1]
+        rivals = [m for m in rivals if method_of(m) == method_of(first)] or rivals[:1]
     if first not in CONTROLS and "centre" in run.methods:
         rivals.append("centre")
     lines = [["difference", "metric", "value", "p"]]

@@ -35,7 +35,7 @@ def print_tables(console: Console, evaluated: Sequence[Evaluated]) -> None:
             if tests:
                 table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title=PAIRED, title_justify="left", title_style="italic")
                 for name in tests[0]:
-                    table.add_column(name, no_wrap=name != "difference")
+                    table.add_column(name, no_wrap=name != "difference", overflow="fold")
                 for before, (pair, *rest) in zip([[""], *tests[1:]], tests[1:], strict=False):
                     table.add_row(escape(pair) if pair != before[0] else "", *map(escape, rest))
                 console.print(table)
@@ -47,7 +47,7 @@ def print_tables(console: Console, evaluated: Sequence[Evaluated]) -> None:
 def _location_table(evaluated: Evaluated) -> Table:
     run, measures = evaluated.run, evaluated.measures
     table = Table(box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("maps")
+    table.add_column("maps", overflow="fold")
     for metric in LOCATED:
         table.add_column(f"{map_tables.MEASURE_LABELS[metric]} \N{UPWARDS ARROW}", justify="right")
     values = measures[measures.metric.isin(LOCATED)].set_index(["method", "metric"])
@@ -60,7 +60,7 @@ def _location_table(evaluated: Evaluated) -> Table:
 def _score_table(evaluated: Evaluated, point: Point, score: str) -> Table:
     run, summary = evaluated.run, evaluated.summary
     table = Table(box=box.SIMPLE_HEAD, padding=0)
-    table.add_column(score)
+    table.add_column(score, overflow="fold")  # a name cut off may be that of another layer
     for metric in PAPER_METRICS:
         arrow = "\N{DOWNWARDS ARROW}" if lower_is_better(metric, point.select) else "\N{UPWARDS ARROW}"
         table.add_column(f"{LABELS[metric]} {arrow}", justify="right")

@@ -14,6 +14,7 @@ from torch import Tensor
 from evalkit import protocol
 from evalkit.config.schema import RunConfig
 from evalkit.files import writable_folder
+from evalkit.layer_names import layers_in_words
 from evalkit.models import zoo
 from evalkit.photos.pictures import COLOURS, OVERLAY, to_array
 from evalkit.photos.session import in_full, open_photographs, remark
@@ -78,7 +79,8 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
             ax.set_yticks([])
     random = " with RANDOM WEIGHTS" if model.weights.startswith(("random (", "random in part (")) else ""
     chosen = "predicted" if config.target == "predicted" else "chosen"
-    figure.suptitle(f'why "{name}"? ({chosen} class {index}) · {config.model.name}{random} at {config.model.layer}', fontsize=12)
+    at = layers_in_words(config.model.layer)
+    figure.suptitle(f'why "{name}"? ({chosen} class {index}) · {config.model.name}{random} at {at}', fontsize=12)
     return figure
 
 

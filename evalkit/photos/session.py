@@ -13,6 +13,7 @@ from evalkit.config.schema import RunConfig
 from evalkit.data.decode import UnreadableImage, decode
 from evalkit.errors import UserError, printable
 from evalkit.evaluation.apply import Method, apply_method, load_methods
+from evalkit.evaluation.at_layers import at_layers
 from evalkit.evaluation.opening import open_device, open_model
 from evalkit.evaluation.session import resolve
 from evalkit.models import zoo
@@ -74,9 +75,10 @@ def open_photo_session(config: RunConfig, size: tuple[int, int] | None = None) -
     """
     if config.target == "label":
         raise UserError("photographs have no labels: use target=predicted, or a class by index or name")
-    methods = load_methods(config.method)
+    configured = load_methods(config.method)
     device = open_device(config)
     model = open_model(config, device, size if taken_as_they_are(config.model) else None)
+    methods = at_layers(configured, config.model.layers, model.nets, config.model.fuse)
     targets = resolve(config.target, model.classes)
     return PhotoSession(config, model, methods, device, targets if isinstance(targets, list) else None)
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evalkit.layer_names import method_of
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -33,7 +35,7 @@ class Identity:
         """Return `key: theirs -> ours` for every fact that differs; "theirs" is `other`. `method` names those that only one has."""
         ours, theirs = _flatten(self.facts), _flatten(other.facts)
         shared = self._methods & other._methods
-        facts = [key for key in self._changed(other) if (_method_of(key) or "") in {"", *shared}]
+        facts = [key for key in self._changed(other) if _is_about(key, shared)]
         names = [f"method: {_names(other)} -> {_names(self)}"] if self._methods ^ other._methods else []
         return names + [f"{key}: {theirs.get(key)} -> {ours.get(key)}" for key in facts]
 
@@ -51,8 +53,8 @@ class Identity:
         changed, elsewhere = self._changed(other), "choose another folder with out=, or remove that one"
         groups = {key.partition(".")[0] for key in changed}
         if groups <= {"method", "code"}:
-            edited = [key for key in changed if (_method_of(key) or "") in {"", *(self._methods & other._methods)}]
-            new = [name for name in self.facts.get("method", ()) if name not in other._methods]
+            edited = [key for key in changed if _is_about(key, self._methods & other._methods)]
+            new = dict.fromkeys(method_of(name) for name in self.facts.get("method", ()) if name not in other._methods)
             if edited:
                 return f"a folder holds one version of {', '.join(edited)}: undo the change, or {elsewhere}"
             if new:
@@ -74,10 +76,11 @@ def _names(identity: Identity) -> str:
     return ", ".join(identity.facts.get("method", ())) or "none"
 
 
-def _method_of(key: str) -> str | None:
-    """Return the method that a key speaks of, as in `method.grad_cam.power` and `code.method.mine`; None for any other key."""
+def _is_about(key: str, methods: set[str]) -> bool:
+    """Return whether a key speaks of one of these methods, as `method.grad_cam.power` and `code.method.mine` do, or of none at all."""
     first, _, rest = key.removeprefix("code.").partition(".")
-    return rest.partition(".")[0] if first == "method" else None
+    names = methods | {method_of(name) for name in methods}  # the code of a method is the same at all layers
+    return first != "method" or any(f"{rest}.".startswith(f"{name}.") for name in names)
 
 
 def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,7 +5,6 @@ import inspect
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ from typing import Any
 import torch
 
 import evalkit
+from evalkit.evaluation.at_layers import function_of
 from evalkit.evaluation.session import Session
 from evalkit.imports import find
+from evalkit.layer_names import method_of
 from evalkit.methods.pixel import guided
 from evalkit.models.grid import Grid
 from evalkit.runs.identity import Identity
@@ -38,7 +39,7 @@ def identify(session: Session) -> Identity:
     facts = {
         "model": {**settings, "weights_hash": model.weights_hash, "classes_hash": names},
         "data": {"name": config.data.get("name"), "fingerprint": session.source.fingerprint},
-        "method": config.method,
+        "method": config.method if len(model.nets) == 1 else {name: config.method[method_of(name)] for name in session.methods},
         "protocol": config.protocol.model_dump(mode="json"),
         **config.model_dump(mode="json", include={"target", "images", "sample", "limit", "precision", "decode", "measures"}),
         "seed": config.seed if config.sample is not None else None,
@@ -84,13 +85,19 @@ def _dotted(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 def _guided(session: Session) -> dict[str, str]:
     """Return the methods that `guided` takes by their dotted names, by key."""
-    methods = {name: method for name, method in session.methods.items() if isinstance(method, partial) and method.func is guided}
-    return {f"method.{name}.method": method.keywords["method"] for name, method in methods.items() if "method" in method.keywords}
+    methods = {name: parameters for name, (function, parameters) in _functions(session).items() if function is guided}
+    return {f"method.{name}.method": parameters["method"] for name, parameters in methods.items() if "method" in parameters}
+
+
+def _functions(session: Session) -> dict[str, tuple[Any, Mapping[str, Any]]]:
+    """Return each configured method's function and parameters, once where it explains several layers."""
+    several = len(session.model.nets) > 1
+    return {method_of(name) if several else name: function_of(method) for name, method in session.methods.items()}
 
 
 def _defining_files(session: Session) -> dict[str, Any]:
     """Return the hashes that earlier versions recorded: of the one file that defines the model's factory, and of each method's."""
-    code = {f"method.{name}": method.func for name, method in session.methods.items() if isinstance(method, partial)}
+    code = {f"method.{name}": function for name, (function, _) in _functions(session).items()}
     code |= {key: find(dotted, key) for key, dotted in _guided(session).items()}
     code["model.factory"] = find(session.config.model.factory, "model.factory")
     return {key: digest for key, function in code.items() if (digest := source_hash(function)) is not None}
@@ -103,7 +110,7 @@ def provenance(session: Session) -> dict[str, Any]:
         "weights": model.weights,
         "expected_top1": config.model.expected_top1,
         "expected_top1_source": config.model.expected_top1_source,
-        "paper_table": config.model.paper_table,
+        "paper_table": config.model.paper_table if len(model.nets) == 1 else None,  # the paper explains one layer
         "class_names": [model.classes.name(i) for i in range(model.classes.outputs)],
         "git_commit": _git_commit(),
         **shard_metadata(session),

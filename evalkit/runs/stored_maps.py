@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from evalkit.errors import UserError, shards_in_words
+from evalkit.layer_names import method_of
 from evalkit.runs.folder import RunFolder
 from evalkit.runs.identity import Identity
 
@@ -100,8 +101,11 @@ def reused(folder: RunFolder, ours: Identity) -> StoredMaps:
         )
 
     def decisive(identity: Mapping[str, Any]) -> Identity:
+        configured = {method_of(name) for name in shared}
         code = {
-            key: digest for key, digest in identity.get("code", {}).items() if not key.startswith("method.") or key.split(".")[1] in shared
+            key: digest
+            for key, digest in identity.get("code", {}).items()
+            if not key.startswith("method.") or key.split(".")[1] in configured
         }
         methods = {name: identity["method"][name] for name in shared}
         return Identity({**{key: identity[key] for key in _DECIDE_MAPS}, "method": methods, "code": code})

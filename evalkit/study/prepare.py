@@ -9,6 +9,7 @@ import pandas as pd
 from evalkit.analysis.load import Run, load_runs
 from evalkit.errors import UserError, did_you_mean
 from evalkit.files import publish, writable_folder
+from evalkit.layer_names import layers_in_words
 from evalkit.output.pages import page
 from evalkit.photos.run_images import RunImages
 from evalkit.study import choose, items
@@ -132,5 +133,5 @@ def _model_names(run_images: Sequence[RunImages]) -> tuple[str, str]:
 def _record(run: Run) -> RunRecord:
     identity = run.provenance["identity"]
     return RunRecord(
-        path=str(run.path), model=run.name, layer=str(identity["model"]["layer"]), identity_hash=run.provenance["identity_hash"]
+        path=str(run.path), model=run.name, layer=layers_in_words(identity["model"]["layer"]), identity_hash=run.provenance["identity_hash"]
     )

@@ -42,7 +42,7 @@ def network(explainer: Explainer, asked: Network) -> dict[str, Any]:
         "weights": printable(Path(session.model.weights).name),
         "random": session.random_weights,
         "top1": model.expected_top1,
-        "layer": model.layer,
+        "layer": explainer.layer(asked),
         "layers": [{key: getattr(layer, key) for key in ("name", "channels", "height", "width")} for layer in explainer.layers(asked)],
         "classes": [printable(classes.name(index)) for index in range(classes.outputs)],
     }

@@ -14,7 +14,6 @@ from evalkit.errors import UserError, did_you_mean, first_line
 from evalkit.models import zoo
 from evalkit.models.layers import Layer, explainable
 from evalkit.models.settings import ModelConfig
-from evalkit.models.split import SplitModel
 from evalkit.photos.app.album import Album
 from evalkit.photos.app.offer import Offer
 from evalkit.photos.session import PhotoSession, open_photo_session, taken_as_they_are
@@ -95,26 +94,30 @@ class Explainer:
         first = self.album.picture(next(iter(self.album.samples)))
         return first.height, first.width
 
+    def layer(self, network: Network) -> str:
+        """Return the configured layer of a network."""
+        return self.session(network).config.model.only_layer("the page")
+
     def _layers(self, network: Network) -> list[Layer]:
         """List the layers through which all data pass, in the order of computation, and the configured one in any case."""
         session = self.session(network)
         images = torch.rand(2, 3, *self._size(session.config.model), device=session.device, dtype=session.model.net.dtype)
-        configured = session.config.model.layer
+        configured = self.layer(network)
         return [layer for layer in explainable(session.model.net.module, images) if layer.separates != "no" or layer.name == configured]
 
     def _at(self, network: Network, layer: str) -> PhotoSession:
         """Return the session with the network cut at another layer. Raises UserError if the layer cannot be explained."""
         session = self.session(network)
         model = session.config.model
-        if layer == model.layer:
+        if layer == self.layer(network):
             return session
         known = [one.name for one in self.layers(network)]
         if layer not in known:
             raise UserError(f"layer '{layer}' of {model.name} cannot be explained{did_you_mean(layer, known)}")
-        net = SplitModel(session.model.net.module, layer, mean=model.mean, std=model.std)
+        net = zoo.cut(session.model.net.module, model, layer)
         net.autocast = session.model.net.autocast
         config = session.config.model_copy(update={"model": model.model_copy(update={"layer": layer})})
-        return replace(session, config=config, model=replace(session.model, net=net))
+        return replace(session, config=config, model=replace(session.model, nets=[net]))
 
     def _logits(self, network: Network, photo: str) -> Tensor:
         """Compute the class scores of a photograph (1,C). Raises UserError if the network cannot process it."""
@@ -136,7 +139,7 @@ class Explainer:
         session = self.session(network)
         predicted = int(self.logits(network, view.photo).argmax())
         target = predicted if view.target is None else session.model.classes.output(view.target)
-        return ResolvedView(network, view.photo, view.layer or session.config.model.layer, target)
+        return ResolvedView(network, view.photo, view.layer or self.layer(network), target)
 
     def _probe(self, view: ResolvedView) -> Probe:
         return self.at(view.network, view.layer).probe(self.album.picture(view.photo), view.target)

@@ -70,6 +70,7 @@ class Offer:
         model, target = self.config.model, self.config.target
         if name != model.name:
             model, target = compose_jobs([f"model={name}"], conf=self.conf)[0].config.model, "predicted"
+        model.only_layer("the page, which offers each layer by itself,")
         if random:
             model = model.model_copy(update={"weights": None})
         return self.config.model_copy(update={"model": model, "target": target})

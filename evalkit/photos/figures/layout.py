@@ -22,6 +22,7 @@ from torch import Tensor
 from evalkit.config.schema import RunConfig
 from evalkit.errors import UserError, printable
 from evalkit.files import writable_folder
+from evalkit.layer_names import layers_in_words
 from evalkit.output.plots import TEXT, save
 from evalkit.photos.pictures import COLOURS, overlay, to_array
 from evalkit.photos.session import PhotoSession, in_full, open_photographs
@@ -132,7 +133,8 @@ def title(figure: Figure, session: PhotoSession, what: str) -> None:
     """Write above all panels what is shown, and the model, layer and weights."""
     config = session.config.model
     weights = "RANDOM WEIGHTS" if session.random_weights else f"weights {Path(session.model.weights.removeprefix('embedded:')).name}"
-    about = printable(f"{config.name}, layer {config.layer}, {weights}")
+    layers = f"layer {config.layer}" if isinstance(config.layer, str) else layers_in_words(config.layer)
+    about = printable(f"{config.name}, {layers}, {weights}")
     figure.suptitle("\n".join([what, *textwrap.wrap(about, int(figure.get_figwidth() * 16))]))
 
 
