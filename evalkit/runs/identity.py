@@ -37,6 +37,8 @@ class Identity:
         shared = self._methods & other._methods
         facts = [key for key in self._changed(other) if _is_about(key, shared)]
         names = [f"method: {_names(other)} -> {_names(self)}"] if self._methods ^ other._methods else []
+        if facts and _configured(self) == _configured(other):  # at other layers, the same methods have other names
+            names = []
         return names + [f"{key}: {theirs.get(key)} -> {ours.get(key)}" for key in facts]
 
     @property
@@ -74,6 +76,10 @@ class Identity:
 
 def _names(identity: Identity) -> str:
     return ", ".join(identity.facts.get("method", ())) or "none"
+
+
+def _configured(identity: Identity) -> set[str]:
+    return set(map(method_of, identity.facts.get("method", ())))
 
 
 def _is_about(key: str, methods: set[str]) -> bool:

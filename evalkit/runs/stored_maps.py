@@ -108,7 +108,9 @@ def reused(folder: RunFolder, ours: Identity) -> StoredMaps:
             if not key.startswith("method.") or key.split(".")[1] in configured
         }
         methods = {name: identity["method"][name] for name in shared}
-        return Identity({**{key: identity[key] for key in _DECIDE_MAPS}, "method": methods, "code": code})
+        facts = {key: identity[key] for key in _DECIDE_MAPS}
+        facts["model"] = {key: value for key, value in facts["model"].items() if key != "fuse"}  # fused maps say how in their names
+        return Identity({**facts, "method": methods, "code": code})
 
     difference = min((decisive(version.facts).difference(decisive(theirs)) for version in ours.versions), key=len)
     if difference:
