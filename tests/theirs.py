@@ -5,6 +5,7 @@ import threading
 import torch
 from builders import TinyFC, TinyGAP
 
+from evalkit.errors import UserError
 from evalkit.imports import find
 
 
@@ -174,3 +175,17 @@ def noted_vandal(probe):
 def named(probe, inner):
     """Takes another method by its dotted name."""
     return find(inner, "inner")(probe)
+
+
+def of_the_image(probe):
+    """A map that does not depend on the layer, and says so."""
+    return probe.images.mean(1)
+
+
+of_the_image.layer_free = True
+
+
+def fails_at_large_maps(probe):
+    if probe.activations.shape[2] > 8:
+        raise UserError("the maps are too large for this method")
+    return probe.activations.sum(1)

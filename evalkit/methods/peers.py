@@ -131,6 +131,14 @@ def captum_attr(
     return _run(probe, explain, seed, rectifiers=chosen.hooks_rectifiers, one_by_one=chosen.distribution)
 
 
+def _explains_the_image(name: str = "LayerGradCam", **options: Any) -> bool:
+    of_the_class = {key: value for key, value in options.items() if key not in _takes(captum_attr)}
+    return not _Attribution.named(name, of_the_class).takes_layer
+
+
+captum_attr.layer_free = _explains_the_image  # type: ignore[attr-defined]
+
+
 @dataclass(frozen=True)
 class _Attribution:
     """A class of captum with its options; `inner` is the class that it wraps (NoiseTunnel), or None."""
@@ -160,6 +168,10 @@ class _Attribution:
         return "baselines" in _required((self.inner or self.cls).attribute)
 
     @property
+    def takes_layer(self) -> bool:
+        return "layer" in _takes(self.inner or self.cls)
+
+    @property
     def hooks_rectifiers(self) -> bool:
         return self._is_one_of(_HOOK_RECTIFIERS)
 
@@ -173,7 +185,7 @@ class _Attribution:
     def run(self, module: nn.Module, layer: nn.Module, images: Tensor, arguments: Mapping[str, Any]) -> Any:
         """Return attribute(images), called with those of the `arguments` that it takes."""
         inner = self.inner or self.cls
-        takes, at = _takes(inner.attribute), [layer] if "layer" in _takes(inner) else []
+        takes, at = _takes(inner.attribute), [layer] if self.takes_layer else []
         method = inner(module, *at, **({} if self.inner else self.init))
         if self.inner:
             method = self.cls(method, **self.init)

@@ -34,8 +34,7 @@ class Identity:
     def difference(self, other: "Identity") -> list[str]:
         """Return `key: theirs -> ours` for every fact that differs; "theirs" is `other`. `method` names those that only one has."""
         ours, theirs = _flatten(self.facts), _flatten(other.facts)
-        shared = self._methods & other._methods
-        facts = [key for key in self._changed(other) if _is_about(key, shared)]
+        facts = [key for key in self._changed(other) if self._both_have(other, key)]
         names = [f"method: {_names(other)} -> {_names(self)}"] if self._methods ^ other._methods else []
         if facts and _configured(self) == _configured(other):  # at other layers, the same methods have other names
             names = []
@@ -50,12 +49,22 @@ class Identity:
         ours, theirs = _flatten(self.facts), _flatten(other.facts)
         return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
 
+    def _both_have(self, other: "Identity", key: str) -> bool:
+        """Return whether a key speaks of a method of both, as `method.grad_cam.power` and `code.method.mine` may, or of none at all."""
+        first, _, rest = key.removeprefix("code.").partition(".")
+        if first != "method":
+            return True
+        if key.startswith("code."):  # a method has the same code at all layers
+            return rest.partition(".")[0] in map(method_of, self._methods & other._methods)
+        named = [name for name in self._methods | other._methods if f"{rest}.".startswith(f"{name}.")]  # layers have dots in their names
+        return max(named, key=len, default="") in self._methods & other._methods
+
     def way_out(self, other: "Identity", path: str) -> str:
         """Return what to do in words, where the folder `path` holds the run `other` instead of this one."""
         changed, elsewhere = self._changed(other), "choose another folder with out=, or remove that one"
         groups = {key.partition(".")[0] for key in changed}
         if groups <= {"method", "code"}:
-            edited = [key for key in changed if _is_about(key, self._methods & other._methods)]
+            edited = [key for key in changed if self._both_have(other, key)]
             new = dict.fromkeys(method_of(name) for name in self.facts.get("method", ()) if name not in other._methods)
             if edited:
                 return f"a folder holds one version of {', '.join(edited)}: undo the change, or {elsewhere}"
@@ -80,13 +89,6 @@ def _names(identity: Identity) -> str:
 
 def _configured(identity: Identity) -> set[str]:
     return set(map(method_of, identity.facts.get("method", ())))
-
-
-def _is_about(key: str, methods: set[str]) -> bool:
-    """Return whether a key speaks of one of these methods, as `method.grad_cam.power` and `code.method.mine` do, or of none at all."""
-    first, _, rest = key.removeprefix("code.").partition(".")
-    names = methods | {method_of(name) for name in methods}  # the code of a method is the same at all layers
-    return first != "method" or any(f"{rest}.".startswith(f"{name}.") for name in names)
 
 
 def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
