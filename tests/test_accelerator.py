@@ -194,6 +194,19 @@ def test_the_number_of_methods_and_points_adds_no_waits(folder, tmp_path, monkey
     assert_same(run.folder, on_the_cpu([*overrides, f"out={tmp_path / 'cpu'}"]))
 
 
+def test_several_layers_and_their_fused_maps(folder, tmp_path, monkeypatch):
+    several = ["model.layer=[features.0,features.1,features]", "model.fuse=mean", "maps=store", "measures=[coherency]"]
+    overrides = [*tiny_overrides(folder, tmp_path / "device"), *MANY, *several, "batch_size=2", "limit=8"]
+    run = Counted(overrides, monkeypatch)
+    for waits in run.outside_methods():
+        assert [(wait.file, wait.function, count) for wait, count in waits.items()] == [("evaluation/targets.py", "explained", 1)]
+    later = run.batches[-1]  # the first batch chooses each layer's tier
+    assert {wait.method.partition("@")[0] for wait in later} == {"", "score_cam"}, table(later)
+    expected = on_the_cpu([*overrides, f"out={tmp_path / 'cpu'}"])
+    assert "grad_cam@mean" in set(expected.rows().method)
+    assert_same(run.folder, expected)
+
+
 def test_the_pretended_accelerator_itself():
     with Accelerator() as accelerator:
         x = torch.arange(6.0).view(2, 3).to(pretend.DEVICE, non_blocking=True)

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ DECISIVE = ("ablation", "data", "evaluation", "methods", "models", "runs")
 def identify(session: Session) -> Identity:
     """Return the identity of a run: the settings, hashes of weights and user code, and data that determine its numbers."""
     config, model = session.config, session.model
-    settings = {**config.model.in_identity(), **_grid(model.net.grid)}
+    settings = {**config.model.in_identity(), **_grids([net.grid for net in model.nets])}
     names = hashlib.sha256(repr((list(model.classes.keys or []), sorted(model.classes.map.items()))).encode()).hexdigest()[:16]
     facts = {
         "model": {**settings, "weights_hash": model.weights_hash, "classes_hash": names},
@@ -46,6 +46,14 @@ def identify(session: Session) -> Identity:
     }
     code, earlier = _user_code(session, settings), _defining_files(session)
     return Identity({**facts, "code": code}, None if code == earlier else Identity({**facts, "code": earlier}))
+
+
+def _grids(grids: Sequence[Grid]) -> dict[str, Any]:
+    """Return how the outputs of the layers are read: of one layer as `_grid` does, of several as lists."""
+    found = [_grid(grid) for grid in grids]
+    if len(found) == 1:
+        return found[0]
+    return {key: [one.get(key) for one in found] for key in ("grid", "prefix_tokens")} if any(found) else {}
 
 
 def _grid(grid: Grid) -> dict[str, Any]:
