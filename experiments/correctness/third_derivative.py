@@ -111,7 +111,7 @@ def embedded(rectifier: type[nn.Module], count: int) -> tuple[SplitModel, Tensor
     labels = torch.tensor([int(source.class_keys(i)[0]) for i in range(len(source))])
     with torch.no_grad():
         right = module(images).argmax(1) == labels
-    net = SplitModel(module.double(), config.layer, mean=config.mean, std=config.std)
+    net = SplitModel(module.double(), config.only_layer("this script"), mean=config.mean, std=config.std)
     return net, (images[:count].double() + 1) / 2, float(right.double().mean() * 100)
 
 

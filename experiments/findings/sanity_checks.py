@@ -239,7 +239,7 @@ def main(
     example = (images[:1] - net.mean) / net.std
     for seed in range(seeds):
         for layer, module in cascade(net.module, example, every=every, seed=seed):
-            random = SplitModel(module, config.model.layer, mean=config.model.mean, std=config.model.std)
+            random = SplitModel(module, config.model.only_layer("this script"), mean=config.model.mean, std=config.model.std)
             maps, _ = explain(session, random, images, targets, positions)
             draws.setdefault(layer, []).append(draw(trained, maps))
             changed[layer] = not torch.equal(random.trunk(images[:1])[0], before)

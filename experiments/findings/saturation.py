@@ -90,7 +90,7 @@ def split(module: nn.Module, config: ModelConfig, factor: float, dtype: torch.dt
     with torch.no_grad():
         scaled.classifier[-1].weight *= factor
         scaled.classifier[-1].bias *= factor
-    return SplitModel(scaled.to(dtype), config.layer, mean=config.mean, std=config.std)
+    return SplitModel(scaled.to(dtype), config.only_layer("this script"), mean=config.mean, std=config.std)
 
 
 def measure(items: Items, net: SplitModel, method: Callable[[Probe], Tensor]) -> dict[str, Tensor]:

@@ -97,3 +97,10 @@ def test_files_of_ones_own_that_cannot_be_listed(tmp_path, content, says):
     (tmp_path / "model" / "mine.yaml").write_bytes(content)
     with pytest.raises(UserError, match=says):
         listing.models(tmp_path)
+
+
+def test_several_layers_are_all_marked():
+    table = layers("digits_gap", ["model.layer=[features.3,features.13]"], None)
+    tiers = dict(zip(table.columns[0].cells, table.columns[4].cells, strict=True))
+    assert marked(table) == ["features.3", "features.13"]
+    assert "tier 3" in tiers["features.3"] and "tier 1" in tiers["features.13"]

@@ -66,6 +66,12 @@ def test_run_then_tables_then_nothing_left_to_do(folder, tmp_path):
         (["list", "modles"], "cannot list 'modles'; did you mean 'models'?"),
         (["explain", "/nowhere.jpg", "model=vgg16"], "cannot read /nowhere.jpg"),
         (["explain", "/nowhere.jpg"], "explain needs a model, as in model=resnet50"),
+        (
+            ["figure", "units", "/nowhere.jpg", "model=vgg16", "model.layer=[a,b]"],
+            "evalkit figure units needs one layer, and model.layer=[a,b]",
+        ),
+        (["app", "model.layer=[a,b]"], "evalkit app, whose page has a choice of layers, needs one layer"),
+        (["bench", "ablation", "--model", "digits_gap", "model.layer=[a,b]"], "this benchmark needs one layer, and model.layer=[a,b]"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, says, tmp_path, monkeypatch):

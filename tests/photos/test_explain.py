@@ -65,3 +65,17 @@ def test_mistakes_are_told_before_anything_is_computed(photos, tmp_path):
         explain.explain_images(config("target=label"), photos, tmp_path / "out")
     with pytest.raises(UserError, match=r"cannot write to .*choose another folder with --out"):
         explain.explain_images(config(), photos, photos[0])
+
+
+def test_several_layers_have_a_row_each(photos, tmp_path, monkeypatch):
+    drawn = {}
+    draw = explain.draw
+    monkeypatch.setattr(explain, "draw", lambda settings, model, probe, maps: draw(settings, model, probe, drawn.setdefault("maps", maps)))
+    explain.explain_images(config("model.layer=[features.7,features.13]", "model.fuse=max"), photos[:1], tmp_path / "out")
+    names = [f"ablation_cam@{layer}" for layer in ("features.7", "features.13", "max")]
+    assert list(drawn["maps"]) == [*names, "constant"]
+    for layer in ("features.7", "features.13"):
+        settings = config(f"model.layer={layer}")
+        model = zoo.load(settings.model, torch.device("cpu"))
+        probe = Probe(model.net, model.preprocess(Digits().load(0))[None].float() / 255)
+        assert torch.equal(drawn["maps"][f"ablation_cam@{layer}"], protocol.upsample(ablation_cam(probe), (64, 64)))
