@@ -68,17 +68,25 @@ def test_an_unknown_way_to_fuse():
         fuse(maps_of((4, 4), (8, 8)), (8, 8), "median")
 
 
+def large_scores() -> TinyGAP:
+    """A network whose maps are so large that the libraries' additions to a divisor hardly count."""
+    module = TinyGAP().eval()
+    with torch.no_grad():
+        module.fc.weight.mul_(1000)
+    return module
+
+
 @pytest.mark.parametrize(("ours", "theirs"), [("grad_cam", GradCAM), ("layer_cam", LayerCAM)])
 def test_the_mean_is_that_of_pytorch_grad_cam(ours, theirs):
     """Up to its 1e-7 in the divisor, OpenCV's bilinear weights, and its second scaling, which is repeated here."""
-    module, images = TinyGAP().eval(), torch.rand(2, 3, 16, 16)
+    module, images = large_scores(), torch.rand(2, 3, 16, 16)
     nets = [SplitModel(module, layer, mean=HALF, std=HALF) for layer in LAYERS]
     probe = Probe(nets[-1], images)
     fused = fuse([getattr(methods, ours)(probe.at(net)) for net in nets], (16, 16), "mean")
     with theirs(model=module, target_layers=[module.get_submodule(layer) for layer in LAYERS]) as cam:
         expected = cam(input_tensor=(images - 0.5) / 0.5, targets=[ClassifierOutputTarget(c) for c in probe.targets.tolist()])
     low, high = fused.amin((1, 2), keepdim=True), fused.amax((1, 2), keepdim=True)
-    np.testing.assert_allclose((fused - low) / (high - low), expected, atol=1e-4)
+    np.testing.assert_allclose((fused - low) / (high - low), expected, atol=1e-5)
     assert np.ptp(expected) > 0.5
 
 
@@ -90,7 +98,7 @@ def test_opencv_resizes_as_upsample_does():
 
 def test_the_largest_is_that_of_torch_cam():
     """`fuse_cams` of all its classes but LayerCAM, of maps as its extractor normalises them, up to its 1e-8 in the divisor."""
-    module, images = TinyGAP().eval(), torch.rand(2, 3, 16, 16)
+    module, images = large_scores(), torch.rand(2, 3, 16, 16)
     nets = [SplitModel(module, layer, mean=HALF, std=HALF) for layer in LAYERS]
     probe = Probe(nets[-1], images)
     fused = fuse([methods.grad_cam(probe.at(net)) for net in nets], (16, 16), "max")
@@ -103,7 +111,7 @@ def test_the_largest_is_that_of_torch_cam():
 @pytest.mark.parametrize("name", methods.__all__)
 def test_what_is_declared_free_of_the_layer_is(name):
     """Every method: maps of CAMs have the size of their layer, and guided ones of equal size other values."""
-    module, images = TinyGAP().eval(), torch.rand(2, 3, 32, 32)
+    module, images = TinyGAP().eval(), torch.rand(5, 3, 32, 32)
     with torch.no_grad():
         module.features[1].weight.uniform_(0.5, 2.0)
     first, second = (SplitModel(module, layer, mean=HALF, std=HALF) for layer in ("features.0", "features"))
@@ -111,12 +119,12 @@ def test_what_is_declared_free_of_the_layer_is(name):
     if name == "cam":
         assert not is_layer_free(method)
         return
-    probe = Probe(second, images)
+    probe = Probe(second, images, range(5))  # all classes: a map may be zero everywhere for one
     maps, others = method(probe.at(first)), method(probe)
     if name in ("random", "constant", "centre"):  # their size is that of the activations
-        assert is_layer_free(method) and maps.shape == (2, 32, 32) and others.shape == (2, 16, 16)
+        assert is_layer_free(method) and maps.shape == (5, 32, 32) and others.shape == (5, 16, 16)
     else:
-        same = maps.shape == others.shape and torch.allclose(maps, others, rtol=1e-4, atol=1e-6)
+        same = maps.shape == others.shape and bool((maps - others).abs().max() <= 1e-4 * others.abs().max())
         assert is_layer_free(method) == same
 
 
