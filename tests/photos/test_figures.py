@@ -173,7 +173,7 @@ def scaled(opened: PhotoSession, factor: float) -> PhotoSession:
     with torch.no_grad():
         net.module.classifier[-1].weight *= factor
         net.module.classifier[-1].bias *= factor
-    return replace(opened, model=replace(opened.model, net=net))
+    return replace(opened, model=replace(opened.model, nets=[net]))
 
 
 def test_saturation_says_what_becomes_of_gradients_and_drops():
