@@ -36,7 +36,8 @@ def log_to_stderr(level: int) -> None:
     for message in ("This DataLoader will create", "Image size .* could be decompression bomb"):
         warnings.filterwarnings("ignore", message)
     if level <= logging.WARNING:
-        for name in ("evalkit.evaluation.inventory", "evalkit.launch.slurm"):  # what data a run has, and which jobs it submitted
+        # what data a run has, what of a checkpoint is loaded, and which jobs were submitted
+        for name in ("evalkit.evaluation.inventory", "evalkit.models.fitting", "evalkit.launch.slurm"):
             logging.getLogger(name).setLevel(logging.INFO)
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(levelname)s: %(message)s"))

@@ -1,7 +1,7 @@
 """State dicts in checkpoints: where they lie, and how their keys are renamed to be those of a network."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, strided
@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 from evalkit.models.copies import COMPILED
 from evalkit.models.weights_file import Unread
 
-_PLAIN = ("model", "state_dict", "model_state_dict", "net", "network", "weights", "params", "module")
+_PLAIN = ("model", "state_dict", "model_state_dict", "net", "network", "weights", "params", "module", "checkpoint", "models")
 _AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "params_ema", "ema_model", "module_ema")
 
 State = Mapping[str, Any]
@@ -29,6 +29,19 @@ class Fit:
     missing: list[str]
     unexpected: list[str]
     misshapen: list[str]
+    removed: Sequence[str] = ()
+    """The prefixes, and the names of wrappers within keys, without which these are the network's."""
+    added: str = ""
+    """The prefix that the network's keys have and the state dict's have not."""
+    part: str = ""
+    """The prefix of the keys that are compared, where the state dict has others beside them; without a prefix that all keys have."""
+    left: State = field(default_factory=dict)
+    """Those other keys with their values, without a prefix that all keys have."""
+
+    @property
+    def place(self) -> Entry:
+        """The keys under which the weights lie: the entry, and the prefix where they are a part of it."""
+        return (*self.entry, self.part.removesuffix(".")) if self.part else self.entry
 
     @property
     def exact(self) -> bool:
@@ -42,14 +55,14 @@ class Fit:
 
 
 def state_dicts(content: Any, entry: Entry = ()) -> Iterator[tuple[Entry, State]]:
-    """Yield all mappings from names to tensors, down to the second level."""
+    """Yield all mappings from names to tensors, down to the third level, those of optimizers excepted."""
     if isinstance(content, list | tuple) and not entry:
         content = {str(place): value for place, value in enumerate(content)}
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping) or "param_groups" in content:
         return
     if any(isinstance(value, Tensor) for value in content.values()) and all(isinstance(key, str) for key in content):
         yield entry, content
-    if len(entry) < 2:
+    if len(entry) < 3:
         for key, value in content.items():
             yield from state_dicts(value, (*entry, str(key)))
 
@@ -63,11 +76,11 @@ def best_fit(entry: Entry, state: State, own: State) -> Fit:
     """Return the first renaming under which a state dict is the network's own, or the one with which most of it matches."""
     own_names = {_without(name, (COMPILED,)): name for name in own} | {name: name for name in own}
     best: Fit | None = None
-    for names in _renamings(list(state), list(own)):
+    for names, removed, added in _renamings(list(state), list(own)):
         renamed = {own_names.get(new, new): state[old] for old, new in names.items()}
         if len(renamed) < len(names):
             continue
-        this = _compare(entry, state if list(renamed) == list(state) else renamed, own)
+        this = replace(_compare(entry, state if list(renamed) == list(state) else renamed, own), removed=removed, added=added)
         if this.exact:
             return this
         best = this if best is None or this.matching > best.matching else best
@@ -75,8 +88,20 @@ def best_fit(entry: Entry, state: State, own: State) -> Fit:
     return best
 
 
-def _renamings(names: list[str], own: list[str]) -> Iterator[dict[str, str]]:
-    """Yield new names for a state dict's keys: as they are, then without and with the prefixes that wrappers add.
+def part_fits(entry: Entry, state: State, own: State) -> Iterator[Fit]:
+    """Yield the best fit of each part of a state dict: a training script's module may hold the network beside losses and metrics."""
+    outer = ["", *_common_prefixes(list(state))][-1]
+    state = {name.removeprefix(outer): value for name, value in state.items()}
+    for prefix in dict.fromkeys(name.partition(".")[0] + "." for name in state if "." in name):
+        inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        left = {name: value for name, value in state.items() if not name.startswith(prefix)}
+        if left:
+            this = best_fit(entry, inside, own)
+            yield replace(this, part=prefix, left=left, removed=[*filter(None, [outer]), prefix, *this.removed])
+
+
+def _renamings(names: list[str], own: list[str]) -> Iterator[tuple[dict[str, str], Sequence[str], str]]:
+    """Yield new names for a state dict's keys, with what was removed and added: as they are, then without and with wrappers' prefixes.
 
     torch.compile and DataParallel may wrap a part of a network, so the names that they add are removed from within keys too. An
     averaged model (torch.optim.swa_utils) has a count beside its weights.
@@ -85,13 +110,15 @@ def _renamings(names: list[str], own: list[str]) -> Iterator[dict[str, str]]:
         names = [name for name in names if name != "n_averaged"]
     for wrappers in ((), (COMPILED,), (COMPILED, "module")):
         short = [_without(name, wrappers) for name in names]
+        removed = [f"{wrapper}." for wrapper in wrappers if any(wrapper in name.split(".") for name in names)]
         while len(set(short)) == len(names):
             for prefix in ("", *_common_prefixes(own)):
-                yield {old: prefix + new for old, new in zip(names, short, strict=True)}
+                yield {old: prefix + new for old, new in zip(names, short, strict=True)}, removed, prefix
             prefixes = _common_prefixes(short)
             if not prefixes:
                 break
             short = [name.removeprefix(prefixes[0]) for name in short]
+            removed = [*removed, prefixes[0]]
 
 
 def _without(name: str, parts: tuple[str, ...]) -> str:

@@ -39,6 +39,12 @@ def prefixed(state, prefix: str):
     return {prefix + name: value for name, value in state.items()}
 
 
+def said(caplog) -> str:
+    (record,) = caplog.records
+    caplog.clear()
+    return record.getMessage()
+
+
 class Wrapper(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -60,7 +66,7 @@ class OwnModule(nn.Module):
     "entry",
     [
         "model", "state_dict", "model_state_dict", "ema", "model_ema", "state_dict_ema", "net", "network", "weights", "params",
-        "params_ema", "module", "ema/module", "state_dict/model", "checkpoint/weights", "generator", "0",
+        "params_ema", "module", "ema/module", "state_dict/model", "checkpoint/weights", "checkpoint/models/ema", "a/b/c", "generator", "0",
     ],
 )  # fmt: skip
 def test_nested_under_the_names_of_training_scripts(entry):
@@ -117,8 +123,7 @@ def test_of_several_that_fit_the_trained_one_is_taken_and_named(caplog):
     first, second = trained().state_dict(), trained().state_dict()
     with caplog.at_level(logging.WARNING):
         assert hash_weights(loaded({"model_ema": second, "model": first}).state_dict()) == hash_weights(first)
-    assert "weights are read from model, though model_ema would fit too" in caplog.text
-    caplog.clear()
+    assert said(caplog) == "weights of w.pth: read from model, though model_ema would fit too"
     assert hash_weights(loaded({"model_ema": second, "model": TinyFC().state_dict()}).state_dict()) == hash_weights(second)
     assert not caplog.records
     with pytest.raises(UserError, match=r"several state dicts that fit \(student, teacher\): save the one you mean alone"):
@@ -169,7 +174,11 @@ def without(state, *names):
         ),
         (
             lambda s: {"state_dict": prefixed(without(s, "fc.bias"), "module.")},
-            r"w\.pth, entry state_dict, does not fit .* lacks 1 key \(fc\.bias\)$",
+            r"w\.pth, entry state_dict, does not fit builders.TinyGAP without the prefix module\.: it lacks 1 key \(fc\.bias\)$",
+        ),
+        (
+            lambda s: prefixed(without(s, "fc.bias"), "net.") | {"net.head.bias": s["fc.bias"], "loss.weight": torch.ones(5)},
+            r"without the prefix net\.: it lacks 1 key \(fc\.bias\), it has 1 key \(head\.bias\) that the network has not$",
         ),
         (
             lambda s: nn.Linear(2, 2).state_dict(),
@@ -195,10 +204,62 @@ def test_the_state_dict_of_a_part_or_of_a_whole_around_the_network_is_said():
 
     with pytest.raises(UserError, match=r"it fits the network's part 'net': load it there in the factory, with model\.weights=null"):
         loaded(prefixed(trained().state_dict(), "module."), Normalises(TinyGAP()))
-    with pytest.raises(UserError, match=r"none of its keys \(mean, .*; its keys that begin with 'net\.' fit: save those alone"):
+    with pytest.raises(UserError, match=r"none of its keys \(mean, .*; its keys that begin with 'net\.' fit: .* does not need mean$"):
         loaded(Normalises(TinyGAP()).state_dict())
-    with pytest.raises(UserError, match=r"none of its keys \(model\.feat.*; its keys that begin with 'model\.' fit: save those alone"):
-        loaded({"state_dict": prefixed(trained().state_dict(), "model.") | {"loss.weight": torch.ones(5)}})
+    with_head = prefixed(trained().state_dict(), "model.") | {"head.weight": torch.ones(5, 5), "loss.weight": torch.ones(5)}
+    with pytest.raises(UserError, match=r"none of its keys \(model\.feat.*begin with 'model\.' fit: .* does not need head\.weight$"):
+        loaded({"state_dict": with_head})
+
+
+@pytest.mark.parametrize("outer", ["", "module.", "_orig_mod."])
+def test_losses_and_metrics_beside_the_network_are_left_out_and_named(caplog, outer):
+    state = trained().state_dict()
+    beside = {"criterion.weight": torch.ones(5), "val_acc.total": torch.tensor(3), "val_acc.seen": torch.tensor(3)}
+    beside["val.confusion"] = torch.ones(5, 5, dtype=torch.long)
+    content = {"state_dict": prefixed(prefixed(state, "net.") | beside, outer), "optimizer_states": [{"state": {}}], "hyper_parameters": {}}
+    assert hash_weights(loaded(content).state_dict()) == hash_weights(state)
+    prefix = f"{outer} and net." if outer else "net."
+    left = "criterion.weight, val_acc.* (2 keys), val.confusion"
+    assert said(caplog) == f"weights of w.pth: read from state_dict, prefix {prefix} removed, left out {left}"
+    for name in ("criterion.weight", "weight"):  # a kernel, and a buffer of the outer module itself
+        with pytest.raises(UserError, match=rf"begin with 'net\.' fit: .* does not need {name}$"):
+            loaded(prefixed(prefixed(state, "net.") | {name: torch.ones(5, 5) if "." in name else torch.ones(3)}, outer))
+
+
+def test_of_several_networks_in_one_state_dict_the_trained_one_is_taken_if_a_name_says_which(caplog):
+    first, second = trained().state_dict(), trained().state_dict()
+    assert hash_weights(loaded(prefixed(second, "ema_model.") | prefixed(first, "net.")).state_dict()) == hash_weights(first)
+    assert "though ema_model would fit too, prefix net. removed, left out ema_model.* (9 keys)" in said(caplog)
+    for names in (("student", "teacher"), ("net", "model")):
+        with pytest.raises(UserError, match=rf"several state dicts that fit \({', '.join(names)}\): save the one you mean alone"):
+            loaded(prefixed(first, f"{names[0]}.") | prefixed(second, f"{names[1]}."))
+
+
+def test_what_was_found_and_changed_is_said_in_one_line(caplog):
+    caplog.set_level(logging.INFO)
+    state = trained().state_dict()
+    loaded(state)
+    assert not caplog.records
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        content = {name: value.to(dtype) if value.is_floating_point() else value for name, value in prefixed(state, "module.").items()}
+        module = loaded({"epoch": 3, "model": content})
+        assert torch.equal(module.fc.weight, content["module.fc.weight"].float())
+        assert said(caplog) == f"weights of w.pth: read from model, prefix module. removed, cast from {str(dtype)[6:]} to float32"
+    loaded(state, Wrapper(TinyGAP()))
+    assert said(caplog) == "weights of w.pth: prefix net. added"
+    assert torch.equal(loaded(state, TinyGAP().half()).fc.weight, state["fc.weight"].half())
+    assert said(caplog) == "weights of w.pth: cast from float32 to float16"
+    loaded({name.replace("features.", "features.module."): value for name, value in state.items()})
+    assert said(caplog) == "weights of w.pth: prefix module. removed"
+
+
+def test_tensors_of_an_optimizer_are_no_weights():
+    module = trained()
+    optimizer = torch.optim.Adam(module.parameters())
+    module(torch.rand(2, 3, 16, 16)).sum().backward()
+    optimizer.step()
+    with pytest.raises(UserError, match="holds no state dict"):
+        loaded({"run": {"optimizer": optimizer.state_dict()}})
 
 
 @pytest.mark.parametrize(("factory", "argument"), [("builders.TinyGAP", "classes"), ("torchvision.models.squeezenet1_1", "num_classes")])
@@ -233,11 +294,6 @@ def test_quantised_networks_load_their_own_state():
     fit(second, {"model": first.state_dict()}, settings())
     assert hash_weights(first.state_dict()) == hash_weights(second.state_dict())
     assert torch.equal(first.eval()(x), second.eval()(x))
-
-
-def test_half_precision_is_read_as_its_value():
-    state = {name: value.half() if value.is_floating_point() else value for name, value in trained().state_dict().items()}
-    assert torch.equal(loaded(state).fc.weight, state["fc.weight"].float())
 
 
 @pytest.mark.parametrize(
