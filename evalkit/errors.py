@@ -66,15 +66,19 @@ def counted(numbers: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {number}" for name, number in sorted(numbers.items(), key=lambda item: -item[1]) if number)
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the most similar known name, or None where none is similar."""
+    near = difflib.get_close_matches(name, sorted(set(known)), n=5, cutoff=0.6)
+    swapped = [other for other in near if sorted(other) == sorted(name)]  # 'vgg61' means 'vgg16', not 'vgg19'
+    return next(iter(swapped or near), None)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the most similar known name, else `; known: ` and up to twelve known names."""
     names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=5, cutoff=0.6)
-    near = [
-        other for other in near if sorted(other) == sorted(name)
-    ] or near  # prefer swapped characters: 'vgg61' means 'vgg16', not 'vgg19'
-    if near:
-        return f"; did you mean '{near[0]}'?"
+    near = nearest(name, names)
+    if near is not None:
+        return f"; did you mean '{near}'?"
     listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"; known: {listed}" if names else ""
 

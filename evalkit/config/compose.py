@@ -203,8 +203,9 @@ def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:
             return compose("config", overrides=overrides, return_hydra_config=with_hydra)
     except MissingConfigException as reason:  # an experiment may name a network of torchvision or timm
         group, _, name = str(reason.missing_cfg_file).partition("/")
-        if group != "model" or not _register_library_network(name):
+        if group not in GROUPS:
             raise composition_error(reason) from reason
+        _refuse_unless_library(group, name, choices(group))
     except yaml.YAMLError as reason:
         raise UserError(f"a configuration file is not valid yaml: {' '.join(str(reason).split())}") from reason
     except (HydraException, OmegaConfBaseException, TypeError, ValueError) as reason:  # as for 'method=[{}]' and 'model=null'
@@ -230,9 +231,7 @@ def _refuse_unless_library(group: str, name: str, known: list[str]) -> None:
 
         if _register_library_network(name):
             return
-        if catalogue.in_timm(name):
-            raise UserError(f"no model '{name}' in evalkit and torchvision, but timm has it: model={catalogue.TIMM}{name}")
-        known = [*known, *catalogue.names()]
+        raise UserError(f"no model '{name}'{catalogue.elsewhere(name, [*known, *catalogue.names()])}")
     raise UserError(f"no {group} '{name}'{did_you_mean(name, known)}")
 
 

@@ -7,13 +7,14 @@ weights of a bare name are written out, since a library may change its defaults.
 
 import importlib.util
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torchvision
 from torchvision.models import get_model_weights
 from torchvision.models import list_models as torchvision_names
 
-from evalkit.errors import UserError, did_you_mean
+from evalkit.errors import UserError, did_you_mean, nearest
 from evalkit.imports import import_timm
 
 TIMM = "timm/"
@@ -42,17 +43,30 @@ def names() -> list[str]:
     return torchvision_names(torchvision.models)
 
 
-def in_timm(name: str) -> bool:
-    """Return whether timm is installed and has a network of this name; it is imported for that."""
-    if importlib.util.find_spec("timm") is None:
-        return False
-    timm = import_timm(f"model={TIMM}{name}")
-    return name.partition(".")[0] in timm.list_models()
+def elsewhere(name: str, known: Iterable[str]) -> str:
+    """Return what to say of a name that is not `known`: where timm has it, how to write it, else a similar name, here or in timm.
+
+    timm is imported for that, where it is installed.
+    """
+    model = name.partition(".")[0]
+    installed = importlib.util.find_spec("timm") is not None
+    theirs = import_timm(f"model={TIMM}{name}").list_models() if installed else []
+    if model in theirs:
+        return f" in evalkit and torchvision, but timm has it: model={TIMM}{name}"
+    if nearest(name, known) is None and not installed:
+        get = f"in evalkit's folder, pip install '.[timm]', then model={TIMM}{name}"
+        return f" in evalkit and torchvision; if it is one of timm, which is not installed: {get}"
+    if nearest(name, known) is None and (near := nearest(model, theirs)) is not None:
+        return f" in evalkit and torchvision; did you mean timm's {near}: model={TIMM}{near}?"
+    return did_you_mean(name, known)
 
 
 def _from_torchvision(model: str, chosen: str) -> dict[str, Any]:
     available = get_model_weights(model)
     if chosen and chosen not in available.__members__:
+        installed = importlib.util.find_spec("timm") is not None
+        if installed and f"{model}.{chosen}" in import_timm(f"model={TIMM}{model}").list_pretrained(f"{model}.*"):
+            raise UserError(f"torchvision has no weights '{chosen}' for {model}, but timm has them: model={TIMM}{model}.{chosen}")
         raise UserError(f"torchvision has no weights '{chosen}' for {model}{did_you_mean(chosen, available.__members__)}")
     weights = available[chosen] if chosen else available.DEFAULT
     if not weights.meta.get("categories"):

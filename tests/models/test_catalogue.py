@@ -72,8 +72,11 @@ def test_an_experiment_may_name_such_a_network(tmp_path):
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - override /model: resnet34\n")
     assert compose_jobs(["experiment=mine"], conf=tmp_path)[0].config.model.layer == "layer4"
     (tmp_path / "experiment" / "typo.yaml").write_text("# @package _global_\ndefaults:\n  - override /model: resnet43\n")
-    with pytest.raises(UserError, match="model/resnet43"):
+    with pytest.raises(UserError, match="no model 'resnet43'; did you mean 'resnet34'"):
         compose_jobs(["experiment=typo"], conf=tmp_path)
+    (tmp_path / "experiment" / "data.yaml").write_text("# @package _global_\ndefaults:\n  - override /data: digitz\n")
+    with pytest.raises(UserError, match="no data 'digitz'; did you mean 'digits'"):
+        compose_jobs(["experiment=data"], conf=tmp_path)
 
 
 def test_a_file_of_that_name_comes_first(tmp_path):
@@ -148,11 +151,32 @@ def test_timm_names_that_do_not_fit(name, says):
         config(f"model=timm/{name}")
 
 
+def test_names_of_timm_without_its_prefix(tmp_path):
+    pytest.importorskip("timm")
+    for name in ("vit_tiny_patch16_224", "vit_tiny_patch16_224.augreg_in21k_ft_in1k"):
+        (tmp_path / "experiment").mkdir(exist_ok=True)
+        (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\ndefaults:\n  - override /model: {name}\n")
+        for overrides in ([f"model={name}"], ["experiment=mine"]):
+            with pytest.raises(UserError, match=rf"in evalkit and torchvision, but timm has it: model=timm/{name}$"):
+                compose_jobs(overrides, conf=tmp_path)
+    with pytest.raises(UserError, match=r"timm's vit_tiny_patch16_224: model=timm/vit_tiny_patch16_224\?$"):
+        config("model=vit_tiny_patch16_225")
+    with pytest.raises(
+        UserError, match=r"torchvision has no weights 'a1_in1k' for resnet50, but timm has them: model=timm/resnet50\.a1_in1k$"
+    ):
+        config("model=resnet50.a1_in1k")
+
+
 def test_without_timm_one_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     for attempt in (lambda: config("model=timm/resnet10t"), lambda: zoo.build(config("model=xception", "model.weights=null"))):
         with pytest.raises(UserError, match=r"not installed: in evalkit's folder, pip install '.\[timm\]'"):
             attempt()
+    monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(UserError, match=r"timm, which is not installed: in .* '.\[timm\]', then model=timm/vit_tiny_patch16_224$"):
+        config("model=vit_tiny_patch16_224")
+    with pytest.raises(UserError, match="no model 'resnet43'; did you mean 'resnet34'"):
+        config("model=resnet43")
 
 
 def test_weights_of_a_timm_network_from_a_file(tmp_path):
