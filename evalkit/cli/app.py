@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from evalkit.cli.console import note, show
 from evalkit.cli.options import ConfFolder, Overrides, expanded
 from evalkit.errors import UserError, first_line
 
@@ -70,8 +69,8 @@ def _announce(host: str, port: int, *, browser: bool) -> None:
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     if not _is_local(host):
         warning = f"anyone who can reach {host} can use this page with its photographs, networks and processor"
-        Console(emoji=False, stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/yellow] {escape(warning)}")
-    Console(emoji=False, highlight=False, soft_wrap=True).print(f"{escape(address)} (Ctrl-C ends)")
+        note(warning, "[yellow]warning:[/yellow] ")
+    show(f"{address} (Ctrl-C ends)")
     if browser:
         webbrowser.open(address)
 

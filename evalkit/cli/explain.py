@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from evalkit.cli.console import show
 from evalkit.cli.options import ConfFolder, expanded
 from evalkit.cli.photo_arguments import ImageArguments, photo_command
 
@@ -24,4 +23,4 @@ def explain(
     from evalkit.photos.explain import explain_images
 
     for file in explain_images(command.config, command.files, command.out):
-        Console(emoji=False, highlight=False, soft_wrap=True).print(escape(str(file)))
+        show(str(file))

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from evalkit.cli.console import show
 from evalkit.cli.options import ConfFolder, expanded
 from evalkit.cli.photo_arguments import ImageArguments, photo_command
 
@@ -90,4 +89,4 @@ def _write(
 
     command = photo_command(f"figure {name}", arguments, out, conf, methods=drawn)
     for file in write(name, draw, command.config, command.files, command.out, **options):
-        Console(emoji=False, highlight=False, soft_wrap=True).print(escape(str(file)))
+        show(str(file))

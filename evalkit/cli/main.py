@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from evalkit.cli.app import serve
 from evalkit.cli.bench import bench_app
+from evalkit.cli.console import note
 from evalkit.cli.explain import explain
 from evalkit.cli.figure import figure_app
 from evalkit.cli.listing import list_things
@@ -128,12 +127,12 @@ def _discard_output() -> None:
 
 def exit_with_error(message: str) -> None:
     """Print a message to stderr and exit with 2."""
-    Console(emoji=False, stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(printable(message))}")
+    note(printable(message), "[red]error:[/red] ")
     sys.exit(2)
 
 
 def _exit_stopped(message: str) -> None:
-    Console(emoji=False, stderr=True, highlight=False, soft_wrap=True).print(escape(printable(message)))
+    note(printable(message))
     sys.exit(STOPPED)
 
 

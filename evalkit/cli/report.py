@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from evalkit.cli.console import note
 from evalkit.cli.options import expanded, own_folder
 
 
@@ -32,7 +31,5 @@ def report(
     writable_file(file, "--out")
     evaluated = [evaluate_run(run) for run in load_runs(runs, allow_incomplete=allow_incomplete)]
     notes = report_runs(evaluated, file, each=gallery, root=data_root)
-    console = Console(emoji=False, stderr=True, highlight=False, soft_wrap=True)
-    for note in notes:
-        console.print(escape(note))
-    console.print(escape(f"written: {file} ({file.stat().st_size / 2**20:.1f} MB)"))
+    for line in (*notes, f"written: {file} ({file.stat().st_size / 2**20:.1f} MB)"):
+        note(line)

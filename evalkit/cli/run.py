@@ -5,9 +5,8 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from evalkit.cli.console import lines, note
 from evalkit.cli.options import ConfFolder, Overrides
 from evalkit.cli.progress import meter
 from evalkit.errors import counted, printable, shards_in_words
@@ -37,17 +36,16 @@ def run(
 
     jobs = compose_jobs(overrides or [], multirun=multirun, conf=conf)  # all of them, so that errors are reported before torch is imported
     for job in jobs:
-        console = Console(emoji=False, stderr=True, highlight=False, soft_wrap=True)
-        console.print(escape(_run_one(job, console)))
+        note(_run_one(job))
 
 
-def _run_one(job: "Job", console: Console) -> str:
+def _run_one(job: "Job") -> str:
     """Run one job, show its progress, and return a summary in one line."""
     from evalkit.launch.start import start_job
 
     started, done, new, images = time.perf_counter(), 0, 0, 0
     config = job.config
-    with meter(config.model.name, console) as display:
+    with meter(config.model.name, lines(stderr=True)) as display:
 
         def advance(images: int) -> None:
             nonlocal done

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
+from evalkit.cli.console import note, show
 from evalkit.cli.options import expanded
 from evalkit.errors import UserError, did_you_mean
 
@@ -51,9 +51,8 @@ def prepare(
     )
     distinct = len({item.index for item in key.items.values()})
     excluded = f" ({left_out} others did not fit the design)" if left_out else ""
-    console = Console(emoji=False, highlight=False, soft_wrap=True)
-    console.print(escape(f"{out / records.PAGE}: {len(key.items)} items of {distinct} images{excluded}; give this one file to every rater"))
-    console.print(escape(f"{out / records.KEY}: what its ids stand for; do not share it before all answers are in"))
+    show(f"{out / records.PAGE}: {len(key.items)} items of {distinct} images{excluded}; give this one file to every rater")
+    show(f"{out / records.KEY}: what its ids stand for; do not share it before all answers are in")
 
 
 @study_app.command()
@@ -79,4 +78,4 @@ def score(
     folder = out or (key if key.is_dir() else key.parent)
     report.write(scores, folder)
     report.print_scores(Console(emoji=False), scores)
-    Console(emoji=False, stderr=True, highlight=False, soft_wrap=True).print(escape(f"written: {folder}/{', '.join(report.FILES)}"))
+    note(f"written: {folder}/{', '.join(report.FILES)}")

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
+from evalkit.cli.console import note
 from evalkit.cli.options import expanded, own_folder
 
 
@@ -39,6 +39,4 @@ def tables(
     evaluated = [evaluate_run(run) for run in loaded]
     write_all(evaluated, folder, write_figures if figures else None)
     print_tables(Console(emoji=False), evaluated)
-    Console(emoji=False, stderr=True, highlight=False, soft_wrap=True).print(
-        escape(f"written: {folder}/tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv" + (", figures/" if figures else ""))
-    )
+    note(f"written: {folder}/tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv" + (", figures/" if figures else ""))
