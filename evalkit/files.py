@@ -10,6 +10,9 @@ from upath import UPath
 
 from evalkit.errors import UserError, first_line, remote_failure
 
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".pkl")
+"""Weights that are called so come from a file, whether or not there is such a file."""
+
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2")
 
 Place = Path | UPath

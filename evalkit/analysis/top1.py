@@ -5,6 +5,7 @@ import re
 from scipy import stats
 
 from evalkit.analysis.load import Run
+from evalkit.files import WEIGHTS_SUFFIXES
 
 PUBLISHED_ON = {
     "ImageNet val": ("imagenet", 50_000),
@@ -12,7 +13,6 @@ PUBLISHED_ON = {
     "398 evaluation images": ("two_digits", 398),
 }
 """The name and the number of images of the data set that the end of an `expected_top1_source` names."""
-WEIGHTS_FILES = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
 FEWEST = 30
 """Smallest number of labelled images, and of scored ones, from which a share and its interval say something."""
 
@@ -30,7 +30,7 @@ def expected_top1(run: Run) -> float | None:
     known = next((data for end, data in PUBLISHED_ON.items() if source.endswith(end)), None)
     if known is not None:
         weights = str(facts["weights"])
-        own = random_weights(run) or (weights.lower().endswith(WEIGHTS_FILES) and not weights.startswith("embedded:"))
+        own = random_weights(run) or (weights.lower().endswith(WEIGHTS_SUFFIXES) and not weights.startswith("embedded:"))
         if own or (identity["data"]["name"], facts["images"]) != known:
             return None
     return float(value)

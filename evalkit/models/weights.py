@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from evalkit.errors import UserError, did_you_mean, first_line
-from evalkit.files import local
+from evalkit.files import WEIGHTS_SUFFIXES, local
 from evalkit.imports import import_timm
 from evalkit.models import weights_file
 from evalkit.models.catalogue import TIMM_FACTORY
@@ -111,7 +111,7 @@ def _content(config: ModelConfig) -> Any:
         raise UserError(f"model.weights={weights} is an address: download the file, and give its path")
     file = local(weights)
     by_name = config.factory == TIMM_FACTORY or config.factory.startswith("torchvision.models.")
-    if weights.endswith(weights_file.SUFFIXES) or "/" in weights or file.is_file() or (file.exists() and not by_name):
+    if weights.endswith(WEIGHTS_SUFFIXES) or "/" in weights or file.is_file() or (file.exists() and not by_name):
         return weights_file.read(file)
     if not by_name:
         raise UserError(

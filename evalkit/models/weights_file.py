@@ -14,9 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from evalkit.errors import UserError, cause, did_you_mean
-
-SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".ckpt", ".bin", ".tar", ".pkl")
-"""Names with these endings are those of files, whether or not such a file exists."""
+from evalkit.files import WEIGHTS_SUFFIXES
 
 _WANTED = "model.weights takes a state dict, saved by torch.save(model.state_dict(), FILE) or as .safetensors"
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # the first number in a file that torch.save wrote before it wrote zip archives
@@ -174,13 +172,13 @@ def _look(file: Path) -> None:
         elif "data.pkl" in inside:
             kind = "a file of torch.save that was unpacked as a zip archive: get it packed"
         else:
-            files = [name for name in inside if name.endswith(SUFFIXES)]
+            files = [name for name in inside if name.endswith(WEIGHTS_SUFFIXES)]
             kind = f"a folder: give the file in it ({', '.join(files[:5]) or 'there is none'})"
         raise UserError(_other_format(file, kind))
     if not file.exists():
         if file.with_name(f"{file.name}.index").exists():
             raise UserError(_other_format(file, "a checkpoint of TensorFlow"))
-        beside = [path.name for path in file.parent.iterdir() if path.name.endswith(SUFFIXES)] if file.parent.is_dir() else []
+        beside = [path.name for path in file.parent.iterdir() if path.name.endswith(WEIGHTS_SUFFIXES)] if file.parent.is_dir() else []
         raise UserError(f"no weights file {file} (model.weights){did_you_mean(file.name, beside)}")
 
 

@@ -28,6 +28,7 @@ DIGITS = {
         ({}, {}, True),
         ({"weights": "mine.pth"}, {}, False),
         ({"weights": "mine.ckpt"}, {}, False),
+        ({"weights": "mine.pkl"}, {}, False),
         ({"weights": "random (seed 0)"}, {}, False),
         ({"images": 1000}, {}, False),
         ({}, {"data": "image_folder"}, False),
