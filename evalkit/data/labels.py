@@ -181,10 +181,16 @@ def _read_map(file: Path, outputs: int) -> dict[str, tuple[int, ...]]:
     if not file.is_file():
         raise UserError(f"no file {file}: model.class_map takes a CSV with the columns class and index")
     outputs_of: dict[str, tuple[int, ...]] = {}
-    for row in read_table(file)[1]:
+    columns, rows = read_table(file)
+    if rows and not {"class", "index"} <= set(columns):
+        has = ", ".join(filter(None, columns))
+        raise UserError(f"{file} begins with {has}: model.class_map takes a CSV whose first line names the columns class and index")
+    for row in rows:
         name, index = row["class"], row["index"].strip()
-        if not name or not index.isdecimal() or int(index) >= outputs:
-            raise UserError(f"{file}, line {row.line}: expected the columns class and index, an output from 0 to {outputs - 1}")
+        if not name:
+            raise UserError(f"{file}, line {row.line} names no class")
+        if not index.isdecimal() or int(index) >= outputs:
+            raise UserError(f"{file}, line {row.line}: index '{index}' is no output of the model, a whole number from 0 to {outputs - 1}")
         outputs_of[name] = (*outputs_of.get(name, ()), int(index))
     if not outputs_of:
         raise UserError(f"{file} lists no classes: model.class_map takes a CSV with the columns class and index")

@@ -73,7 +73,16 @@ def test_a_class_map_names_several_outputs_and_the_best_is_explained(folder, tmp
     assert sum(s["left_out"] for s in done.load().shards) == 4  # c is not in the map
 
 
-@pytest.mark.parametrize(("line", "says"), [("class,index\na,5", "line 2: exp"), ("name,index\na,1", "line 2: exp"), (None, "no file")])
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("class,index\na,5", r"line 2: index '5' is no output of the model, a whole number from 0 to 4$"),
+        ("class,index\na,", "line 2: index '' is no output"),
+        ("class,index\n,1", "line 2 names no class$"),
+        ("name,index\na,1", r"map\.csv begins with name, index: model\.class_map takes a CSV whose first line names the columns class and"),
+        (None, "no file"),
+    ],
+)
 def test_bad_class_maps(folder, tmp_path, line, says):
     mapped = tmp_path / "map.csv"
     if line:
