@@ -14,7 +14,7 @@ from scipy.io.matlab import MatReadError
 from evalkit.data.boxes import Box, match_boxes, read_boxes
 from evalkit.data.decode import Encoded
 from evalkit.data.listing import is_hidden, list_images
-from evalkit.data.sources import ClassKey, Files, existing_folder, hash_entries, is_wnid, labelled_files, read_labels, utf8
+from evalkit.data.sources import ClassKey, Files, Folder, existing_folder, hash_entries, is_wnid, labelled_files, read_labels, utf8
 from evalkit.data.text import decode_text
 from evalkit.errors import UserError, cause, first_line, printable
 from evalkit.files import Place, place
@@ -24,7 +24,7 @@ GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLE_LABELS = "LOC_val_solution.csv"
 
 
-def imagenet(root: str, labels: str | None = None, devkit: str | None = None, boxes: str | None = None) -> "Files | TarFile":
+def imagenet(root: Folder, labels: str | None = None, devkit: str | None = None, boxes: str | None = None) -> "Files | TarFile":
     """Open ImageNet val below `root`, in any of three layouts.
 
     - class folders `n01440764/*.JPEG` (also below `val/`);

@@ -32,10 +32,12 @@ _NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
 
 _COMPANIONS = (
     "", ".cfg", ".csv", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".lock", ".log", ".mat", ".md", ".md5", ".parquet", ".pdf", ".py",
-    ".rst", ".sh", ".sha256", ".toml", ".tsv", ".txt", ".xlsx", ".xml", ".yaml", ".yml", ".zip", ".gz", ".tar", ".tgz", ".pt", ".pth",
-    ".safetensors", ".ckpt", ".bin", ".pkl", ".7z", ".css", ".db", ".doc", ".docx", ".dvc", ".js", ".onnx", ".rar", ".url", ".xmp",
+    ".rst", ".sh", ".sha256", ".toml", ".tsv", ".txt", ".xlsx", ".xml", ".yaml", ".yml", ".pt", ".pth", ".safetensors", ".ckpt", ".bin",
+    ".pkl", ".css", ".db", ".doc", ".docx", ".dvc", ".js", ".onnx", ".url", ".xmp",
 )  # fmt: skip
-"""Suffixes of texts, archives and weights, which accompany the images of many data sets. Without a suffix: LICENSE and the like."""
+"""Suffixes of texts and weights, which accompany the images of many data sets. Without a suffix: LICENSE and the like."""
+
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
 @dataclass
@@ -45,6 +47,8 @@ class Listing:
     images: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     """Files that may be pictures but are in no format that is read."""
+    archives: list[str] = field(default_factory=list)
+    """Archives, which are not read; they may hold a class each."""
     hidden: list[str] = field(default_factory=list)
     """Pictures, and folders with pictures, whose names say that they are hidden or trash."""
     broken: list[str] = field(default_factory=list)
@@ -81,6 +85,8 @@ def _sort_in(listing: Listing, path: str) -> None:
             listing.hidden.append(path)
     elif is_image(path):
         listing.images.append(path)
+    elif suffix(path) in _ARCHIVES:
+        listing.archives.append(path)
     elif suffix(path) not in _COMPANIONS or (not suffix(path) and "/" in path and not _is_notice(path)):
         listing.unread.append(path)
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from pydantic import Field
 
 from evalkit.data.boxes import Box, match_boxes, read_boxes
 from evalkit.data.decode import Encoded
@@ -69,6 +69,9 @@ class Source(Protocol):
         ...
 
 
+Folder = Annotated[str, Field(description="the folder that holds the images", examples=["/data/photos"])]
+
+
 class Files(Encoded):
     """Images in files below a root."""
 
@@ -81,7 +84,7 @@ class Files(Encoded):
         listing: Listing | None = None,
     ) -> None:
         if not paths:
-            raise UserError(f"no images in {root}: expected files ending in {', '.join(IMG_EXTENSIONS)}{_instead(listing)}")
+            raise UserError(f"no images in {root}: expected files ending in .jpg, .png or the suffix of another picture{_instead(listing)}")
         self.listing = listing
         """The content of the root; None where a list says which files are the images."""
         order = sorted(range(len(paths)), key=lambda i: paths[i])
@@ -129,12 +132,14 @@ class Files(Encoded):
 
 def _instead(listing: Listing | None) -> str:
     """Return what lies in a folder without images."""
-    if listing is None or not (listing.unread or listing.hidden):
+    if listing is None:
         return ""
-    return f"; it holds {listing.unread[0]}" if listing.unread else f"; {listing.hidden[0]} is hidden or trash"
+    if listing.unread or listing.archives:
+        return f"; it holds {(listing.unread or listing.archives)[0]}"
+    return f"; {listing.hidden[0]} is hidden or trash" if listing.hidden else ""
 
 
-def image_folder(root: str, labels: str | None = None, boxes: str | None = None) -> Files:
+def image_folder(root: Folder, labels: str | None = None, boxes: str | None = None) -> Files:
     """Open class folders, or the files listed in `labels` (default `<root>/labels.csv` where there is one).
 
     The list has the columns `file`, and `wnid`, `class` or `label`, and/or `index` (the model's output); a file with

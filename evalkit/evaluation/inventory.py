@@ -183,6 +183,9 @@ def _tell(config: RunConfig, source: Source, positions: Sequence[int], classes: 
             number = sum(images[key] for key in unknown)
             warnings.append(f"{share} have other names than the model's, so their images ({number:,}) count as unlabelled: {names}")
     absent = sorted(set(range(classes.outputs)).difference(*outputs.values()))
+    packed = [file for file in sorted(listing.archives) if set(classes.outputs_among(_packed(file))) & set(absent)]
+    if packed:
+        warnings.append(f"archives called as classes are not read: {_some(packed)}; unpack them")
     if absent and not classes.map and len(unknown) < len(outputs):
         names = _some([classes.name(output) for output in absent])
         note = f"{_share(len(absent), classes.outputs, 'classes of the model')} have no images: {names}"
@@ -230,6 +233,10 @@ def _unread(files: Sequence[str]) -> str:
     listed = [f"{len(named)} {ending or 'without suffix'} (such as {named[0]})" for ending, named in kinds]
     files_are = "1 file is" if len(files) == 1 else f"{len(files):,} files are"
     return f"{files_are} not read, since no format of images has such a suffix: {_some(listed)}; convert pictures to PNG or JPEG"
+
+
+def _packed(archive: str) -> str:
+    return archive[: -len(suffix(archive))].removesuffix(".tar")
 
 
 def _some(names: Sequence[object], text: Callable[[Any], str] = str) -> str:

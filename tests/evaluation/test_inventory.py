@@ -47,6 +47,19 @@ def test_links_that_bear_the_names_of_classes(said, folder):
     assert any(level == "WARNING" and text.startswith(warning) for level, text in said())
 
 
+def test_archives_that_bear_the_names_of_classes(said, folder):
+    for name in ("a", "b", "notes"):
+        shutil.make_archive(str(folder / name), "zip", folder / "c")
+    shutil.make_archive(str(folder / "b"), "gztar", folder / "b")
+    assert said() == [("INFO", "12 images of 3 classes")]  # the folders are there too
+    for name in ("a", "b"):
+        shutil.rmtree(folder / name)
+    assert ("WARNING", "archives called as classes are not read: a.zip, b.tar.gz, b.zip; unpack them") in said()
+    shutil.rmtree(folder / "c")
+    with pytest.raises(UserError, match=r"expected files ending in \.jpg, \.png or .* picture; it holds [ab]\.(zip|tar\.gz)$"):
+        said()
+
+
 def test_a_part_that_matches_no_class(said, folder):
     (folder / "a").rename(folder / "A")
     (folder / "b").rename(folder / "tiger-cat")
