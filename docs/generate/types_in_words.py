@@ -7,7 +7,7 @@ from markup import code
 from pydantic.fields import FieldInfo
 
 NAMES = {"str": "text", "int": "whole number", "float": "number", "bool": "`true` or `false`", "None": "`null`", "NoneType": "`null`"}
-NAMES |= {"Any": "anything", "dict": "mapping", "Point": "protocol point", "Path": "path", "UPath": "address"}
+NAMES |= {"Any": "anything", "dict": "mapping", "Point": "protocol point", "Path": "path", "UPath": "address", "Folder": "folder"}
 
 
 def named_in_words(annotation: str) -> str:

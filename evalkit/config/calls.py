@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from evalkit.config.sentences import misfit
 from evalkit.config.spelling import settle_call
@@ -45,6 +46,6 @@ def _check(key: str, value: Any, annotation: Any) -> None:
         try:
             TypeAdapter(annotation).validate_python(value, strict=True)
         except ValidationError as reason:
-            raise misfit(key, value, annotation) from reason
+            raise misfit(key, value, FieldInfo.from_annotation(annotation)) from reason
         if value == "":
-            raise misfit(key, value, annotation)
+            raise misfit(key, value, FieldInfo.from_annotation(annotation))

@@ -19,7 +19,8 @@ _SHOWN = 80
 
 def refusal(error: ValidationError, schema: Any, given: Any) -> UserError:
     """Return the first error of settings as an error of the user; `given` are the settings as they were typed (see `spelling`)."""
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((each for each in errors if each["loc"][-1:] != ("name",)), errors[0])  # a name may be that of another key, which is wrong
     key, annotation, value = _locate(first["loc"], schema, given)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         _, owner, _ = _locate(first["loc"][:-1], schema, given)

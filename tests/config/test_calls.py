@@ -4,6 +4,7 @@ import pytest
 
 from evalkit.config.calls import fitted
 from evalkit.data.digits import Digits
+from evalkit.data.imagenet import imagenet
 from evalkit.data.sources import image_folder
 from evalkit.errors import UserError
 
@@ -19,9 +20,10 @@ def test_a_number_is_text_where_text_is_meant():
     [
         (image_folder, {"root": "a", "label": "b"}, "no key 'data.label' in the configuration; did you mean 'labels'"),
         (image_folder, {"labels": "b"}, "data.root is not set: add data.root=..."),
-        (image_folder, {"root": None}, "data.root is null: give a text"),
-        (image_folder, {"root": ""}, "data.root is empty: give a text"),
-        (image_folder, {"root": ["a"]}, r"data.root=\[a\] is not valid: give a text"),
+        (image_folder, {"root": None}, "data.root is null: give the folder that holds the images, as in data.root=/data/photos$"),
+        (image_folder, {"root": ""}, "data.root is empty: give the folder"),
+        (imagenet, {"root": None}, "data.root is null: give the folder that holds the images"),
+        (image_folder, {"root": ["a"]}, r"data.root=\[a\] is not valid: give the folder"),
         (Digits, {"seed": "x"}, "data.seed=x is not valid: give a whole number"),
         (Digits, {"seed": True}, "data.seed=true is not valid"),
     ],

@@ -111,3 +111,10 @@ def test_what_is_said(override, says):
     with pytest.raises(UserError, match=says) as error:
         compose_jobs([override])
     assert plain(error.value)
+
+
+def test_a_name_that_another_key_gives_is_not_the_one_that_is_named():
+    with pytest.raises(UserError, match=r"^model\.factory is null: give the dotted path of a function"):
+        compose_jobs(["model=custom", "model.layer=a", "model.factory=null", "data=digits"])
+    with pytest.raises(UserError, match=r"^model\.name is null"):
+        compose_jobs(["model=digits_gap", "model.name=null", "data=digits"])
