@@ -221,6 +221,9 @@ def _check_names(parsed: list[Override], conf: Path | None) -> None:
             for value in values:
                 for name in value if isinstance(value, list) else [value]:
                     if isinstance(name, str) and name not in known and not name.startswith("["):
+                        other = conf / override.key_or_group / f"{name}.yml" if conf is not None else None
+                        if other is not None and other.is_file():
+                            raise UserError(f"{other} is not read, since only files ending in .yaml are: call it {name}.yaml")
                         _refuse_unless_library(override.key_or_group, name, known)
 
 

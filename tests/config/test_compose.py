@@ -170,3 +170,22 @@ def test_composing_imports_no_torch():
 def test_a_switch_of_a_method_that_was_not_chosen():
     with pytest.raises(UserError, match=r"ablation_cam is not among the chosen methods: add it to method=\[...\]"):
         compose_jobs(["method=[grad_cam]", "method.ablation_cam.drop=softmax", "data=digits"])
+
+
+@pytest.mark.parametrize("text", ["sample: 3\n", "# Mine\n# @package _global_\nsample: 3\n", "defaults:\n  - override /data: digits\n"])
+def test_an_experiment_without_its_first_line(tmp_path, text):
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=rf"{file} lacks the first line '# @package _global_'"):
+        compose_jobs(["experiment=mine", "model=digits_gap", "data=digits"], conf=tmp_path)
+    file.write_text("# @package _global_\nsample: 3\n")
+    assert compose_jobs(["experiment=mine", "model=digits_gap", "data=digits"], conf=tmp_path)[0].config.sample == 3
+
+
+def test_files_with_the_other_suffix_of_yaml(tmp_path):
+    for group in ("experiment", "model", "method"):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "mine.yml").write_text("# @package _global_\nsample: 3\n")
+        with pytest.raises(UserError, match=rf"{group}/mine\.yml is not read, .*: call it mine\.yaml$"):
+            compose_jobs([f"{group}=[mine]" if group == "method" else f"{group}=mine"], conf=tmp_path)
