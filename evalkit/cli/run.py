@@ -36,6 +36,8 @@ def run(
 
     jobs = compose_jobs(overrides or [], multirun=multirun, conf=conf)  # all of them, so that errors are reported before torch is imported
     for job in jobs:
+        if job.proposal:
+            note(f"{job.config.model.name}: {job.proposal}")
         note(_run_one(job))
 
 
