@@ -27,12 +27,13 @@ class Layer:
 def explainable(module: nn.Module, images: Tensor) -> Iterator[Layer]:
     """Yield every layer of a module that can be explained, in the order in which the data passes them.
 
-    `module` is in eval mode; only the size of the images (N,C,H,W) matters.
+    `module` is in eval mode; only the size of the images (N,C,H,W) matters. Of functions, those without the image's proportions,
+    as in attention, are left out.
     """
-    said = prefix_tokens(module)
+    said, modules = prefix_tokens(module), dict(module.named_modules())
     for name, size, separates in _outputs(module, images):
         grid = find_grid(size, images.shape, said) if size[0] == len(images) else None
-        if grid is not None:
+        if grid is not None and (name in modules or abs(grid.height - grid.width * images.shape[2] / images.shape[3]) <= 1):
             yield Layer(name, size[1] if grid.layout == "maps" else size[-1], grid, separates)
 
 
