@@ -237,3 +237,16 @@ def test_the_pretended_accelerator_itself():
         with accelerator.counting() as counted:
             assert all(call().device == pretend.DEVICE for call in free)
         assert not counted
+
+
+@pytest.mark.parametrize("output", ["binary", "raw"])
+def test_runs_of_networks_with_one_output(folder, tmp_path, monkeypatch, output):
+    def overrides(out):
+        more = ["+model.args.classes=1", "model.classes=null", f"model.output={output}", "model.score=theirs.doubled"]
+        return [*tiny_overrides(folder, tmp_path / out), *more]
+
+    (job,) = compose_jobs(overrides("cpu"))
+    expected = run_job(job)
+    counted = Counted(overrides("device"), monkeypatch)
+    assert_same(counted.folder, expected)
+    assert counted.folder.rows().prob_full.isna().all() == (output == "raw")

@@ -63,7 +63,7 @@ def _target(settings: Any) -> Any:
 
 def _top1(run: Run, counts: Mapping[str, Any]) -> str:
     classes = outputs(run) or 0
-    if random_weights(run) or run.provenance["identity"]["images"] != "all" or not counts["labelled"]:
+    if run.raw or random_weights(run) or run.provenance["identity"]["images"] != "all" or not counts["labelled"]:
         return ""
     if not near_guessing(counts["correct"], counts["labelled"], classes):
         return ""

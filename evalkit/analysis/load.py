@@ -48,6 +48,11 @@ class Run:
         chosen = list(self.provenance["identity"]["method"])
         return sorted(chosen, key=lambda method: (method in CONTROLS, chosen.index(method)))
 
+    @property
+    def raw(self) -> bool:
+        """Whether scores are the network's outputs themselves, without confidences (model.output=raw)."""
+        return bool(self.provenance["identity"]["model"].get("output") == "raw")
+
     @cached_property
     def scored(self) -> pd.DataFrame:
         """The rows of the items (image and explained class) that every method could be scored on, at every protocol point."""
@@ -90,9 +95,9 @@ class Run:
             "nonfinite_of": {str(method): int(number) for method, number in nonfinite.groupby("method")["index"].nunique().items()},
             "left_out": sum(int(shard["left_out"]) for shard in self.shards),
             "degenerate": {m: int(((maps.method == m) & (maps.status == "degenerate")).sum()) for m in self.methods},
-            "logit_not_positive": int((items.logit_full <= 0).sum()),
+            "logit_not_positive": int(((items.logit_full == 0) if self.raw else (items.logit_full <= 0)).sum()),
             "nearly_certain_percent": float((highest > NEARLY_CERTAIN).mean() * 100),
-            "top1_percent": 100 * correct / labelled if labelled else None,
+            "top1_percent": 100 * correct / labelled if labelled and not self.raw else None,
             "images_per_second": self.rows["index"].nunique() / seconds if seconds else float("nan"),
             "code_versions": len({shard["code"] for shard in self.shards}),
         }

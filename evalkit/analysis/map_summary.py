@@ -7,7 +7,7 @@ import pandas as pd
 
 from evalkit.analysis import metrics, stats
 from evalkit.analysis.load import ITEM, Run
-from evalkit.analysis.summary import SCORES, scores_of
+from evalkit.analysis.summary import main_score, scores_in, scores_of
 from evalkit.evaluation.columns import MEASURES
 from evalkit.point import Point
 
@@ -55,10 +55,10 @@ def _measures(run: Run) -> Iterator[_Columns]:
             yield name, None, None, None, values * (100 if name in PERCENT else 1), scored.get_level_values("index").to_numpy()
     soft = Point("soft", None, "black")
     if np.isfinite(tables["coherency"].to_numpy(np.float64)).any() and soft in run.points:
-        full, masked, images = scores_of(run, soft, "confidence")
+        full, masked, images = scores_of(run, soft, main_score(run))
         coherency, complexity = (tables[name].to_numpy(np.float64) for name in ("coherency", "complexity"))
-        drop = metrics.relative_drop(full, masked) / 100
-        yield "adcc", "soft", "black", "confidence", metrics.adcc(coherency, complexity, drop), images
+        drop = metrics.relative_drop(full, masked, raw=run.raw) / 100
+        yield "adcc", "soft", "black", main_score(run), metrics.adcc(coherency, complexity, drop), images
 
 
 def _by_method(run: Run, name: str) -> pd.DataFrame:
@@ -73,7 +73,7 @@ def _areas(run: Run) -> Iterator[_Columns]:
         points = [p for p in run.points if (p.select, p.fill) == (select, fill)]
         percents = [p.top_percent for p in points if p.top_percent is not None]
         if {0.0, 100.0} <= set(percents) and len(percents) > 2:
-            for score in SCORES:
+            for score in scores_in(run):
                 curves = [scores_of(run, point, score) for point in points]
                 scale = 100 if score == "confidence" else 1
                 values = metrics.area_under(percents, np.stack([curve.masked for curve in curves], axis=-1)) * scale

@@ -1,6 +1,7 @@
 """Faithfulness metrics on arrays of scores: Y on the image, O on the perturbed image, one entry per image.
 
-Ablation-CAM paper, section 6.1 (i) to (v). A score is a confidence (softmax) or an activation (logit).
+Ablation-CAM paper, section 6.1 (i) to (v). A score is a confidence (softmax), an activation (logit), or with model.output=raw
+the explained output itself, which may be negative.
 Values per image are averaged, with intervals, by `evalkit.analysis.stats`.
 """
 
@@ -39,10 +40,18 @@ def clipped_drop(full: Scores, masked: Scores) -> Scores:
     return np.maximum(0, full - masked)
 
 
-def relative_drop(full: Scores, masked: Scores) -> Scores:
-    """Return max(0, Y - O) / Y * 100 (eq. 5 before averaging); nan where Y <= 0. The average excludes and counts nan."""
-    positive = full > 0
-    return np.where(positive, clipped_drop(full, masked) / np.where(positive, full, 1) * 100, np.nan)
+def relative_drop(full: Scores, masked: Scores, *, raw: bool = False) -> Scores:
+    """Return max(0, Y - O) / Y * 100 (eq. 5 before averaging); nan where Y <= 0. The average excludes and counts nan.
+
+    `raw`: max(0, Y - O) / |Y| * 100, nan where Y is 0. A drop is what the explained score loses, whatever its sign.
+    """
+    size = sizes(full, raw=raw)
+    return np.where(size > 0, clipped_drop(full, masked) / np.where(size > 0, size, 1) * 100, np.nan)
+
+
+def sizes(full: Scores, *, raw: bool = False) -> Scores:
+    """Return what drops are divided by: |Y| for `raw` scores, else Y; 0 where Y is not positive, so that no drop is defined."""
+    return np.abs(full) if raw else np.maximum(0, full)
 
 
 def increased(full: Scores, masked: Scores) -> Scores:

@@ -15,8 +15,20 @@ from evalkit.layer_names import layer_of, method_of
 from evalkit.point import Point
 
 SCORES = {"confidence": "prob", "activation": "logit"}
+RAW = {"score": "logit"}
+"""The one score of a run with model.output=raw, which has no confidence."""
 PAPER_METRICS = ("average_drop", "increase", "win")
 """The metrics of the paper's tables: six, since each is taken for confidence and activation."""
+
+
+def scores_in(run: Run) -> dict[str, str]:
+    """Return the scores of a run by name, with the beginning of their columns' names."""
+    return RAW if run.raw else SCORES
+
+
+def main_score(run: Run) -> str:
+    """Return the score that stands first: the confidence, or the score where there is none."""
+    return next(iter(scores_in(run)))
 
 
 class Scores(NamedTuple):
@@ -28,9 +40,9 @@ class Scores(NamedTuple):
 
 
 def scores_of(run: Run, point: Point, score: str) -> Scores:
-    """Return the scores at one protocol point; `score` is "confidence" or "activation"."""
+    """Return the scores at one protocol point; `score` is a name of `scores_in`."""
     rows = at_point(run.scored, point)
-    column = SCORES[score]
+    column = scores_in(run)[score]
     full, masked = (
         rows.pivot(index="method", columns=ITEM, values=f"{column}_{of}").reindex(run.methods).sort_index(axis=1)
         for of in ("full", "masked")
@@ -57,7 +69,7 @@ def summarise(run: Run) -> pd.DataFrame:
 
     Raises UserError if no image could be scored.
     """
-    tables = [_summarise_point(run, point, score) for point, score in itertools.product(run.points, SCORES)]
+    tables = [_summarise_point(run, point, score) for point, score in itertools.product(run.points, scores_in(run))]
     summary = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if summary.empty:
         counts = run.counts()
@@ -77,7 +89,7 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
     methods = run.methods
     drops = metrics.clipped_drop(full, masked)
     losses = _losses(point, full, masked)
-    relative = metrics.relative_drop(full, masked)
+    relative, size = metrics.relative_drop(full, masked, raw=run.raw), metrics.sizes(full[0], raw=run.raw)
     against = [rival(methods, method) for method in methods]
     columns: dict[str, np.ndarray | tuple[np.ndarray, np.ndarray]] = {
         "average_drop": relative,
@@ -89,9 +101,9 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
     if len(methods) > 1:
         columns["win"] = metrics.wins(losses, losses[[methods.index(str(other)) for other in against]])
         columns["best_of_all"] = metrics.best_of_all(losses)
-    positive = full[0] > 0
+    positive = size > 0
     if positive.any():
-        columns["drop_of_sums"] = (100 * np.where(positive, drops, 0), np.where(positive, full, 0))
+        columns["drop_of_sums"] = (100 * np.where(positive, drops, 0), np.broadcast_to(size, drops.shape))
     estimates: dict[str, stats.Intervals] = dict(stats.bootstrap(columns, images))
     if positive.any():
         estimates["median_drop"] = stats.medians(relative[:, positive], images[positive])
@@ -121,14 +133,16 @@ def compare(run: Run) -> pd.DataFrame:
     """
     if len(run.methods) < 2 or not run.points:
         return pd.DataFrame()
-    return pd.concat([_compare_point(run, point, score) for point, score in itertools.product(run.points, SCORES)], ignore_index=True)
+    return pd.concat(
+        [_compare_point(run, point, score) for point, score in itertools.product(run.points, scores_in(run))], ignore_index=True
+    )
 
 
 def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
     full, masked, images = scores_of(run, point, score)
     pairs = list(itertools.combinations(range(len(run.methods)), 2))
     first, second = np.array(pairs).T
-    drops = metrics.relative_drop(full, masked)
+    drops = metrics.relative_drop(full, masked, raw=run.raw)
     up = metrics.increased(full, masked)
     losses = _losses(point, full, masked)
     won, lost = metrics.wins(losses[first], losses[second]), metrics.wins(losses[second], losses[first])

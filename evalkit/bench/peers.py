@@ -168,11 +168,17 @@ def _six_metrics(full: Tensor, seen: list[Tensor], targets: Tensor) -> Tensor:
     """Return drop, increase and win of the first method against the second, in confidence and activation."""
     metrics = []
     for kind in (0, 1):
-        before = confidence_and_logit(full, targets)[kind]
-        after = [confidence_and_logit(logits, targets)[kind] for logits in seen]
+        before = _both(full, targets)[kind]
+        after = [_both(logits, targets)[kind] for logits in seen]
         drops = [(before - score).clamp(min=0) for score in after]
         metrics += [(drops[0] / before).mean(), (before < after[0]).double().mean(), (drops[0] < drops[1]).double().mean()]
     return torch.stack(metrics)
+
+
+def _both(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    confidence, logit = confidence_and_logit(logits, targets)
+    assert confidence is not None  # a softmax
+    return confidence, logit
 
 
 def _draw(table: pd.DataFrame, file: Path) -> None:

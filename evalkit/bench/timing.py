@@ -32,7 +32,7 @@ class BenchNetwork:
     def forward(self) -> Tensor:
         """Return the logits (N,C) of one plain pass of the uncut network over all images."""
         with torch.inference_mode():
-            logits: Tensor = self.module(self.normalised)
+            logits: Tensor = self.net.readout(self.module(self.normalised))
         return logits
 
     def facts(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
     module, size = eval_copy(zoo.build(config)[0]), zoo.input_size(config)
     images = torch.rand(2, 3, *size)
     try:
-        found = list(explainable(module, images))
+        found = list(explainable(module, images, zoo.readout(config)))
         for layer in filter(None, config.layers):
             tier = Probe(zoo.cut(module, config, layer), images).tier
             about[layer] = f"Ablation-CAM there: tier {tier.number}, {tier.reason}"

@@ -31,9 +31,7 @@ class SpelledFiles(FileConfigSource):
         except (OSError, UnicodeDecodeError) as reason:  # OmegaConf raises OSError where the file holds no settings
             raise UserError(f"{file} is no file of settings in UTF-8 ({first_line(reason)})") from reason
         if config_path.startswith("experiment/") and not result.header["package"]:
-            raise UserError(
-                f"{file} lacks the first line '# @package _global_', by which an experiment sets all keys: add it"
-            )
+            raise UserError(f"{file} lacks the first line '# @package _global_', by which an experiment sets all keys: add it")
         content = OmegaConf.to_container(result.config)
         if not isinstance(content, dict):
             raise UserError(f"{file} holds a list, not settings such as 'key: value'")

@@ -28,15 +28,19 @@ class Classes:
     names: Sequence[str] | None = None
     map: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Outputs for each class name of a data set. If given, names are looked up only here: COCO's kite is a toy, ImageNet's a bird."""
+    quantity: bool = False
+    """Whether the outputs are one quantity and its negative, which no label stands for."""
 
     def outputs_of(self, key: ClassKey, of: str = "") -> tuple[int, ...]:
         """Return the outputs that a class stands for, none where the model has no such class. Raises UserError as `index` does."""
-        if not self.map or isinstance(key, int):
+        if not self.quantity and (not self.map or isinstance(key, int)):
             self.index(key, of)
         return self.outputs_among(key)
 
     def outputs_among(self, key: ClassKey) -> tuple[int, ...]:
         """Return the outputs that a class stands for, none where the model has no such class or no such output."""
+        if self.quantity:
+            return ()
         if self.map and not isinstance(key, int):
             return self._mapped.get(normalised(str(key)), ())
         index = self._found(key)
@@ -175,6 +179,19 @@ def load_classes(given: str | Sequence[str] | None, outputs: int, class_map: str
         name_of = dict(zip(wnids(), ResNet50_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
         names = [name_of[key] for key in keys]
     return Classes(outputs, keys, names, outputs_of)
+
+
+def load_quantity(given: str | Sequence[str] | None, class_map: str | None = None) -> Classes:
+    """Return the outputs z and -z of a network with one number z, which may have a name, such as `age`: then `age` and `-age`.
+
+    Raises UserError where several names are given, or a class map.
+    """
+    if given is not None and (isinstance(given, str) or len(given) != 1):
+        raise UserError(f"model.classes={given}: with model.output=raw, one output takes a list of one name, as in 'model.classes=[age]'")
+    if class_map is not None:
+        raise UserError("model.class_map is set, and with model.output=raw one output has no classes: set model.class_map=null")
+    name = "output" if given is None else str(given[0])
+    return Classes(2, [name, f"-{name}"], quantity=True)
 
 
 def _read_map(file: Path, outputs: int) -> dict[str, tuple[int, ...]]:

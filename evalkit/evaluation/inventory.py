@@ -26,6 +26,15 @@ def check_labels(config: RunConfig, source: Source, positions: Sequence[int], cl
 
     Of streamed data, only the first images are checked. Raises UserError where target or images needs labels that are missing.
     """
+    if classes.quantity:
+        for key, value in (("target", config.target), ("images", config.images)):
+            if value in ("label", "correct"):
+                raise UserError(
+                    f"{key}={value} needs classes, and {config.model.name} puts out one quantity (model.output=raw): leave {key} out"
+                )
+        if tell and not getattr(source, "streamed", False):
+            _tell(config, source, positions, classes)
+        return
     streamed = bool(getattr(source, "streamed", False))
     if streamed:  # a copy, since a stream that was begun cannot be sent to other processes
         source, positions = copy(source), [position for position in positions[:FIRST] if position < positions[0] + FIRST]

@@ -35,7 +35,7 @@ class BatchFacts:
     finite: Tensor
     """Whether the logits of the unperturbed image define the target's scores (n,), see `evalkit.scores.scored`."""
     output: str
-    """The function from logits to confidences: "softmax" or "sigmoid"."""
+    """What the logits stand for: "softmax", "sigmoid", "binary" or "raw", see `confidence_and_logit`."""
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def normalised(probe: Probe, images: Tensor | None = None) -> Tensor:
 
 def _network(probe: Probe) -> Callable[[Tensor], Tensor]:
     """Return the network applied to clones, because an in-place first operation would overwrite captum's input."""
-    return lambda images: probe.net.module(images.clone())
+    return lambda images: probe.net.whole(images.clone())
 
 
 def fill_image(probe: Probe, fill: str, option: str = "fill") -> Tensor:

@@ -15,21 +15,26 @@ from evalkit.errors import UserError, did_you_mean
 from evalkit.models.copies import eval_copy
 from evalkit.models.grid import Grid
 from evalkit.models.outlets import placed
+from evalkit.models.readout import Readout
 
 
 class _LayerTracer(fx.Tracer):
     """A symbolic tracer that records the output node of every module call, containers included."""
 
-    def __init__(self) -> None:
+    def __init__(self, readout: Callable[[Any], Any]) -> None:
         modules, functions = _opaque()
         super().__init__(autowrap_functions=functions)
-        self.opaque = modules
+        self.opaque, self.readout = modules, readout
         self.calls: dict[str, list[fx.Node]] = {}
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:  # noqa: ARG002 - torch's
         """Make one input, the images. All other parameters of `forward` keep their defaults, as where a caller gives images only."""
         name = [*inspect.signature(root_fn).parameters, "images"][1]  # the first is `self`
-        return root_fn, [self.root, self.create_proxy("placeholder", name, (), {})]
+
+        def scores(root: nn.Module, images: fx.Proxy) -> Any:
+            return self.readout(root_fn(root, images))
+
+        return scores, [self.root, self.create_proxy("placeholder", name, (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, self.opaque) or super().is_leaf_module(m, module_qualified_name)
@@ -92,10 +97,13 @@ class Root(nn.Module):
                     node.target = f"network.{target}"
 
 
-def trace(module: nn.Module) -> Traced:
-    """Trace a module in eval mode. Raises whatever torch.fx raises on a model that it cannot trace, and UserError as `eval_copy` does."""
+def trace(module: nn.Module, readout: Callable[[Any], Any] | None = None) -> Traced:
+    """Trace a module in eval mode, with what is applied behind it (`Readout`, by default the one without arguments).
+
+    Raises whatever torch.fx raises on a model that it cannot trace, and UserError as `eval_copy` and `Readout` do.
+    """
     module = eval_copy(module)  # tracing may leave symbolic values in a module's attributes
-    tracer = _LayerTracer()
+    tracer = _LayerTracer(readout or Readout())
     graph = tracer.trace(module)
     layers: dict[str, fx.Node] = {}
     for name, calls in tracer.calls.items():
@@ -164,6 +172,11 @@ def descendants(node: fx.Node) -> set[fx.Node]:
             visited.add(user)
             open_nodes.extend(user.users)
     return visited
+
+
+def influences(graph: fx.Graph, node: fx.Node) -> bool:
+    """Return whether the graph's output depends on a node."""
+    return next(iter(reversed(graph.nodes))) in descendants(node)
 
 
 def crossing(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:

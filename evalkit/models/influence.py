@@ -7,7 +7,7 @@ CAM methods are applied to transformers (pytorch-grad-cam's documentation names 
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from evalkit.models.outlets import placed, replaced
 
 PASSES_ON = (nn.Identity, dropout._DropoutNd)
 POOLS = (pooling._MaxPoolNd, pooling._AvgPoolNd, pooling._LPPoolNd, pooling._AdaptiveAvgPoolNd, pooling._AdaptiveMaxPoolNd)
+
+Picked = Callable[[Any], Any]
+"""A function from what a network returns to scores, or to the part of it that is scored."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class _Call:
     weights_follow: bool
 
 
-def last_influential(module: nn.Module, images: Tensor) -> Found | None:
+def last_influential(module: nn.Module, images: Tensor, picked: Picked = lambda outputs: outputs) -> Found | None:
     """Return the last layer whose positions influence the outputs and through which all, or most, data passes; None if there is none.
 
     As in `propose`, poolings and dropout are left out, and learned weights must follow. How much passes a layer is measured by
@@ -61,12 +64,13 @@ def last_influential(module: nn.Module, images: Tensor) -> Found | None:
     Args:
         module: The network in any mode; it is not changed.
         images: (N,C,H,W) on its device; only their size matters.
+        picked: Makes scores of what the module returns, or picks the part that is scored.
 
     Raises:
         Exception: whatever the module raises where it cannot process such images.
     """
     network, images = _with_random_constants(module), _pictures(images)
-    calls, total = _recorded(network, images.clone().requires_grad_())
+    calls, total = _recorded(network, images.clone().requires_grad_(), picked)
     if not total.requires_grad:
         return None
     said, by_tensor = prefix_tokens(module), _by_tensor(calls)
@@ -78,9 +82,9 @@ def last_influential(module: nn.Module, images: Tensor) -> Found | None:
     read = {call: g is not None and _any(grids[call], g) for call, g in zip(grids, gradients, strict=True)}
     influential = [call for call in grids if read[call]]
     shares: dict[_Call, float] = {}
-    plain = _flat(network, images)
+    plain = _flat(network, images, picked)
     for call in influential:
-        shares[call] = _share(network, call, images, plain)
+        shares[call] = _share(network, call, images, plain, picked)
         if shares[call] > 0.999 or (shares[call] >= _LARGE_SHARE and any(call.part.children())):
             break
     if not shares:
@@ -114,7 +118,7 @@ def _with_random_constants(module: nn.Module) -> nn.Module:
 
 
 @torch.enable_grad()
-def _recorded(network: nn.Module, images: Tensor) -> tuple[list[_Call], Tensor]:
+def _recorded(network: nn.Module, images: Tensor, picked: Picked) -> tuple[list[_Call], Tensor]:
     """Run a network, and return what modules called once put out, in the order in which they end, and a random sum of its outputs."""
     ended: list[tuple[str, nn.Module, list[tuple[int | None, Tensor, int]], int]] = []
     started: list[int] = []
@@ -131,7 +135,7 @@ def _recorded(network: nn.Module, images: Tensor) -> tuple[list[_Call], Tensor]:
     names = {part: name for name, part in network.named_modules()}
     handles = [part.register_forward_pre_hook(begin) for part in names] + [part.register_forward_hook(end) for part in names]
     try:
-        outputs = network(images)
+        outputs = picked(network(images))
     finally:
         for handle in handles:
             handle.remove()
@@ -176,7 +180,7 @@ def _local(network: nn.Module, grids: Mapping[_Call, Grid], images: Tensor) -> l
     height, width = (side // 2 for side in images.shape[2:])
     changed = images.clone()
     changed[:, :, :height, -width:] = images[:, :, -height:, :width]
-    outputs = {(call.name, call.version): call.output for call in _recorded(network, changed)[0]}
+    outputs = {(call.name, call.version): call.output for call in _recorded(network, changed, lambda outputs: outputs)[0]}
     found = []
     for call, grid in grids.items():
         other = outputs.get((call.name, call.version))
@@ -193,11 +197,11 @@ def _any(grid: Grid, gradient: Tensor) -> bool:
     return bool((grid.split(gradient)[0] != 0).any())
 
 
-def _share(network: nn.Module, call: _Call, images: Tensor, plain: Tensor) -> float:
+def _share(network: nn.Module, call: _Call, images: Tensor, plain: Tensor, picked: Picked) -> float:
     """Return how much of the difference of two images' outputs, `plain`, comes with a layer's output; 0 where they do not differ."""
     handle = call.part.register_forward_hook(lambda _part, _args, out: replaced(out, call.place, _element(out, call.place).flip(0)))
     try:
-        exchanged = _flat(network, images)
+        exchanged = _flat(network, images, picked)
     finally:
         handle.remove()
     difference = plain.flip(0) - plain
@@ -210,8 +214,10 @@ def _element(out: Any, place: int | None) -> Tensor:
 
 
 @torch.no_grad()
-def _flat(network: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([out.flatten(1).double() for out in _tensors(network(images)) if out.dim() and len(out) == len(images)], 1)
+def _flat(network: nn.Module, images: Tensor, picked: Picked) -> Tensor:
+    return torch.cat(
+        [out.reshape(len(out), -1).double() for out in _tensors(picked(network(images))) if out.dim() and len(out) == len(images)], 1
+    )
 
 
 def _sum(outputs: Any) -> Tensor:

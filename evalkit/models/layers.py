@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from evalkit.models import graph
 from evalkit.models.grid import Grid, find_grid, prefix_tokens
 from evalkit.models.outlets import placed
+from evalkit.models.readout import Readout
 
 
 @dataclass(frozen=True)
@@ -24,30 +25,30 @@ class Layer:
     """Whether all data passes through it: "yes", "no", or "?" where torch.fx cannot trace the network."""
 
 
-def explainable(module: nn.Module, images: Tensor) -> Iterator[Layer]:
+def explainable(module: nn.Module, images: Tensor, readout: Readout | None = None) -> Iterator[Layer]:
     """Yield every layer of a module that can be explained, in the order in which the data passes them.
 
-    `module` is in eval mode; only the size of the images (N,C,H,W) matters. Of functions, those without the image's proportions,
-    as in attention, are left out.
+    `module` is in eval mode; only the size of the images (N,C,H,W) matters. Left out is what does not influence the scores that
+    `readout` makes, and functions without the image's proportions, as in attention.
     """
     said, modules = prefix_tokens(module), dict(module.named_modules())
-    for name, size, separates in _outputs(module, images):
+    for name, size, separates in _outputs(module, images, readout):
         grid = find_grid(size, images.shape, said) if size[0] == len(images) else None
         if grid is not None and (name in modules or abs(grid.height - grid.width * images.shape[2] / images.shape[3]) <= 1):
             yield Layer(name, size[1] if grid.layout == "maps" else size[-1], grid, separates)
 
 
-def _outputs(module: nn.Module, images: Tensor) -> Iterator[tuple[str, torch.Size, str]]:
+def _outputs(module: nn.Module, images: Tensor, readout: Readout | None) -> Iterator[tuple[str, torch.Size, str]]:
     """Yield names and shapes of outputs that have positions, and whether all data passes through each."""
     try:
-        traced = graph.trace(module)
+        traced = graph.trace(module, readout)
         graph.propagate(traced.root, traced.graph, images)
     except Exception:  # without a graph that runs, a hook on a module is used, so only modules can be explained
         yield from ((name, shape, "?") for name, shape in _hooked(module, images))
         return
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     for name, node in sorted(traced.layers.items(), key=lambda entry: order[entry[1]]):
-        if len(graph.shape(node)) in (3, 4):
+        if len(graph.shape(node)) in (3, 4) and graph.influences(traced.graph, node):
             yield name, graph.shape(node), "no" if graph.crossing(traced.graph, node) else "yes"
 
 

@@ -22,15 +22,18 @@ _AWAY = "hand over the network without it: set model.factory to a function that 
 
 
 def check_meaning(net: SplitModel, images: Tensor, output: str) -> None:
-    """Check that outputs are logits, on images (N,3,H,W) as in `SplitModel`; `output` is "softmax" or "sigmoid", what evalkit applies.
+    """Check that outputs are logits, on images (N,3,H,W) as in `SplitModel`; `output` is model.output. Of "raw", any number is one.
 
     Warns of log-probabilities under "softmax": confidences are right then, and scores are log-probabilities. Raises UserError
     for probabilities, which a second softmax or sigmoid flattens and whose gradients vanish on confident images.
     """
+    if output == "raw":
+        return
+    columns = slice(1, None) if output == "binary" else slice(None)  # of -z and z, the second is what the network returns
     activations, context = net.trunk(images)
     with torch.enable_grad():
         recorded = net.head(activations.requires_grad_(), context)
-    ending, outputs = _ending(recorded), recorded.detach().double()
+    ending, outputs = _ending(recorded, pair=output == "binary"), recorded.detach().double()[:, columns]
     with torch.no_grad():
         if not bool(outputs.isfinite().all()):
             return  # see `check_on_images`
@@ -41,7 +44,7 @@ def check_meaning(net: SplitModel, images: Tensor, output: str) -> None:
             return
         if not bool((outputs >= 0).all()):
             return
-        more = torch.cat([outputs, *(net.head(varied, context).double() for varied in _varied(activations))])
+        more = torch.cat([outputs, *(net.head(varied, context).double()[:, columns] for varied in _varied(activations))])
     more = more[more.isfinite().all(1)]  # such large activations may overflow
     if close(more, more[:1].expand_as(more), 1e-6):
         return  # a network that does not look at the image: see `check_on_images`
@@ -114,9 +117,11 @@ def _varied(activations: Tensor) -> list[Tensor]:
     return [values * factor for values in (activations, noise) for factor in (-1e4, -100, 100, 1e4)]
 
 
-def _ending(outputs: Tensor) -> str | None:
-    """Return "softmax" or "sigmoid" where autograd recorded one as the last operation of the outputs."""
+def _ending(outputs: Tensor, *, pair: bool = False) -> str | None:
+    """Return "softmax" or "sigmoid" where autograd recorded one as the last operation of the outputs, or of z in a `pair` -z and z."""
     node = outputs.grad_fn
+    if pair and node is not None:
+        node = node.next_functions[-1][0]
     while node is not None and _SHAPING.match(node.name()):
         node = next((before for before, _ in node.next_functions), None)
     return None if node is None else _TO_PROBABILITIES.get(node.name().rstrip("0123456789"))

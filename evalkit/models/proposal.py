@@ -11,6 +11,7 @@ from evalkit.models import graph
 from evalkit.models.copies import uncompiled
 from evalkit.models.graph import shape
 from evalkit.models.influence import PASSES_ON, POOLS, last_influential
+from evalkit.models.readout import Readout
 
 
 class NoLayer(UserError):
@@ -25,7 +26,7 @@ class Proposal:
     reason: str
 
 
-def propose(module: nn.Module, images: Tensor) -> Proposal:
+def propose(module: nn.Module, images: Tensor, readout: Readout | None = None) -> Proposal:
     """Propose the layer whose maps the classifier pools, flattens or reads.
 
     It is the last output (N,K,h,w) with h·w > 1, those of poolings and dropout excepted, through which all data passes and
@@ -36,13 +37,15 @@ def propose(module: nn.Module, images: Tensor) -> Proposal:
     Args:
         module: The network in eval mode, on any device; on the meta device nothing is computed.
         images: (N,C,H,W) on that device; only their size matters.
+        readout: Makes scores of what the network returns; its function is not traced.
 
     Raises:
         NoLayer: there is no such output.
         Exception: whatever the module raises where it cannot process such images, or not on this device.
     """
+    readout = readout or Readout()
     try:
-        traced = graph.trace(module)
+        traced = graph.trace(module, readout.picked)
         graph.propagate(traced.root, traced.graph, images)
     except UserError:
         raise
@@ -53,7 +56,7 @@ def propose(module: nn.Module, images: Tensor) -> Proposal:
         return proposal
     if images.is_meta:
         raise NotImplementedError("what influences the outputs is found with values only")
-    found = last_influential(module, images)
+    found = last_influential(module, images, readout)
     if found is None:
         raise NoLayer(
             f"{type(uncompiled(module)).__name__} has no layer whose positions influence its outputs and behind which there are learned "
@@ -64,12 +67,12 @@ def propose(module: nn.Module, images: Tensor) -> Proposal:
 
 def _last_maps(traced: graph.Traced, images: Tensor) -> Proposal | None:
     """Return the last maps that the head reads; None where it reads tokens, or maps in another layout."""
-    module, names = traced.root, _names(traced)
+    module, names, end = traced.root, _names(traced), next(iter(reversed(traced.graph.nodes)))
     for node in reversed(traced.graph.nodes):
         if node not in names or not _is_map(shape(node), images.shape) or _is_pooling(module, node) or _is_passed_on(module, node):
             continue
         behind = graph.descendants(node)
-        if not any(_mixes(module, later) for later in behind) or graph.crossing(traced.graph, node):
+        if not any(_mixes(module, later) for later in behind) or graph.crossing(traced.graph, node) or end not in behind:
             continue
         if any(_mixes(module, later) and _is_sequence(shape(later), images.shape) for later in behind):
             break

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from evalkit.errors import UserError, first_line
 from evalkit.models.graph import Traced, descendants, trace
+from evalkit.models.readout import Readout
 from evalkit.models.split import SplitModel, close
 
 _FUNCTIONS: set[object] = {F.relu, F.relu_, torch.relu, torch.relu_, F.relu6}
@@ -22,13 +23,13 @@ _copies: weakref.WeakKeyDictionary[SplitModel, fx.GraphModule] = weakref.WeakKey
 
 
 def rectified(net: SplitModel, example: Tensor) -> fx.GraphModule:
-    """Return `net.module` as a graph that shares its weights, with one `nn.ReLU` for each ReLU; it is built once per model.
+    """Return `net.whole` as a graph that shares its weights, with one `nn.ReLU` for each ReLU; it is built once per model.
 
     A ReLU6 becomes such a ReLU followed by a ceiling of 6. The outputs of both are compared on `example` (1,3,H,W), normalised.
     Raises UserError where the network cannot be traced, has no rectifier, or cannot be rewritten.
     """
     if net not in _copies:
-        traced = traced_or_refused(net.module)
+        traced = traced_or_refused(net.module, net.readout)
         copy = fx.GraphModule(traced.root, traced.graph)
         if not own_rectifiers(copy):
             raise UserError(
@@ -36,17 +37,17 @@ def rectified(net: SplitModel, example: Tensor) -> fx.GraphModule:
                 "use the method gradient"
             )
         with torch.no_grad():
-            expected, logits = net.module(example.clone()), copy(example)
+            expected, logits = net.whole(example.clone()), copy(example)
         if not close(logits, expected, 1e-4):
             raise UserError(f"making each ReLU of {type(net.module).__name__} a separate module changes its output: avoid in-place ReLUs")
         _copies[net] = copy
     return _copies[net]
 
 
-def traced_or_refused(module: nn.Module) -> Traced:
-    """Trace a module. Raises UserError where torch.fx cannot."""
+def traced_or_refused(module: nn.Module, readout: Readout) -> Traced:
+    """Trace a module and what is applied behind it. Raises UserError where torch.fx cannot."""
     try:
-        return trace(module)
+        return trace(module, readout)
     except Exception as reason:  # torch.fx documents no closed set of errors
         name = type(module).__name__
         raise UserError(f"{name} must be rewritten for this method, and torch.fx cannot trace it ({first_line(reason)})") from reason

@@ -51,7 +51,7 @@ class ModelConfig(Settings):
     std: tuple[Number, Number, Number] = Field(description="three numbers, one per colour channel", examples=["[0.5,0.5,0.5]"])
     classes: Text | tuple[Text, ...] | None = Field(description="a file with one class a line, a list of names, imagenet or null")
     class_map: Text | None
-    output: Literal["softmax", "sigmoid"]
+    output: Literal["softmax", "sigmoid", "binary", "raw"]
     channels: Positive = 3
     select: Annotated[int, Field(strict=True)] | Text | None = None
     score: Text | None = None

@@ -7,6 +7,7 @@ but has its own module objects.
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -18,6 +19,7 @@ from evalkit.models import outlets
 from evalkit.models.copies import eval_copy, uncompiled_name
 from evalkit.models.grid import Chosen, Grid, grid_of, prefix_tokens
 from evalkit.models.normalisation import check_normalisation
+from evalkit.models.readout import Readout, described
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +31,8 @@ class SplitModel:
     """A network cut at the output of `layer`.
 
     Args:
-        module: Network from normalised images (N,3,H,W) to logits (N,C), in any mode; it is not changed. Its
-            parameters are shared, so move it to its device and dtype first.
+        module: Network from normalised images (N,3,H,W) to logits (N,C), or to what `readout` makes logits of, in any mode; it is
+            not changed. Its parameters are shared, so move it to its device and dtype first.
         layer: Dotted name of a submodule (`features.29`), of one call of a repeated one (`layer4.2.relu_2`, counted
             from 0), of one of several tensors that it puts out (`blocks.10:1`), or of a functional node (`relu`). Its output is
             read as activations A (N,K,h,w), see `evalkit.models.grid`.
@@ -39,6 +41,7 @@ class SplitModel:
         grid: How the output lies: "auto" reads it from the network and the shapes, "channels_last" is (N,h,w,K), and (h,w) the grid
             of the tokens (N,T,K).
         prefix: Number of tokens in front of the grid, or None to read it from the network and the shapes.
+        readout: Makes logits (N,C) of what the network returns; by default a tensor, or the `logits` of a dict or of an object.
 
     Raises:
         UserError: the layer is unknown, ambiguous, or does not influence the output; mean and std are not those of images in
@@ -54,8 +57,10 @@ class SplitModel:
         std: Sequence[float],
         grid: Chosen = "auto",
         prefix: int | None = None,
+        readout: Readout | None = None,
     ) -> None:
         check_normalisation(mean, std)
+        self.readout = Readout() if readout is None else replace(readout)
         self.module = eval_copy(module)
         self.name = type(self.module).__name__
         self.layer = uncompiled_name(layer)
@@ -72,8 +77,11 @@ class SplitModel:
         self._said = prefix_tokens(module)
         self._grids: dict[tuple[torch.Size, torch.Size], Grid] = {}
         """Grids by the sizes of an output and of its images."""
+        self._cut_module()
+
+    def _cut_module(self) -> None:
         try:
-            self._cut = _GraphCut(cutting.trace(self.module), self.layer)
+            self._cut = _GraphCut(cutting.trace(self.module, self.readout), self.layer)
         except UserError:
             raise
         except Exception as reason:  # torch.fx documents no closed set of errors; a hook is slower but correct
@@ -81,7 +89,7 @@ class SplitModel:
 
     def _fall_back(self, why: str) -> None:
         log.warning("%s: falling back to a hook, which repeats the whole network", why)
-        self._cut = _HookCut(self.module, self.layer, why)
+        self._cut = _HookCut(self.module, self.readout, self.layer, why)
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Context]:
         """Map images (N,3,H,W) in [0,1] to activations A (N,K,h,w) and the head's context, without gradients."""
@@ -92,7 +100,7 @@ class SplitModel:
             with self._precision():
                 output, context = self._cut.trunk(normalised.contiguous(memory_format=self._layout))
             if not isinstance(output, Tensor):
-                raise UserError(f"layer '{self.layer}' puts out {_described(output)}, not one tensor; choose a layer that does")
+                raise UserError(f"layer '{self.layer}' puts out {described(output)}, not one tensor; choose a layer that does")
             if len(output) != len(images):
                 raise UserError(
                     f"layer '{self.layer}' puts out {len(output)} maps for {len(images)} images, as where a network looks at several "
@@ -161,7 +169,7 @@ class SplitModel:
 
         Raises UserError: the module returns no logits, or logits that vary from pass to pass or with the batch's other images.
         """
-        pair = torch.cat([image, image.flip(3)])
+        pair, traced = torch.cat([image, image.flip(3)]), self.readout.shape
         alone, together = self._logits(image), self._logits(pair)
         if not close(together[:1], alone, self.slack):
             if not close(self._logits(image), alone, self.slack):
@@ -173,6 +181,8 @@ class SplitModel:
                 f"{self.name} puts out other logits for an image when another image is in its batch, for example because of a "
                 "normalisation over the batch or of dynamic quantisation; hand over a network that treats each image by itself"
             )
+        if isinstance(self._cut, _GraphCut) and self.readout.shape != traced:
+            self._cut_module()
         if isinstance(self._cut, _GraphCut):
             self._check_graph(pair, together)
         if isinstance(self._cut, _HookCut) and not close(self._cut.head(*self._cut.trunk(pair.clone())), together, self.slack):
@@ -182,16 +192,14 @@ class SplitModel:
             )
         self._checked = True
 
+    def whole(self, normalised: Tensor) -> Tensor:
+        """Map normalised images (N,3,H,W) to logits (N,C) by the module as it is, uncut; differentiable. A module may change its input."""
+        logits: Tensor = self.readout(self.module(normalised))
+        return logits
+
     def _logits(self, normalised: Tensor) -> Tensor:
         """Run the whole module. Raises UserError unless it returns logits, one row for each image."""
-        logits = self.module(normalised.clone())  # a module may change its input
-        fits = isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == len(normalised) and logits.is_floating_point()
-        if not fits:
-            raise UserError(
-                f"{self.name} must return logits (images, classes) as one tensor, not {_described(logits)}: set model.factory to a "
-                f"subclass of it whose forward returns them alone{_how(logits, len(normalised))}; docs/own_network.md has an example"
-            )
-        return logits
+        return self.readout.checked(self.module(normalised.clone()), len(normalised), self.name)
 
     @property
     def slack(self) -> float:
@@ -243,36 +251,6 @@ def close(values: object, expected: Tensor, slack: float) -> bool:
     return torch.allclose(values, expected, rtol=slack, atol=slack * largest, equal_nan=True)
 
 
-def _how(value: object, images: int) -> str:
-    """Return how a subclass gets logits out of what its base returns, `, as in return super().forward(x)['logits']`; else empty."""
-    if isinstance(value, Tensor):
-        if value.dim() == 2 and len(value) == images:
-            return ", in floating point"
-        if value.dim() == 1 and len(value) == images:
-            return ", as in return super().forward(x)[:, None]"
-        reshaped = value.dim() > 2 or value.numel() == images * value.shape[-1]
-        return ", as in return super().forward(x).reshape(len(x), -1)" if reshaped else ""
-    if isinstance(getattr(value, "logits", None), Tensor):
-        return ", as in return super().forward(x).logits"
-    items = dict(value.items()) if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, tuple | list) else {}
-    fitting = [key for key, item in items.items() if isinstance(item, Tensor) and item.dim() == 2 and len(item) == images]
-    named = [key for key in fitting if str(key).lower() in ("logits", "out", "output", "outputs", "pred", "prediction", "predictions")]
-    chosen = named or fitting
-    if len(chosen) == 1:
-        return f", as in return super().forward(x)[{chosen[0]!r}]"
-    return f": the one that holds them of {', '.join(map(repr, chosen))}, as in return super().forward(x)[{chosen[-1]!r}]" if chosen else ""
-
-
-def _described(value: object) -> str:
-    if isinstance(value, Tensor):
-        kind = "" if value.is_floating_point() else f" of {str(value.dtype).removeprefix('torch.')}"
-        return f"one of shape {tuple(value.shape)}{kind}"
-    keys = (
-        f" of {', '.join(map(str, value))}" if isinstance(value, dict) else f" of {len(value)}" if isinstance(value, tuple | list) else ""
-    )
-    return f"a {type(value).__name__}{keys}"
-
-
 class _GraphCut:
     """The graph in two parts: what does not depend on the layer's output, and what does."""
 
@@ -280,7 +258,7 @@ class _GraphCut:
         nodes = list(traced.graph.nodes)
         output = nodes[-1].args[0]
         if not isinstance(output, fx.Node):
-            raise TypeError(f"it returns {_described(output)}")
+            raise TypeError(f"it returns {described(output)}")
         node = traced.node(layer)
         self.layers = traced.layers
         after = cutting.descendants(node)
@@ -304,7 +282,7 @@ class _GraphCut:
 class _HookCut:
     """A forward hook that reads or replaces the layer's output; the head repeats the whole network."""
 
-    def __init__(self, module: nn.Module, layer: str, why: str) -> None:
+    def __init__(self, module: nn.Module, readout: Readout, layer: str, why: str) -> None:
         parts = dict(module.named_modules())
         self.layers = [name for name in parts if name]
         name, _, place = layer.partition(":")
@@ -313,7 +291,7 @@ class _HookCut:
             raise UserError(
                 f"layer '{layer}' is no module of {type(module).__name__}, and only modules can be explained, since {why}{known}"
             )
-        self.module, self.layer, self.target = module, layer, parts[name]
+        self.module, self.readout, self.layer, self.target = module, readout, layer, parts[name]
         self.place = int(place) if place else None
 
     def trunk(self, normalised: Tensor) -> tuple[Tensor, Context]:
@@ -343,6 +321,7 @@ class _HookCut:
 
         handle = self.target.register_forward_hook(replace)
         try:
-            return self.module(*context)
+            logits: Tensor = self.readout(self.module(*context))
+            return logits
         finally:
             handle.remove()

@@ -8,13 +8,14 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from evalkit.models import outlets
+from evalkit.models.readout import Readout
 from evalkit.models.rectifiers import own_rectifiers, traced_or_refused
 from evalkit.models.split import SplitModel
 
 
 @contextmanager
 def stand_in(net: SplitModel, *, rectifiers: bool = False) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Yield a model that computes what `net.module` does, and the module in it whose output is the target layer's, as maps (N,K,h,w).
+    """Yield a model that computes what `net.whole` does, and the module in it whose output is the target layer's, as maps (N,K,h,w).
 
     It shares only the values of the weights and buffers: gradients, hooks and replaced modules stay in the copy, and
     gradients and hooks are removed at the end. What follows the layer reads a clone of its output, so that no in-place
@@ -30,10 +31,11 @@ def stand_in(net: SplitModel, *, rectifiers: bool = False) -> Iterator[tuple[nn.
         module, layer = _in_graph(module, net, rectifiers)
     elif net.grid.layout == "maps" and not place:
         _replace(module, layer, _ThenClone(layer))
+        module = _WithReadout(module, net.readout)
     else:
         as_maps = _AsMaps(layer, int(place) if place else None, net)
         _replace(module, layer, as_maps)
-        layer = as_maps.maps
+        module, layer = _WithReadout(module, net.readout), as_maps.maps
     try:
         yield module, layer
     finally:  # libraries and models refer to each other: without this, their tensors would stay in memory
@@ -41,6 +43,19 @@ def stand_in(net: SplitModel, *, rectifiers: bool = False) -> Iterator[tuple[nn.
         for part in module.modules():
             part._forward_hooks.clear()
             part._forward_pre_hooks.clear()
+
+
+class _WithReadout(nn.Module):
+    """A network and what makes logits of its outputs."""
+
+    def __init__(self, network: nn.Module, readout: Readout) -> None:
+        super().__init__()
+        self.network, self.readout = network, readout
+        self.training = network.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.readout(self.network(images))
+        return logits
 
 
 class _ThenClone(nn.Module):
@@ -106,7 +121,7 @@ def _replace(module: nn.Module, layer: nn.Module, other: nn.Module) -> None:
 
 
 def _in_graph(module: nn.Module, net: SplitModel, rectifiers: bool) -> tuple[nn.Module, nn.Module]:
-    traced = traced_or_refused(module)
+    traced = traced_or_refused(module, net.readout)
     node = traced.node(net.layer)
     # A bit-exact identity; captum's LRP has a rule for it, but none for nn.Identity.
     network, layer = fx.GraphModule(traced.root, traced.graph), nn.AvgPool2d(1)

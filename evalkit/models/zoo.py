@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from evalkit.data.decode import Preprocess
-from evalkit.data.labels import Classes, load_classes
+from evalkit.data.labels import Classes, load_classes, load_quantity
 from evalkit.errors import UserError, cause
 from evalkit.executed import UserModule, executed_modules
 from evalkit.imports import arguments_refused, failure, find
 from evalkit.models.copies import eval_copy, uncompiled
 from evalkit.models.outputs import check_meaning
 from evalkit.models.proposal import NoLayer, Proposal, propose
+from evalkit.models.readout import Readout
 from evalkit.models.settings import ModelConfig
 from evalkit.models.split import SplitModel
 from evalkit.models.weights import fill, hash_weights, origin, require_values
@@ -54,13 +55,22 @@ def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None
     nets = [cut(module, config, layer) for layer in config.layers]
     outputs = _check(nets, config, size or input_size(config), device)
     preprocess = Preprocess(config.resize, config.crop, config.interpolation)
-    classes = load_classes(config.classes, outputs, config.class_map)
+    quantity = config.output == "raw" and nets[-1].readout.shape != "(N,C)"
+    classes = load_quantity(config.classes, config.class_map) if quantity else load_classes(config.classes, outputs, config.class_map)
     return LoadedModel(module, nets, preprocess, classes, weights, hash_weights(module.state_dict()), executed)
 
 
 def cut(module: nn.Module, config: ModelConfig, layer: str) -> SplitModel:
     """Return the module cut at one layer, with the settings of its config. Raises UserError as `SplitModel` does."""
-    return SplitModel(module, layer, mean=config.mean, std=config.std, grid=config.grid, prefix=config.prefix_tokens)
+    return SplitModel(
+        module, layer, mean=config.mean, std=config.std, grid=config.grid, prefix=config.prefix_tokens, readout=readout(config)
+    )
+
+
+def readout(config: ModelConfig) -> Readout:
+    """Return what makes scores of what the network returns. Raises UserError where `score` is no function that can be imported."""
+    score = None if config.score is None else find(config.score, "model.score")
+    return Readout(config.select, score, config.output if config.output in ("binary", "raw") else None)
 
 
 def build(config: ModelConfig) -> tuple[nn.Module, str]:
@@ -78,12 +88,12 @@ def proposed_layer(config: ModelConfig) -> Proposal:
     try:
         with torch.device("meta"):  # nothing is computed there, so a constructor that reads its own values fails
             module = _construct(config, config.seed)
-        return propose(module, torch.empty(2, 3, *size, device="meta"))  # two, since a graph may hold the batch size
+        return propose(module, torch.empty(2, 3, *size, device="meta"), readout(config))  # two, since a graph may hold the batch size
     except Exception:  # raised again below unless only the meta device is its cause
         pass
     module = _construct(config, config.seed)
     try:
-        return propose(module, torch.rand(2, 3, *size))
+        return propose(module, torch.rand(2, 3, *size), readout(config))
     except UserError:
         raise
     except Exception as reason:  # a user's forward may raise anything
@@ -157,7 +167,10 @@ def _check(nets: Sequence[SplitModel], config: ModelConfig, size: tuple[int, int
     except Exception as reason:  # a user's forward may raise anything
         raise cannot_process(net.module, config, size, reason) from reason
     if outputs < 2 and config.output == "softmax":
-        raise UserError(f"{config.factory} has {outputs} output; a softmax needs two classes or more (model.output=sigmoid needs one)")
+        raise UserError(
+            f"{config.factory} has {outputs} output, and a softmax needs two classes or more: set model.output=binary where its sign tells "
+            "two classes apart, sigmoid where it scores one label, or raw where it is a quantity, as in regression"
+        )
     if not outputs:
         raise UserError(f"{config.factory} has no outputs, so there is no class to explain")
     check_meaning(net, torch.cat([image, image.flip(3)]), config.output)

@@ -12,11 +12,21 @@ import pandas as pd
 from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import at_point
 from evalkit.analysis.metrics import lower_is_better
-from evalkit.analysis.summary import PAPER_METRICS, SCORES
-from evalkit.output.tables import LABELS, UNDEFINED, caption, describe_point, main_points, published_label, published_note, title, undefined
+from evalkit.analysis.summary import PAPER_METRICS, scores_in
+from evalkit.output.tables import (
+    LABELS,
+    UNDEFINED,
+    caption,
+    describe_point,
+    main_points,
+    published_label,
+    published_note,
+    signs,
+    title,
+    undefined,
+)
 from evalkit.point import Point
 
-_COLUMNS = [(metric, score) for metric in PAPER_METRICS for score in SCORES]
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", '"': "''",
@@ -32,19 +42,23 @@ def latex(evaluated: Sequence[Evaluated]) -> str:
 def _table(evaluated: Evaluated, point: Point) -> str:
     run, summary = evaluated.run, at_point(evaluated.summary, point).set_index(["method", "metric", "score"])
     available = {(metric, score) for _, metric, score in summary.index}
-    columns = [column for column in _COLUMNS if column in available]  # one method alone has no win
+    scores = list(scores_in(run))
+    columns = [
+        (metric, score) for metric in PAPER_METRICS for score in scores if (metric, score) in available
+    ]  # one method alone has no win
     metrics = list(dict.fromkeys(metric for metric, _ in columns))
     notes, name = caption(run), re.sub(r"^Table \d: ", "", title(run))  # LaTeX adds its own number
     end = next((i for i, line in enumerate(notes) if line.startswith("Excluded")), len(notes) - 1) + 1
-    shown = [published_note(run), *undefined(run)]
+    shown = [published_note(run), *undefined(run), *([signs(run)] if run.raw else [])]
     counted = " ".join([*notes[:end], *(line for line in notes[end:] if line in shown)])
+    span = f"{{{len(scores)}}}{{c}}"
     arrow = {metric: r"$\downarrow$" if lower_is_better(metric, point.select) else r"$\uparrow$" for metric in metrics}
     lines = [
         r"\begin{table*}", r"\centering", *_cautions(evaluated), r"\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{escaped(f'{name}; {describe_point(point)}. {counted}')}}}", r"\smallskip",
         rf"\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule",
-        " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{escaped(LABELS[metric])} {arrow[metric]}}}" for metric in metrics)]) + r" \\",
-        " ".join(rf"\cmidrule(lr){{{2 * i + 2}-{2 * i + 3}}}" for i in range(len(metrics))),
+        " & ".join(["", *(rf"\multicolumn{span}{{{escaped(LABELS[metric])} {arrow[metric]}}}" for metric in metrics)]) + r" \\",
+        " ".join(rf"\cmidrule(lr){{{len(scores) * i + 2}-{len(scores) * (i + 1) + 1}}}" for i in range(len(metrics))),
         " & ".join(["", *(score.replace("confidence", "conf.").replace("activation", "act.") for _, score in columns)]) + r" \\",
         r"\midrule",
         *(line for method in run.methods for line in _lines(summary, method, columns, published_label(run, point))),

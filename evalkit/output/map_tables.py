@@ -6,8 +6,9 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from evalkit.analysis.evaluated import Evaluated
-from evalkit.analysis.load import at_point
+from evalkit.analysis.load import Run, at_point
 from evalkit.analysis.metrics import direction, lower_is_better
+from evalkit.analysis.summary import main_score
 from evalkit.output.tables import UNDEFINED, describe_point, interval
 
 MEASURE_LABELS = {
@@ -27,7 +28,6 @@ LOCALISATION = (
     "Maps that are constant have no coherency and no ADCC. Of the seconds per map, what methods share (logits, "
     "gradients, drops) falls to the first that asks for it."
 )
-SAME_MAPS = "The same maps under every protocol, average drop % in confidence (rank among the methods)"
 AGREEMENT = "Kendall's tau with the first column"
 
 
@@ -63,12 +63,17 @@ def _measured(row: object, most: int) -> str:
     return interval(value, low, high) + (f" (n={n})" if n < most else "")
 
 
+def same_maps(run: Run) -> str:
+    """Return the heading of `protocol_cells`."""
+    return f"The same maps under every protocol, average drop % in {main_score(run)} (rank among the methods)"
+
+
 def protocol_cells(evaluated: Evaluated) -> list[list[str]]:
     """Return the average drop and rank of each method at each protocol point; empty for one kind of selection and fill."""
     run, summary = evaluated.run, evaluated.summary
     if len({(point.select, point.fill) for point in run.points}) < 2:
         return []
-    drops = summary[(summary.metric == "average_drop") & (summary.score == "confidence")]
+    drops = summary[(summary.metric == "average_drop") & (summary.score == main_score(run))]
     columns = {}
     for point in run.points:
         column = at_point(drops, point).set_index("method").reindex(run.methods)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from evalkit.analysis.evaluated import Evaluated
-from evalkit.analysis.summary import win_matrix
+from evalkit.analysis.summary import scores_in, win_matrix
 from evalkit.output import map_tables
 from evalkit.output.tables import PAIRED, caption, cells, comparison_table, describe_point, title
 
@@ -19,7 +19,7 @@ def markdown(evaluated: Sequence[Evaluated]) -> str:
         parts.append("\n".join(f"- {line}" for line in caption(run)))
         protocols, measured = map_tables.protocol_cells(one), map_tables.measure_cells(one)
         if protocols:
-            parts.append(f"### {map_tables.SAME_MAPS}\n\n" + pipes(protocols))
+            parts.append(f"### {map_tables.same_maps(run)}\n\n" + pipes(protocols))
         if measured:
             parts.append(f"### Maps\n\n{map_tables.LOCALISATION}\n\n" + pipes(measured))
         for point in run.points:
@@ -28,7 +28,7 @@ def markdown(evaluated: Sequence[Evaluated]) -> str:
             if tests:
                 parts.append(f"{PAIRED}:\n\n" + pipes(tests))
             if len(run.methods) > 2:
-                for score in ("confidence", "activation"):
+                for score in scores_in(run):
                     shares = win_matrix(run, point, score)
                     lines = [["row beats column", *run.methods]]
                     lines += [[method, *("" if math.isnan(v) else f"{v:.2f}" for v in shares.loc[method])] for method in run.methods]

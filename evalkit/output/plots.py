@@ -19,7 +19,7 @@ from evalkit.analysis.cautions import cautions
 from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import CONTROLS, Run, at_point
 from evalkit.analysis.metrics import direction, relative_drop
-from evalkit.analysis.summary import PAPER_METRICS, SCORES, scores_of, win_matrix
+from evalkit.analysis.summary import PAPER_METRICS, scores_in, scores_of, win_matrix
 from evalkit.output.tables import LABELS, MANY, PAPER_POINT, describe_point, main_points, network_in_paper, title, whom_win_beats
 
 METADATA: Any = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -55,7 +55,7 @@ def figures(evaluated: Evaluated) -> Iterator[tuple[str, Figure]]:
         if len(run.methods) <= MANY:
             yield f"{select}-{fill}-threshold", against_threshold(run, part)
             continue
-        for score in SCORES:
+        for score in scores_in(run):
             yield f"{select}-{fill}-threshold-{score}", one_panel_a_method(run, part, score)
     yield "drop", drop_per_method(evaluated)
     yield "distribution", distribution(run)
@@ -66,9 +66,10 @@ def figures(evaluated: Evaluated) -> Iterator[tuple[str, Figure]]:
 def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
     """Plot the six metrics of the paper against the percentage of pixels, with 95 % intervals."""
     select = str(part["select"].iloc[0])
-    figure, axes = plt.subplots(2, 3, figsize=(10.5, 6), sharex=True, layout="constrained")
+    scores = list(scores_in(run))
+    figure, axes = plt.subplots(len(scores), 3, figsize=(10.5, 3 * len(scores)), sharex=True, squeeze=False, layout="constrained")
     colours = dict(zip(run.methods, sns.color_palette("colorblind", len(run.methods)), strict=True))
-    for row, score in zip(axes, ("confidence", "activation"), strict=True):
+    for row, score in zip(axes, scores, strict=True):
         for ax, metric in zip(row, PAPER_METRICS, strict=True):
             for method, marker in zip(run.methods, MARKERS * len(run.methods), strict=False):
                 line = part[(part.method == method) & (part.metric == metric) & (part.score == score)].sort_values("top_percent")
@@ -77,7 +78,7 @@ def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
                 ax.fill_between(line.top_percent, line.low, line.high, color=colours[method], alpha=0.2, linewidth=0)
             ax.set_title(f"{LABELS[metric]}, {score} ({direction(metric, select)} is better)", fontsize=9)
     verb = {"keep_top": "kept", "remove_top": "removed"}[select]
-    for ax in axes[1]:
+    for ax in axes[-1]:
         ax.set_xlabel(f"top x % of pixels {verb}")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), title=whom_win_beats(run))
@@ -118,13 +119,14 @@ def drop_per_method(evaluated: Evaluated) -> Figure:
     points = main_points(run)
     pairs = 1 if len(points) < 4 else 2  # each point has a pair of panels
     rows = -(-len(points) // pairs)
-    size = (9 * pairs, 0.8 + rows * (0.9 + 0.32 * len(run.methods)))
-    figure, axes = plt.subplots(rows, 2 * pairs, figsize=size, sharey=True, squeeze=False, layout="constrained")
-    panels = axes.reshape(-1, 2)
+    scores = list(scores_in(run))
+    size = (4.5 * len(scores) * pairs, 0.8 + rows * (0.9 + 0.32 * len(run.methods)))
+    figure, axes = plt.subplots(rows, len(scores) * pairs, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    panels = axes.reshape(-1, len(scores))
     for unused in panels[len(points) :].flat:
         unused.axis("off")
     for pair, point in zip(panels, points, strict=False):
-        for ax, score in zip(pair, ("confidence", "activation"), strict=True):
+        for ax, score in zip(pair, scores, strict=True):
             drops = at_point(summary[(summary.metric == "average_drop") & (summary.score == score)], point)
             drops = drops.set_index("method").loc[run.methods]
             positions = range(len(run.methods))
@@ -162,12 +164,14 @@ def drop_per_method(evaluated: Evaluated) -> Figure:
 def distribution(run: Run) -> Figure:
     """Plot the share of images with at most a given drop, at the first main point, one line per method."""
     point = main_points(run)[0]
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    scores = list(scores_in(run))
+    figure, axes = plt.subplots(1, len(scores), figsize=(5 * len(scores), 4.2), sharey=True, squeeze=False, layout="constrained")
+    axes = axes[0]
     colours = sns.color_palette("colorblind" if len(run.methods) <= MANY else "viridis", len(run.methods))
     shares = np.linspace(0, 100, 201)
-    for ax, score in zip(axes, SCORES, strict=True):
+    for ax, score in zip(axes, scores, strict=True):
         full, masked, _ = scores_of(run, point, score)
-        for method, drops, colour in zip(run.methods, relative_drop(full, masked), colours, strict=True):
+        for method, drops, colour in zip(run.methods, relative_drop(full, masked, raw=run.raw), colours, strict=True):
             defined = drops[~np.isnan(drops)]
             if len(defined):
                 style = "--" if method in CONTROLS else "-"
@@ -189,9 +193,10 @@ def wins(run: Run) -> Figure:
     point = main_points(run)[0]
     many = len(run.methods) > MANY
     side = 2.2 + (0.4 if many else 0.55) * len(run.methods)
-    width = 2 * side + (2.5 if many else 0)  # room for long names
-    figure, axes = plt.subplots(1, 2, figsize=(width, side), layout="constrained")
-    for ax, score in zip(axes, ("confidence", "activation"), strict=True):
+    scores = list(scores_in(run))
+    width = len(scores) * side + (2.5 if many else 1 if len(scores) == 1 else 0)  # room for long names
+    figure, axes = plt.subplots(1, len(scores), figsize=(width, side), squeeze=False, layout="constrained")
+    for ax, score in zip(axes[0], scores, strict=True):
         shares, fmt = win_matrix(run, point, score), ".0f" if many else ".1f"
         sns.heatmap(shares, annot=True, fmt=fmt, cmap="cividis", vmin=0, vmax=100, square=True, ax=ax, cbar=False)
         ax.set_title(f"{score}: % of images where\nthe row beats the column", fontsize=9)

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 
 from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import Run
+from evalkit.analysis.summary import main_score
 from evalkit.errors import printable
 from evalkit.files import publish
 from evalkit.output import map_tables, plots
 from evalkit.output.pages import data_uri, page
-from evalkit.output.tables import PAIRED, caption, cells, comparison_table, describe_point, main_points, title
+from evalkit.output.tables import PAIRED, caption, cells, comparison_table, describe_point, main_points, signs, title
 
 MOST_EXCLUDED = 500
 """Largest number of excluded images that are listed."""
@@ -54,7 +55,7 @@ def _section(evaluated: Evaluated, notes: Sequence[str]) -> dict[str, Any]:
         "others": tables[len(main) :],
         "figures": [{"name": _caption(name), "address": _svg_uri(figure)} for name, figure in plots.figures(evaluated)],
         "protocols": map_tables.protocol_cells(evaluated),
-        "agreement": map_tables.SAME_MAPS,
+        "agreement": map_tables.same_maps(run),
         "measures": map_tables.measure_cells(evaluated),
         "localisation": map_tables.LOCALISATION,
         "speed": _speed(run),
@@ -63,6 +64,8 @@ def _section(evaluated: Evaluated, notes: Sequence[str]) -> dict[str, Any]:
         "provenance": json.dumps(run.provenance, indent=2, ensure_ascii=False),
         "notes": notes,
         "point": describe_point(main[0]),
+        "score": main_score(run),
+        "rule": signs(run) if run.raw else "",
     }
 
 

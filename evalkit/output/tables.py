@@ -40,9 +40,21 @@ LINES = [
     ("score_change", "confidence"),
     ("score_change", "activation"),
 ]
+RAW_LINES = [(metric, "score") for metric in (*PAPER_METRICS, "best_of_all", "drop_of_sums", "median_drop", "score_change")]
+"""The lines of a run without confidences."""
+RAW = (
+    "Scores are the network's outputs themselves (model.output=raw), without confidences or top-1. Drops are relative to |Y|: "
+    "max(0, Y - O) / |Y|, Y being the explained output on the whole image and O on what is left of it."
+)
+QUANTITY = (
+    "Of one output z, z is explained where it is positive and -z where it is negative, so that a drop brings z nearer to 0, or past it."
+)
 CHANGE = (
     "Mean change of the score: after minus before, in points of confidence or units of the logit; where pixels were removed, "
     "the more negative the better."
+)
+RAW_CHANGE = (
+    "Mean change of the score: after minus before, in units of the output; where pixels were removed, the more negative the better."
 )
 
 
@@ -88,12 +100,11 @@ def caption(run: Run) -> list[str]:
         f"{method} {number} ({100 * number / max(counts['maps'], 1):.1f} %)" for method, number in counts["degenerate"].items() if number
     )
     lines.append(f"Constant maps, ranked by pixel index and included: {degenerate or 'none'}.")
-    lines.append(
-        f"Left out of the drop in activation because Y <= 0: {counts['logit_not_positive']}. "
-        f"Confidence above 0.9999 on {counts['nearly_certain_percent']:.1f} % of images."
-    )
+    lines.append(signs(run))
     lines += undefined(run)
-    if outputs(run) == 1:
+    if run.raw:
+        lines.append(f"Weights: {run.provenance['weights']}.")
+    elif outputs(run) == 1:
         lines.append(f"No top-1, since the network has one output; weights: {run.provenance['weights']}.")
     elif counts["top1_percent"] is not None and identity["images"] == "all":
         expected = expected_top1(run)
@@ -109,7 +120,7 @@ def caption(run: Run) -> list[str]:
     if whom_win_beats(run):
         lines.append(f"{whom_win_beats(run)}.")
     lines += several_layers(run)
-    lines.append(CHANGE)
+    lines.append(RAW_CHANGE if run.raw else CHANGE)
     if network_in_paper(run) and PAPER_POINT in run.points:
         lines.append(published_note(run))
     return lines
@@ -126,6 +137,19 @@ def several_layers(run: Run) -> list[str]:
     return [f"{at('method', 'layer')}: a method's maps at that layer{of_all}. Methods without a layer in their names do not depend on it."]
 
 
+def signs(run: Run) -> str:
+    """Return which images the drops leave out for the sign of their score, and without confidences which sign is a drop."""
+    counts = run.counts()
+    if not run.raw:
+        return (
+            f"Left out of the drop in activation because Y <= 0: {counts['logit_not_positive']}. "
+            f"Confidence above 0.9999 on {counts['nearly_certain_percent']:.1f} % of images."
+        )
+    first, *rest = run.provenance.get("class_names") or [""]
+    quantity = rest == [f"-{first}"] and run.provenance["identity"]["target"] == "predicted"
+    return f"{RAW}{f' {QUANTITY}' * quantity} Left out of the drops because Y = 0: {counts['logit_not_positive']}."
+
+
 def scored_of(run: Run) -> str:
     """Return how many images are scored, of how many, and why the others are not: `49 of 60 images scored (11 excluded: 11 unreadable)`."""
     counts, reasons = run.counts(), exclusions(run)
@@ -138,7 +162,9 @@ def scored_of(run: Run) -> str:
 def undefined(run: Run) -> list[str]:
     """Return a sentence for each value that the tables call undefined, with the reason."""
     scored, lines = run.scored, []
-    for score, column in SCORES.items():
+    if run.raw and not scored.logit_full.any():
+        lines.append("Drops are undefined: Y is 0 for every image, so that there is nothing to divide by.")
+    for score, column in SCORES.items() if not run.raw else ():
         if not (scored[f"{column}_full"] > 0).any():
             lines.append(f"Drops in {score} are undefined: no image has Y > 0 to divide by.")
     if (scored.prob_full >= 1).all():
@@ -189,15 +215,19 @@ def _by_metric(evaluated: Evaluated, point: Point) -> list[list[str]]:
     methods = run.methods
     published = [m for m in methods if summary[summary.method == m].reference.notna().any()]
     table = [["", *methods, *(f"{method} ({published_label(run, point)})" for method in published)]]
-    for metric, score in LINES:
+    for metric, score in RAW_LINES if run.raw else LINES:
         rows = summary[(summary.metric == metric) & (summary.score == score)].set_index("method")
         if rows.empty:
             continue
-        label = f"{LABELS[metric]}, {score} ({direction(metric, point.select)} is better)"
+        label = f"{_label(metric, score)} ({direction(metric, point.select)} is better)"
         values = [interval(rows.loc[m, "value"], rows.loc[m, "low"], rows.loc[m, "high"]) for m in methods]
         references = [f"{rows.loc[m, 'reference']:.2f}" if pd.notna(rows.loc[m, "reference"]) else "" for m in published]
         table.append([label, *values, *references])
     return table
+
+
+def _label(metric: str, score: str) -> str:
+    return LABELS[metric] if LABELS[metric].endswith(score) else f"{LABELS[metric]}, {score}"
 
 
 def interval(value: float, low: float, high: float) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table
 from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import at_point
 from evalkit.analysis.metrics import lower_is_better
-from evalkit.analysis.summary import PAPER_METRICS
+from evalkit.analysis.summary import PAPER_METRICS, scores_in
 from evalkit.output import map_tables
 from evalkit.output.tables import LABELS, PAIRED, caption, comparison_table, describe_point, interval, main_points, published_label, title
 from evalkit.point import Point
@@ -28,7 +28,7 @@ def print_tables(console: Console, evaluated: Sequence[Evaluated]) -> None:
             console.print(f"\n{title(run)}; {describe_point(point)}", style="bold", markup=False, highlight=False)
             for caution in one.cautions:
                 console.print(caution, style="bold yellow", markup=False, highlight=False)
-            for score in ("confidence", "activation"):
+            for score in scores_in(run):
                 console.print(_score_table(one, point, score))
             console.print("\n".join(caption(run)), markup=False, highlight=False)
             tests = comparison_table(one, point)

@@ -70,8 +70,9 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
             mask, _ = protocol.kept(point, ranking)
             perturbed = protocol.perturb(probe.images, mask, fillers[point.fill])
             after = confidence_and_logit(model.net(perturbed), probe.targets, config.model.output)
-            change = " → ".join(in_full(float(values[0])) for values in (confidence, after[0]))
-            scores = f"confidence {change}\nscore (logit) {logit[0]:.2f} → {after[1][0]:.2f}"
+            scores = f"score{' (logit)' * (confidence is not None)} {logit[0]:.2f} → {after[1][0]:.2f}"
+            if confidence is not None and after[0] is not None:
+                scores = f"confidence {in_full(float(confidence[0]))} → {in_full(float(after[0][0]))}\n{scores}"
             ax.imshow(to_array(perturbed[0]))
             ax.set_title(f"{in_words(point)}\n{scores}", fontsize=10)
         for ax in row:

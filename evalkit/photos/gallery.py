@@ -84,10 +84,10 @@ class Gallery:
             "explained": printable(str(first.target_name)),
             "winner": entry.winner,
             "reasons": entry.reasons,
-            "confidence": first.prob_full,
+            "confidence": None if self.run.raw else first.prob_full,
             "logit": first.logit_full,
             "photograph": None,
-            "methods": [_method(row) for row in scores.reindex(self.run.methods).itertuples()],
+            "methods": [_method(row, raw=self.run.raw) for row in scores.reindex(self.run.methods).itertuples()],
         }
         if self._images is not None:
             self._add_pictures(self._images, entry, described)
@@ -115,10 +115,11 @@ class Gallery:
                 method["map"], method["seen"] = webp_uri(heat, SIDE), webp_uri(seen, SIDE)
 
 
-def _method(row: Any) -> dict[str, Any]:
-    """Return one method's scores on an image and its drop in confidence, in percent (eq. 5), None where undefined."""
-    drop = float(relative_drop(np.array([row.prob_full]), np.array([row.prob_masked]))[0])
-    scores = {"confidence": row.prob_masked, "logit": row.logit_masked, "drop": None if math.isnan(drop) else drop}
+def _method(row: Any, *, raw: bool) -> dict[str, Any]:
+    """Return one method's scores on an image and its drop in percent (eq. 5), of the confidence or `raw` score; None where undefined."""
+    pair = (row.logit_full, row.logit_masked) if raw else (row.prob_full, row.prob_masked)
+    drop = float(relative_drop(*(np.array([score]) for score in pair), raw=raw)[0])
+    scores = {"confidence": None if raw else row.prob_masked, "logit": row.logit_masked, "drop": None if math.isnan(drop) else drop}
     return {"name": row.Index, **scores, "constant": row.status == "degenerate"}
 
 

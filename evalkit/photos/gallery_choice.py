@@ -7,7 +7,7 @@ import numpy as np
 
 from evalkit.analysis import metrics
 from evalkit.analysis.load import CONTROLS, ITEM, Run
-from evalkit.analysis.summary import scores_of
+from evalkit.analysis.summary import main_score, scores_of
 from evalkit.point import Point
 
 MOST_METHODS = 8
@@ -15,7 +15,7 @@ MOST_METHODS = 8
 DIFFER, FAIL, RANDOM = "methods differ most", "all fail", "drawn at random"
 TIE = "tie"
 FAILURE = 50.0
-"""Drop in percent of the confidence above which a method has failed; under remove_top, below which."""
+"""Drop in percent of the confidence, or else of the score, above which a method has failed; under remove_top, below which."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ def select(run: Run, point: Point, each: int) -> list[GalleryEntry]:
     drop of the best method, largest first; under remove_top, where a drop is a success, smallest first; see `FAILURE`.
     Entries are unique, in the order of their first reason.
     """
-    full, masked, _ = scores_of(run, point, "confidence")
+    full, masked, _ = scores_of(run, point, main_score(run))
     methods = shown_methods(run)
     rows = [run.methods.index(method) for method in methods]
-    drops = metrics.relative_drop(full, masked)[rows]
+    drops = metrics.relative_drop(full, masked, raw=run.raw)[rows]
     losses = metrics.clipped_drop(full, masked)[rows]
     if point.select == "remove_top":
         drops, losses = -drops, -losses

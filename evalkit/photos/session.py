@@ -57,10 +57,11 @@ class PhotoSession:
         """Return the model's name of the explained class, printable."""
         return printable(self.model.classes.name(int(probe.targets[0])))
 
-    def confidence(self, probe: Probe, logits: Tensor | None = None) -> tuple[float, float]:
-        """Return confidence and score (logit) of the explained class, from the probe's logits or from others (1,C)."""
+    def scores(self, probe: Probe, logits: Tensor | None = None, between: str = "\n", y: str = "") -> str:
+        """Return confidence and score (logit) of the explained class in words, from the probe's logits or from others (1,C)."""
         confidence, logit = confidence_and_logit(probe.logits if logits is None else logits, probe.targets, self.config.model.output)
-        return float(confidence), float(logit)
+        score = f"score {y}{float(logit):.2f}"
+        return score if confidence is None else f"confidence {in_full(float(confidence))}{between}{score}"
 
     @property
     def random_weights(self) -> bool:

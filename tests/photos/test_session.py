@@ -11,7 +11,7 @@ from evalkit.config.compose import compose_jobs
 from evalkit.data.digits import Digits
 from evalkit.errors import UserError
 from evalkit.methods import ablation_cam
-from evalkit.photos.session import open_photo_session, open_photographs, read_photographs, remark
+from evalkit.photos.session import in_full, open_photo_session, open_photographs, read_photographs, remark
 
 
 def config(*overrides: str):
@@ -31,8 +31,8 @@ def test_probes_see_the_preprocessed_picture_and_explain_the_classes_asked_for()
     assert torch.equal(low, ablation_cam(probes[0]))
     assert torch.equal(session.map("ablation_cam", probes[0]), protocol.upsample(low, (64, 64)))
     z = probes[0].logits[0].double()
-    assert session.confidence(probes[0]) == pytest.approx((float(z.softmax(0)[7]), float(z[7])))
-    assert session.confidence(probes[0], probes[0].logits + 5)[1] == pytest.approx(float(z[7]) + 5, rel=1e-6)
+    assert session.scores(probes[0]) == f"confidence {in_full(float(z.softmax(0)[7]))}\nscore {z[7]:.2f}"
+    assert session.scores(probes[0], probes[0].logits + 5, between=", ", y="y = ").endswith(f", score y = {z[7] + 5:.2f}")
 
 
 def test_pictures_as_they_are_keep_their_size(tmp_path):

@@ -173,11 +173,11 @@ function showChoices() {
 function showView() {
   $("picture").hidden = view === null;
   $("download").disabled = view === null;
-  $("question").textContent = view === null ? "Why?" : `Why “${view.target.name}”? Confidence ${short(view.target.confidence)}`;
+  $("question").textContent = view === null ? "Why?" : `Why “${view.target.name}”? ${view.raw ? "Score" : "Confidence"} ${main(view.target)}`;
   const classes = view === null ? [] : view.top.some((one) => one.index === view.target.index) ? view.top : [...view.top, view.target];
   $("top").replaceChildren(...classes.map((one) => {
     const button = make("button", { type: "button", "data-target": one.index }, make("span", {}, one.name),
-      make("span", {}, short(one.confidence)), make("meter", { value: one.confidence ?? 0, "aria-hidden": "true" }));
+      make("span", {}, main(one)), ...(view.raw ? [] : [make("meter", { value: one.confidence ?? 0, "aria-hidden": "true" })]));
     button.addEventListener("click", () => choose({ target: one.index }));
     return make("li", {}, button);
   }));
@@ -209,13 +209,18 @@ function drawPanel(name, answer, pixels) {
   panel.replaceChildren(title, make("div", { class: "pictures" }, picture(map, `map of ${name} over the photograph`, "the map"),
     picture(answer.picture, `what ${name} leaves of the photograph`, kept)),
   make("table", {}, make("thead", {}, make("tr", {}, ...["", "before", "after", "drop"].map((text) => make("th", { scope: "col" }, text)))),
-    make("tbody", {}, scoreRow("confidence", answer.confidence), scoreRow("score (logit)", answer.logit))));
+    make("tbody", {}, ...(answer.confidence === null ? [scoreRow("score", answer.logit)]
+      : [scoreRow("confidence", answer.confidence), scoreRow("score (logit)", answer.logit)]))));
   if (answer.constant) panel.append(make("p", { class: "warn" }, "This map is constant: its top pixels are chosen by their position in the image alone."));
 }
 
 function scoreRow(label, { before, after, drop, increased }) {
   const lost = drop === null ? "undefined" : increased ? "0 % (rose)" : `${drop.toFixed(1)} %`;
   return make("tr", {}, make("th", { scope: "row" }, label), ...[short(before), short(after), lost].map((text) => make("td", {}, text)));
+}
+
+function main(one) {
+  return short(view.raw ? one.logit : one.confidence);
 }
 
 function short(value) {

@@ -33,9 +33,13 @@ function panel(item, method, gallery) {
       : gallery.shown.includes(method.name) ? [] : [element("div", { className: "scores faint", textContent: gallery.without })]),
     element("div", {
       className: "scores",
-      textContent: `confidence ${number(item.confidence, 3)} → ${number(method.confidence, 3)} (drop ${number(method.drop, 1)} %)`,
+      textContent: item.confidence === null
+        ? `score ${number(item.logit, 3)} → ${number(method.logit, 3)} (drop ${number(method.drop, 1)} %)`
+        : `confidence ${number(item.confidence, 3)} → ${number(method.confidence, 3)} (drop ${number(method.drop, 1)} %)`,
     }),
-    element("div", { className: "scores faint", textContent: `logit ${number(item.logit, 2)} → ${number(method.logit, 2)}` }),
+    ...(item.confidence === null ? [] : [
+      element("div", { className: "scores faint", textContent: `logit ${number(item.logit, 2)} → ${number(method.logit, 2)}` }),
+    ]),
   );
 }
 

@@ -58,7 +58,8 @@ def view(explainer: Explainer, asked: View) -> dict[str, Any]:
     def scored(index: int) -> dict[str, Any]:
         confidence, logit = confidence_and_logit(logits, torch.tensor([index], device=logits.device), session.config.model.output)
         name = printable(session.model.classes.name(index))
-        return {"index": index, "name": name, "confidence": _finite(float(confidence)), "logit": _finite(float(logit))}
+        shown = None if confidence is None else _finite(float(confidence))
+        return {"index": index, "name": name, "confidence": shown, "logit": _finite(float(logit))}
 
     return {
         "name": explainer.album[resolved.photo].name,
@@ -66,6 +67,7 @@ def view(explainer: Explainer, asked: View) -> dict[str, Any]:
         "height": picture.shape[1],
         "width": picture.shape[2],
         "layer": resolved.layer,
+        "raw": session.config.model.output == "raw",
         "top": [scored(index) for index in top],
         "target": scored(resolved.target),
     }
@@ -81,7 +83,9 @@ def explain(explainer: Explainer, request: ExplainRequest) -> dict[str, Any]:
     before = confidence_and_logit(probe.logits, probe.targets, explainer.at(resolved.network, resolved.layer).config.model.output)
     methods: dict[str, Any] = {name: {"error": printable(str(error))} for name, error in results.items() if name not in rankings}
     for name, ranking in rankings.items():
-        methods[name] = _scores(perturbed[name], float(before[0]), float(before[1])) | {"picture": _png(perturbed[name].image)}
+        methods[name] = _scores(perturbed[name], None if before[0] is None else float(before[0]), float(before[1])) | {
+            "picture": _png(perturbed[name].image)
+        }
         methods[name]["constant"] = bool(ranking.maps.amax() == ranking.maps.amin())
         if request.heat:
             methods[name]["heat"] = _png(overlay(probe.images[0].float().cpu(), ranking.maps[0].cpu()))
@@ -110,15 +114,16 @@ def figure(explainer: Explainer, request: ExplainRequest) -> bytes:
     return file.getvalue()
 
 
-def _scores(shown: Shown, confidence: float, logit: float) -> dict[str, Any]:
-    pairs = {"confidence": (confidence, shown.confidence), "logit": (logit, shown.logit)}
-    return {"kept": shown.kept, **{score: _change(*pair) for score, pair in pairs.items()}}
+def _scores(shown: Shown, confidence: float | None, logit: float) -> dict[str, Any]:
+    raw = confidence is None or shown.confidence is None
+    changed = None if confidence is None or shown.confidence is None else _change(confidence, shown.confidence)
+    return {"kept": shown.kept, "confidence": changed, "logit": _change(logit, shown.logit, raw=raw)}
 
 
-def _change(before: float, after: float) -> dict[str, Any]:
+def _change(before: float, after: float, *, raw: bool = False) -> dict[str, Any]:
     """Return both values, and the drop as the paper defines it for one image (eq. 5), in %."""
     full, masked = np.array([before]), np.array([after])
-    drop = float(relative_drop(full, masked)[0])
+    drop = float(relative_drop(full, masked, raw=raw)[0])
     return {"before": _finite(before), "after": _finite(after), "drop": _finite(drop), "increased": bool(increased(full, masked)[0])}
 
 

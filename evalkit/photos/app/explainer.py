@@ -66,7 +66,8 @@ class Shown:
     """Perturbed image (3,H,W) in [0,1]."""
     kept: int | None
     """Number of kept pixels; None for a soft mask."""
-    confidence: float
+    confidence: float | None
+    """None for model.output=raw."""
     logit: float
 
 
@@ -103,7 +104,8 @@ class Explainer:
         session = self.session(network)
         images = torch.rand(2, 3, *self._size(session.config.model), device=session.device, dtype=session.model.net.dtype)
         configured = self.layer(network)
-        return [layer for layer in explainable(session.model.net.module, images) if layer.separates != "no" or layer.name == configured]
+        layers = explainable(session.model.net.module, images, session.model.net.readout)
+        return [layer for layer in layers if layer.separates != "no" or layer.name == configured]
 
     def _at(self, network: Network, layer: str) -> PhotoSession:
         """Return the session with the network cut at another layer. Raises UserError if the layer cannot be explained."""
@@ -176,7 +178,8 @@ class Explainer:
         masks = [protocol.kept(point, ranking)[0] for ranking in rankings.values()]
         images = torch.cat([protocol.perturb(probe.images, mask, filler) for mask in masks])
         logits = torch.cat([session.model.net(batch) for batch in images.split(session.config.batch_size)])
-        scores = confidence_and_logit(logits, probe.targets.expand(len(images)), session.config.model.output)
+        confidence, logit = confidence_and_logit(logits, probe.targets.expand(len(images)), session.config.model.output)
         counts = [int(mask.sum()) if mask.dtype == torch.bool else None for mask in masks]
-        rows = zip(rankings, images, counts, scores[0].tolist(), scores[1].tolist(), strict=True)
-        return {name: Shown(image, kept, confidence, logit) for name, image, kept, confidence, logit in rows}
+        confidences = [None] * len(images) if confidence is None else confidence.tolist()
+        rows = zip(rankings, images, counts, confidences, logit.tolist(), strict=True)
+        return {name: Shown(*row) for name, *row in rows}

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from evalkit import protocol
 from evalkit.photos.explain import in_words
 from evalkit.photos.figures.layout import COLUMN, PAGE, ExplainedPhoto, beside, heat_over, note, panels, photograph, title
-from evalkit.photos.session import PhotoSession, in_full, remark
+from evalkit.photos.session import PhotoSession, remark
 
 DEFAULT = "[ablation_cam]"
 
@@ -35,10 +35,9 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
         ranking = protocol.Ranking(saliency)
         for ax, point in zip(axes[2:], points, strict=True):
             perturbed = protocol.perturb(image, protocol.kept(point, ranking)[0], fillers[point.fill])
-            confidence, score = session.confidence(photo.probe, session.model.net(perturbed))
             photograph(ax, perturbed[0])
             ax.set_title(textwrap.fill(in_words(point), 16) if axes is rows[0] else "")
-            ax.set_xlabel(f"confidence {in_full(confidence)}\nscore {score:.2f}", labelpad=2)
+            ax.set_xlabel(session.scores(photo.probe, session.model.net(perturbed)), labelpad=2)
     title(figure, session, "Explanation maps")
     note(figure, "Each map runs from its least value (dark) to its greatest (bright).")
     return figure

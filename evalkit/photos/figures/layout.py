@@ -25,7 +25,7 @@ from evalkit.files import writable_folder
 from evalkit.layer_names import layers_in_words
 from evalkit.output.plots import TEXT, save
 from evalkit.photos.pictures import COLOURS, overlay, to_array
-from evalkit.photos.session import PhotoSession, in_full, open_photographs
+from evalkit.photos.session import PhotoSession, open_photographs
 from evalkit.probe import Probe
 
 COLUMN, PAGE, HEIGHT = 3.25, 6.875, 8.875
@@ -123,9 +123,8 @@ def scale(figure: Figure, axes: Sequence[Axes], label: str) -> None:
 
 def beside(ax: Axes, session: PhotoSession, photo: ExplainedPhoto) -> None:
     """Label the first panel of a row with the explained class, its confidence and score, and the file."""
-    confidence, score = session.confidence(photo.probe)
     name = "\n".join(textwrap.wrap(session.class_name(photo.probe), 18))
-    ax.set_ylabel(f"{name}\nconfidence {in_full(confidence)}\nscore {score:.2f}", labelpad=3)
+    ax.set_ylabel(f"{name}\n{session.scores(photo.probe)}", labelpad=3)
     ax.set_xlabel(shortened(printable(photo.name), 18), fontsize=5, color="0.35", labelpad=2)
 
 

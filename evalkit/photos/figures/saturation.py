@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from evalkit.errors import UserError
 from evalkit.evaluation.sanity import similarity
 from evalkit.methods import ablation_cam, grad_cam
 from evalkit.photos.figures.layout import PAGE, ExplainedPhoto, beside, heat_over, note, panels, photograph, scale, title
@@ -33,7 +34,12 @@ CAPTIONS = {
 
 
 def two_classes(session: PhotoSession, picture: Image.Image) -> list[Probe]:
-    """Return probes of the classes that the configuration names, or of the two with the highest scores."""
+    """Return probes of the classes that the configuration names, or of the two with the highest scores.
+
+    Raises UserError for model.output=raw.
+    """
+    if session.config.model.output == "raw":
+        raise UserError("this figure compares a score with its softmax or sigmoid, and model.output=raw has neither")
     if session.targets is not None:
         return session.probes(picture)
     best = session.probe(picture).logits[0].topk(min(2, session.model.classes.outputs)).indices
@@ -56,7 +62,7 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
     Below the second map of a method is its correlation r with the first (Pearson, over the cells), and for Grad-CAM the
     factor by which the normalisation changed the gradient's largest absolute value.
     """
-    output = session.config.model.output
+    output = "softmax" if session.config.model.output == "softmax" else "sigmoid"
     figure, rows = panels(len(photos), 5, PAGE, 1.6)
     for i, (axes, photo) in enumerate(zip(rows, photos, strict=True)):
         probe = photo.probe

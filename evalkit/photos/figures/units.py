@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from evalkit.photos.figures.layout import COLUMN, PAGE, ExplainedPhoto, height, photograph, title
-from evalkit.photos.session import PhotoSession, in_full
+from evalkit.photos.session import PhotoSession
 
 NAMED = 5
 """Number of units that are named: those with the largest drops."""
@@ -33,9 +33,8 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
     for ax in (*above[len(photos) :], *below[len(photos) :]):
         ax.axis("off")
     for upper, lower, photo in zip(above, below, photos, strict=False):
-        confidence, score = session.confidence(photo.probe)
         photograph(upper, photo.probe.images[0])
-        upper.set_title(f"{session.class_name(photo.probe)}\nconfidence {in_full(confidence)}, score y = {score:.2f}")
+        upper.set_title(f"{session.class_name(photo.probe)}\n{session.scores(photo.probe, between=', ', y='y = ')}")
         _stems(lower, photo.probe.drops[0].double().cpu())
     for ax in axes[1::2, 0]:
         ax.set_ylabel("drop y - yᵏ")
