@@ -43,7 +43,10 @@ def network(explainer: Explainer, asked: Network) -> dict[str, Any]:
         "random": session.random_weights,
         "top1": model.expected_top1,
         "layer": explainer.layer(asked),
-        "layers": [{key: getattr(layer, key) for key in ("name", "channels", "height", "width")} for layer in explainer.layers(asked)],
+        "layers": [
+            {"name": layer.name, "channels": layer.channels, "height": layer.grid.height, "width": layer.grid.width}
+            for layer in explainer.layers(asked)
+        ],
         "classes": [printable(classes.name(index)) for index in range(classes.outputs)],
     }
 
