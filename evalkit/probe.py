@@ -10,6 +10,7 @@ from torch import Tensor
 from evalkit.ablation import BYTE_BUDGET, Tier, class_weights, tier_of
 from evalkit.errors import UserError
 from evalkit.models.split import Context, SplitModel
+from evalkit.pixels import in_unit_range
 
 T = TypeVar("T", bound=Tensor | tuple[Tensor, Context])
 
@@ -31,13 +32,13 @@ class Probe:
 
     Args:
         net: the model.
-        images: (N,3,H,W), floats in [0,1] or uint8.
+        images: (N,3,H,W), floats in [0,1] or uint8; of a network of other channels as many as its mean has numbers.
         targets: classes to explain (N,), or None for the predicted ones.
         indices: each image's position in its data set (N,); seeds the random control. Default 0..N-1.
         byte_budget: bytes that the ablated variants of one chunk may take (`evalkit.ablation`); changes no number.
 
     Raises:
-        UserError: the images are not a batch of RGB images, or a target is not a class of the model.
+        UserError: the images are not a batch of images of the network's channels, or a target is not a class of the model.
     """
 
     def __init__(
@@ -49,8 +50,8 @@ class Probe:
         *,
         byte_budget: int = BYTE_BUDGET,
     ) -> None:
-        moved = _checked(images).to(net.device, net.dtype)
-        self._set(net, moved / 255 if images.dtype == torch.uint8 else moved, targets, indices, byte_budget)
+        images = _checked(images, net.channels).to(net.device)
+        self._set(net, in_unit_range(images, net.dtype), targets, indices, byte_budget)
 
     def _set(
         self,
@@ -71,7 +72,7 @@ class Probe:
         self._network = self._state_of_network()
 
     def again(self, images: Tensor, rows: slice = slice(None)) -> "Probe":
-        """Return a probe of other images (n,3,H,W) in [0,1] with the targets and indices of these n `rows`.
+        """Return a probe of other images (n,channels,H,W) in [0,1] with the targets and indices of these n `rows`.
 
         Nothing is checked again, since a check makes the host wait for the device.
         """
@@ -231,12 +232,13 @@ class Probe:
         return weights.detach()[self.targets]
 
 
-def _checked(images: object) -> Tensor:
-    """Return the images themselves. Raises UserError unless they are a batch of RGB images in [0,1] or uint8."""
-    fits = isinstance(images, Tensor) and images.dim() == 4 and images.shape[1] == 3
+def _checked(images: object, channels: int) -> Tensor:
+    """Return the images themselves. Raises UserError unless they are a batch of images of so many channels, in [0,1] or uint8."""
+    # One mean for all channels of RGB is a normalisation too.
+    fits = isinstance(images, Tensor) and images.dim() == 4 and images.shape[1] in (channels, 3 if channels == 1 else channels)
     if not isinstance(images, Tensor) or not fits or not (images.is_floating_point() or images.dtype == torch.uint8):
         kind = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise UserError(f"images must be a float tensor (N,3,H,W) in [0,1], or uint8, not {kind}")
+        raise UserError(f"images must be a float tensor (N,{channels},H,W) in [0,1], or uint8, not {kind}")
     if not len(images):
         raise UserError("images must hold at least one image")
     if images.is_floating_point() and bool((images.amin() < -1e-3) | (images.amax() > 1 + 1e-3)):

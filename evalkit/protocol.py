@@ -75,7 +75,7 @@ def kept(point: Point, ranking: Ranking) -> tuple[Tensor, Tensor]:
 
 
 def filling(images: Tensor, fill: str, mean: Tensor) -> Tensor:
-    """Return the replacement of removed pixels, broadcastable to images (N,3,H,W) in [0,1]."""
+    """Return the replacement of removed pixels, broadcastable to images (N,channels,H,W) in [0,1]; `mean` has a number for each channel."""
     if fill == "blur":
         return gaussian_blur(images, [BLUR_KERNEL, BLUR_KERNEL], [BLUR_SIGMA, BLUR_SIGMA])
     return mean.to(images) if fill == "mean" else torch.zeros_like(images[:1, :, :1, :1])
@@ -87,6 +87,6 @@ def fillings(images: Tensor, points: Iterable[Point], mean: Tensor) -> dict[str,
 
 
 def perturb(images: Tensor, kept: Tensor, filler: Tensor) -> Tensor:
-    """Return images (N,3,H,W) in [0,1] where `kept` (N,H,W) is 1 or True, `filler` where it is 0, and a blend between."""
+    """Return images (N,channels,H,W) in [0,1] where `kept` (N,H,W) is 1 or True, `filler` where it is 0, and a blend between."""
     kept = kept[:, None]
     return torch.where(kept, images, filler) if kept.dtype == torch.bool else images * kept + filler * (1 - kept)

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from evalkit.bench import timing
 from evalkit.config.compose import compose_jobs
-from evalkit.data.decode import UnreadableImage
+from evalkit.data.decode import UnreadableImage, stacked
 from evalkit.errors import UserError
 from evalkit.evaluation.loop import compute
 from evalkit.evaluation.pace import Pace
 from evalkit.evaluation.session import Session, open_session
 from evalkit.evaluation.stopwatch import STAGES
 from evalkit.files import writable_file
+from evalkit.pixels import in_unit_range
 from evalkit.runs.folder import RunFolder
 from evalkit.runs.provenance import identify, shard_metadata
 
@@ -110,7 +111,7 @@ def _session(model: str, images: Path, overrides: list[str], out: Path, batch_si
 
 
 def _decoded(session: Session) -> tuple[list[Tensor], float]:
-    """Return all images as uint8 batches (n,3,H,W) on the device, and the seconds to decode and preprocess them on one core."""
+    """Return all images as batches (n,channels,H,W) on the device, and the seconds to decode and preprocess them on one core."""
     started = time.perf_counter()
     images = []
     for position in session.positions:
@@ -119,7 +120,7 @@ def _decoded(session: Session) -> tuple[list[Tensor], float]:
         except UnreadableImage as reason:
             raise UserError(f"bench floor needs all images, and cannot read {session.source.image_id(position)}: {reason}") from reason
     seconds = time.perf_counter() - started
-    return [batch.to(session.device) for batch in torch.stack(images).split(session.config.batch_size)], seconds
+    return [batch.to(session.device) for batch in stacked(images).split(session.config.batch_size)], seconds
 
 
 def _floor(session: Session, batches: list[Tensor], passes: int, layout: torch.memory_format) -> Callable[[], None]:
@@ -129,7 +130,7 @@ def _floor(session: Session, batches: list[Tensor], passes: int, layout: torch.m
     def loop() -> None:
         with torch.inference_mode():
             for batch in batches:
-                normalised = ((batch.to(net.dtype) / 255 - net.mean) / net.std).contiguous(memory_format=layout)
+                normalised = ((in_unit_range(batch, net.dtype) - net.mean) / net.std).contiguous(memory_format=layout)
                 for _ in range(passes):
                     net.module(normalised)
 

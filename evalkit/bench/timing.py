@@ -20,7 +20,7 @@ from evalkit.models.split import SplitModel
 
 @dataclass(frozen=True)
 class BenchNetwork:
-    """A network in eval mode, whole and cut at its layer, and random images (N,3,H,W) of its size, in [0,1] and normalised."""
+    """A network in eval mode, whole and cut at its layer, and random images (N,channels,H,W) of its size, in [0,1] and normalised."""
 
     config: ModelConfig
     weights: str
@@ -66,7 +66,7 @@ def bench_network(model: str, overrides: list[str], batch_size: int, threads: in
     device = open_device(config)
     loaded = open_model(config, device)
     net, size = loaded.net, zoo.input_size(config.model)
-    images = torch.rand(batch_size, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    images = torch.rand(batch_size, config.model.channels, *size, generator=torch.Generator().manual_seed(0)).to(device)
     return BenchNetwork(config.model, loaded.weights, loaded.module.eval(), net, images, (images - net.mean) / net.std)
 
 

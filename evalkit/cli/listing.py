@@ -72,7 +72,7 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
     except NoLayer as reason:
         config, caption = compose_jobs([*overrides, "model.layer=''"], conf=conf)[0].config.model, str(reason)
     module, size = eval_copy(zoo.build(config)[0]), zoo.input_size(config)
-    images = torch.rand(2, 3, *size)
+    images = torch.rand(2, config.channels, *size)
     try:
         found = list(explainable(module, images, zoo.readout(config)))
         for layer in filter(None, config.layers):

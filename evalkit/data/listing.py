@@ -74,6 +74,15 @@ def list_images(folder: Place) -> Listing:
     return listing
 
 
+def list_arrays(folder: Place) -> Listing:
+    """List numpy's arrays below a folder as `list_images` lists images; nothing is said of other files."""
+    listing = Listing()
+    for path in files_below(folder, listing):
+        if is_array(path):
+            (listing.hidden if is_hidden(path) else listing.images).append(path)
+    return listing
+
+
 def files_below(folder: Place, listing: Listing) -> Iterable[str]:
     """Return the paths of all files below a folder, except those in hidden folders. `listing` and errors as in `list_images`."""
     return _local_files(folder, listing) if isinstance(folder, Path) else _remote_files(folder)
@@ -105,6 +114,11 @@ def suffix(path: str) -> str:
 def is_image(path: str) -> bool:
     """Return whether the suffix is that of a format that is read."""
     return suffix(path) in suffixes()
+
+
+def is_array(path: str) -> bool:
+    """Return whether the suffix is that of numpy's arrays."""
+    return suffix(path) == ".npy"
 
 
 def is_hidden(path: str) -> bool:

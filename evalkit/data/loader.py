@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from evalkit.data.decode import Preprocess, UnreadableImage, content
+from evalkit.data.decode import Preprocess, UnreadableImage, content, stacked
 from evalkit.data.jpeg import DeviceDecoder
 from evalkit.data.sources import ClassKey, Source
 from evalkit.errors import UserError
@@ -23,7 +23,10 @@ from evalkit.imports import failure
 
 @dataclass(frozen=True)
 class Batch:
-    """A part of one shard. `images` holds only the readable images, uint8 (n,3,H,W), at the positions `readable`."""
+    """A part of one shard. `images` holds only the readable images (n,channels,H,W), at the positions `readable`.
+
+    They are uint8, or float32 in [0,1] where one of them has more than 8 bits.
+    """
 
     shard: int
     last: bool
@@ -167,5 +170,5 @@ def _collate(shard: int, last: bool, positions: list[int], examples: list[tuple[
             errors[position] = f"{pixels}: set model.resize=[h,w] or model.crop"
         else:
             images[position] = image
-    stacked = torch.stack(list(images.values())) if images else None
-    return Batch(shard, last, keys, list(images), stacked.pin_memory() if pin and stacked is not None else stacked, errors)
+    together = stacked(list(images.values())) if images else None
+    return Batch(shard, last, keys, list(images), together.pin_memory() if pin and together is not None else together, errors)

@@ -8,20 +8,19 @@ import hashlib
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, TypeVar
 
 import numpy as np
-from PIL import Image
 from pydantic import Field
 
 from evalkit.data.boxes import Box, match_boxes, read_boxes
-from evalkit.data.decode import Encoded
-from evalkit.data.listing import Listing, file_sizes, list_images, resolve_names
+from evalkit.data.decode import Encoded, Picture
+from evalkit.data.listing import Listing, file_sizes, is_array, list_images, resolve_names
 from evalkit.data.text import Row, read_table, spellings
 from evalkit.errors import UserError
 from evalkit.files import Place, place, read_remote
@@ -64,16 +63,19 @@ class Source(Protocol):
         """Return the boxes of the image's objects, none where the data set has no boxes."""
         ...
 
-    def load(self, position: int) -> Image.Image:
-        """Return the image, RGB. Raises UnreadableImage."""
+    def load(self, position: int) -> Picture:
+        """Return the image: Pillow's, of any mode, or a tensor (channels,h,w), uint8 or float32 in [0,1]. Raises UnreadableImage."""
         ...
 
 
 Folder = Annotated[str, Field(description="the folder that holds the images", examples=["/data/photos"])]
 
 
-class Files(Encoded):
-    """Images in files below a root."""
+class FileList:
+    """Files below a root, with their classes and boxes."""
+
+    expected: str = ".jpg, .png or the suffix of another picture"
+    """What is expected where there is no such file."""
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class Files(Encoded):
         listing: Listing | None = None,
     ) -> None:
         if not paths:
-            raise UserError(f"no images in {root}: expected files ending in .jpg, .png or the suffix of another picture{_instead(listing)}")
+            raise UserError(f"no images in {root}: expected files ending in {self.expected}{_instead(listing)}")
         self.listing = listing
         """The content of the root; None where a list says which files are the images."""
         order = sorted(range(len(paths)), key=lambda i: paths[i])
@@ -109,7 +111,7 @@ class Files(Encoded):
         """Return the boxes that the list of boxes gives."""
         return self.matched_boxes.of_image.get(self.paths[position], ())
 
-    def encoded(self, position: int) -> bytes | Path:
+    def file(self, position: int) -> bytes | Path:
         """Return a local file, or the bytes of a remote one."""
         file = self.root / self.paths[position]
         return file if isinstance(file, Path) else read_remote(file)
@@ -130,13 +132,26 @@ class Files(Encoded):
         return hash_entries(chain(files, sorted(self.known_boxes.items())))
 
 
+class Files(Encoded, FileList):
+    """Pictures in files below a root."""
+
+    def encoded(self, position: int) -> bytes | Path:
+        """Return a local file, or the bytes of a remote one."""
+        return self.file(position)
+
+
 def _instead(listing: Listing | None) -> str:
     """Return what lies in a folder without images."""
     if listing is None:
         return ""
+    if is_array(listing.unread[0] if listing.unread else ""):
+        return f"; it holds {listing.unread[0]}: set data=arrays"
     if listing.unread or listing.archives:
         return f"; it holds {(listing.unread or listing.archives)[0]}"
     return f"; {listing.hidden[0]} is hidden or trash" if listing.hidden else ""
+
+
+F = TypeVar("F", bound=FileList)
 
 
 def image_folder(root: Folder, labels: str | None = None, boxes: str | None = None) -> Files:
@@ -148,18 +163,23 @@ def image_folder(root: Folder, labels: str | None = None, boxes: str | None = No
 
     Raises UserError: no such folder, no images, a list that does not fit the folder.
     """
+    return open_folder(Files, list_images, root, labels, boxes)
+
+
+def open_folder(kind: type[F], contents: Callable[[Place], Listing], root: str, labels: str | None, boxes: str | None) -> F:
+    """Open a folder as `image_folder` does, as a source of any kind; `contents` lists the files of this kind below the folder."""
     folder = existing_folder(root)
     listed = place(labels) if labels is not None else folder / "labels.csv"
     default_boxes = folder / "boxes.csv"
     boxes_path = place(boxes) if boxes is not None else default_boxes if default_boxes.is_file() else None
     if labels is None and not listed.is_file():
-        found = list_images(folder)
+        found = contents(folder)
         keys = [(path.split("/")[0],) if "/" in path else () for path in found.images]
-        return Files(folder, found.images, keys, boxes_path, found)
-    return labelled_files(folder, listed, boxes_path)
+        return kind(folder, found.images, keys, boxes_path, found)
+    return labelled_files(folder, listed, boxes_path, kind)
 
 
-def labelled_files(folder: Place, listed: Place, boxes: Place | None) -> Files:
+def labelled_files(folder: Place, listed: Place, boxes: Place | None, kind: type[F] = Files) -> F:  # type: ignore[assignment]
     """Open the files of a labels list, in the order of their paths. Raises UserError where the list does not fit the folder."""
     keys = read_labels(listed)
     first_named = spellings(next(iter(keys)))
@@ -174,7 +194,7 @@ def labelled_files(folder: Place, listed: Place, boxes: Place | None) -> Files:
         # An image written in several ways is one; its first spelling stays its name, as in run folders that exist.
         first, before = merged.setdefault(_below(folder, path), (path, ()))
         merged[_below(folder, path)] = (first, tuple(dict.fromkeys((*before, *of_path))))
-    files = Files(folder, [path for path, _ in merged.values()], [of_path for _, of_path in merged.values()], boxes)
+    files = kind(folder, [path for path, _ in merged.values()], [of_path for _, of_path in merged.values()], boxes)
     if len(files.missing) == len(files):
         raise UserError(f"none of the {len(paths)} files listed in {listed} is in {folder}: its paths must be relative to that folder")
     return files

@@ -8,8 +8,8 @@ from typing import Any
 
 from evalkit.config.schema import RunConfig
 from evalkit.data.labels import Classes
-from evalkit.data.listing import Listing, suffix
-from evalkit.data.sources import ClassKey, Files, ListedClass, Source
+from evalkit.data.listing import Listing, is_array, suffix
+from evalkit.data.sources import ClassKey, FileList, ListedClass, Source
 from evalkit.data.text import normalised
 from evalkit.errors import UserError
 
@@ -132,7 +132,7 @@ def _forms(names: Sequence[ClassKey]) -> str:
     return ", whose names differ only in their Unicode form" if _distinct(names) == 1 else ""
 
 
-def _contradictions(source: Files, keys: Sequence[tuple[ClassKey, ...]], classes: Classes) -> list[str]:
+def _contradictions(source: FileList, keys: Sequence[tuple[ClassKey, ...]], classes: Classes) -> list[str]:
     """Return a warning where a list's indices are outputs of the model, but other ones than those of the names beside them."""
     listed = [(position, key) for position, of_image in enumerate(keys) for key in of_image if isinstance(key, ListedClass)]
     if any(key.index is not None and not 0 <= key.index < classes.outputs for _, key in listed):
@@ -175,9 +175,8 @@ def _tell(config: RunConfig, source: Source, positions: Sequence[int], classes: 
     columns, warnings = _of_columns(source)
     facts = [_size(len(positions), len(keys), _distinct(chosen), _distinct(images)), *columns]
     warnings += _same_classes(images, outputs, classes) if listing.images else []
-    if isinstance(source, Files):
+    if isinstance(source, FileList):
         warnings += _contradictions(source, keys, classes)
-
     if listing.unread:
         warnings.append(_unread(listing.unread))
     unlabelled = [position for position, of_image in enumerate(keys) if not of_image]
@@ -241,7 +240,8 @@ def _unread(files: Sequence[str]) -> str:
     kinds = sorted(by_suffix.items(), key=lambda item: -len(item[1]))
     listed = [f"{len(named)} {ending or 'without suffix'} (such as {named[0]})" for ending, named in kinds]
     files_are = "1 file is" if len(files) == 1 else f"{len(files):,} files are"
-    return f"{files_are} not read, since no format of images has such a suffix: {_some(listed)}; convert pictures to PNG or JPEG"
+    instead = "arrays are read with data=arrays" if any(map(is_array, files)) else "convert pictures to PNG or JPEG"
+    return f"{files_are} not read, since no format of images has such a suffix: {_some(listed)}; {instead}"
 
 
 def _packed(archive: str) -> str:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from evalkit.config.calls import fitted
 from evalkit.config.schema import RunConfig
-from evalkit.data.decode import Preprocess, UnreadableImage
+from evalkit.data.decode import Preprocess, UnreadableImage, WrongChannels, stacked
 from evalkit.data.jpeg import DeviceDecoder, tried_decoder
 from evalkit.data.labels import Classes
 from evalkit.data.sources import Source, choose
@@ -26,6 +25,7 @@ from evalkit.imports import arguments_refused, failure, find
 from evalkit.models import zoo
 from evalkit.models.outputs import check_on_images
 from evalkit.models.settings import ModelConfig
+from evalkit.pixels import in_unit_range
 from evalkit.point import Point
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,8 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
     device = open_device(config, local_rank)
     if config.decode == "gpu" and device.type != "cuda":
         raise UserError("decode=gpu needs a GPU, and this run computes on the CPU; use decode=pil")
+    if config.decode == "gpu" and config.model.channels != 3:
+        raise UserError(f"decode=gpu decodes to the 3 channels of RGB, and model.channels={config.model.channels}; use decode=pil")
     configured = load_methods(config.method)
     source = load_source(config.data)
     if config.decode == "gpu" and not hasattr(source, "encoded"):
@@ -119,33 +121,43 @@ def input_size(model: ModelConfig, source: Source, positions: list[int]) -> tupl
     fixed = zoo.fixed_size(model)
     if fixed is not None:
         return fixed
-    preprocess = Preprocess(model.resize, model.crop, model.interpolation)
+    preprocess, reasons = zoo.preprocessing(model), list[str]()
     for position in positions:
         try:
             image = preprocess(source.load(position))
-        except UnreadableImage:
+        except UnreadableImage as reason:
+            reasons.append(f"{source.image_id(position)}: {reason}")
             continue
         return image.shape[1], image.shape[2]
-    raise UserError(f"none of the {len(positions)} images can be read")
+    raise UserError(f"none of the {len(positions)} images can be read (the first is {reasons[0]})")
 
 
 def _check_outputs(config: RunConfig, model: zoo.LoadedModel, source: Source, positions: list[int], size: tuple[int, int]) -> None:
     """Check the network on two readable images, in a streamed data set the first ones, else of different parts and so often of two classes.
 
-    Raises UserError for outputs that cannot be scored (`check_on_images`), and for images=correct where there is one output.
+    Raises UserError for outputs that cannot be scored (`check_on_images`), for images=correct where there is one output, and where
+    none of the images tried has the network's channels.
     """
     if model.classes.outputs < 2:
         if config.images == "correct":
             raise UserError(f"{config.model.name} has one output, which is predicted for every image, so images=correct selects nothing")
         log.warning("%s has one output: it is the predicted class of every image, and top-1 is undefined", config.model.name)
     middle = [] if getattr(source, "streamed", False) else [positions[len(positions) // 2]]
-    images, reader = list[Tensor](), copy(source)  # a copy, since a stream that was begun cannot be sent to other processes
+    images, misfits, reader = (
+        list[Tensor](),
+        list[str](),
+        copy(source),
+    )  # a copy, since a stream that was begun cannot be sent to other processes
     for position in dict.fromkeys([positions[0], *middle, *positions[1:_TRIED]]):
-        with suppress(UnreadableImage):  # it becomes an error row
+        try:
             image = model.preprocess(reader.load(position))
             images += [image] if image.shape[1:] == size else []
+        except UnreadableImage as reason:  # it becomes an error row
+            misfits += [f"{source.image_id(position)}: {reason}"] if isinstance(reason, WrongChannels) else []
         if len(images) == 2:
             break
     if images:
         net = model.net
-        check_on_images(net, torch.stack(images).to(net.device).to(net.dtype) / 255)
+        check_on_images(net, in_unit_range(stacked(images).to(net.device), net.dtype))
+    elif misfits:
+        raise UserError(f"the images do not have the network's channels: {misfits[0]}")

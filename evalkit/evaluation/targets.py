@@ -32,7 +32,7 @@ class Target:
 def explained(
     session: Session, images: Tensor, positions: Sequence[int], keys: Mapping[int, Sequence[ClassKey]], byte_budget: int = BYTE_BUDGET
 ) -> tuple[Probe | None, list[Target]]:
-    """Choose the targets of images (n,3,H,W), uint8 or in [0,1], and return a probe with one row per target; None without targets.
+    """Choose the targets of images (n,channels,H,W), uint8 or in [0,1], and return a probe with one row per target; None without targets.
 
     An image has one target for each class that is explained for it. Left out are, under images=correct, images that the
     model gets wrong, and under target=label those without a label in the model's class map.

@@ -106,7 +106,7 @@ def captum_attr(
 ) -> Tensor:
     """Return captum's attribution `name`: for the target layer (N,h,w) or, if the class takes no layer, for the image (N,H,W).
 
-    captum normalises nothing. Channels or colours are summed (`channels="sum"`) or replaced by their largest absolute
+    captum normalises nothing. Channels, of the layer or of the image, are summed (`channels="sum"`) or replaced by their largest absolute
     value ("max", usual for gradients). Methods with a baseline start from the image of `baseline`, a fill of the protocol:
     "mean" is 0 after normalisation, captum's own default; "black" or "blur". `options` go to the constructor or to
     `attribute`; NoiseTunnel takes the name of another class as `attribution_method`. DeepLift, LRP and the guided methods

@@ -21,13 +21,13 @@ from evalkit.protocol import filling, upsample
 
 @layer_free
 def gradient(probe: Probe) -> Tensor:
-    """Gradient saliency (Simonyan et al., 2014, section 3.1): max over colours of |dy/dx| (N,H,W)."""
+    """Gradient saliency (Simonyan et al., 2014, section 3.1): max over channels of |dy/dx| (N,H,W)."""
     return Saliency(_network(probe)).attribute(normalised(probe).requires_grad_(), target=probe.targets).amax(1)
 
 
 @layer_free
 def guided_backprop(probe: Probe) -> Tensor:
-    """Guided backpropagation (Springenberg et al., 2015, section 3.4), max over colours of its absolute value (N,H,W).
+    """Guided backpropagation (Springenberg et al., 2015, section 3.4), max over channels of its absolute value (N,H,W).
 
     A ReLU passes back only positive gradients, and only where its input was positive; a ReLU6 counts as a ReLU, every
     other activation (hard-swish, GELU) passes its ordinary gradient. Raises UserError for a network that has no ReLU or
@@ -61,7 +61,7 @@ def guided_ablation_cam(probe: Probe) -> Tensor:
 
 @layer_free
 def integrated_gradients(probe: Probe, steps: int = 50, baseline: str = "black", batch_size: int = 32) -> Tensor:
-    """Integrated gradients (Sundararajan et al., ICML 2017, eq. 1), summed over colours (N,H,W); signed.
+    """Integrated gradients (Sundararajan et al., ICML 2017, eq. 1), summed over channels (N,H,W); signed.
 
     The straight path from the baseline image is sampled at `steps` Gauss-Legendre points, with `batch_size` images (or N,
     if that is more) in memory at once. `baseline` is a fill of the protocol: "black" (0 before normalisation, as in the
@@ -87,25 +87,25 @@ def occlusion(probe: Probe, window: int = 32, stride: int = 16, fill: str = "bla
     N) are in memory at once. Raises UserError for a window larger than the image or a stride that leaves gaps.
     """
     images = normalised(probe)
-    n, _, height, width = images.shape
+    n, channels, height, width = images.shape
     if not 0 < whole(stride, "stride") <= whole(window, "window") <= min(height, width):
         raise UserError(f"occlusion needs stride <= window <= {min(height, width)}, the image's side; not stride={stride}, window={window}")
     return (
         Occlusion(_network(probe))
         .attribute(
             images,
-            sliding_window_shapes=(3, window, window),
-            strides=(3, stride, stride),
+            sliding_window_shapes=(channels, window, window),
+            strides=(channels, stride, stride),
             baselines=fill_image(probe, fill),
             target=probe.targets,
             perturbations_per_eval=max(1, whole(batch_size, "batch_size") // n),
-        )[:, 0]  # the square covers all colours, so they share one value
+        )[:, 0]  # the square covers all channels, so they share one value
         .to(images.dtype)
     )
 
 
 def normalised(probe: Probe, images: Tensor | None = None) -> Tensor:
-    """Return the probe's images (N,3,H,W), or others in [0,1], after normalisation, in a new tensor."""
+    """Return the probe's images (N,channels,H,W), or others in [0,1], after normalisation, in a new tensor."""
     return (((probe.images if images is None else images) - probe.net.mean) / probe.net.std).detach()
 
 
@@ -115,6 +115,6 @@ def _network(probe: Probe) -> Callable[[Tensor], Tensor]:
 
 
 def fill_image(probe: Probe, fill: str, option: str = "fill") -> Tensor:
-    """Return the normalised image (N,3,H,W) of one of the protocol's fills; `option` is the fill's name in error messages."""
+    """Return the normalised image (N,channels,H,W) of one of the protocol's fills; `option` is the fill's name in error messages."""
     filler = filling(probe.images, one_of(fill, ("black", "mean", "blur"), option), probe.net.mean)
     return normalised(probe, filler).expand_as(probe.images)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from evalkit.errors import UserError
-from evalkit.models.normalisation import check_normalisation
+from evalkit.models.normalisation import check_channels, check_normalisation
 
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Text = Annotated[str, Field(min_length=1)]
@@ -47,8 +47,8 @@ class ModelConfig(Settings):
     )
     crop: Positive | None
     interpolation: Literal["bilinear", "bicubic"]
-    mean: tuple[Number, Number, Number] = Field(description="three numbers, one per colour channel", examples=["[0.5,0.5,0.5]"])
-    std: tuple[Number, Number, Number] = Field(description="three numbers, one per colour channel", examples=["[0.5,0.5,0.5]"])
+    mean: tuple[Number, ...] = Field(description="a list of numbers, one per channel", examples=["[0.5,0.5,0.5]"])
+    std: tuple[Number, ...] = Field(description="a list of numbers, one per channel", examples=["[0.5,0.5,0.5]"])
     classes: Text | tuple[Text, ...] | None = Field(description="a file with one class a line, a list of names, imagenet or null")
     class_map: Text | None
     output: Literal["softmax", "sigmoid", "binary", "raw"]
@@ -85,6 +85,7 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _normalised(self) -> "ModelConfig":
+        check_channels(self.channels, self.mean, self.std)
         check_normalisation(self.mean, self.std, "model.")
         return self
 

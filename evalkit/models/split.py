@@ -31,13 +31,13 @@ class SplitModel:
     """A network cut at the output of `layer`.
 
     Args:
-        module: Network from normalised images (N,3,H,W) to logits (N,C), or to what `readout` makes logits of, in any mode; it is
-            not changed. Its parameters are shared, so move it to its device and dtype first.
+        module: Network from normalised images (N,3,H,W), or of other channels, to logits (N,C), or to what `readout` makes logits of,
+            in any mode; it is not changed. Its parameters are shared, so move it to its device and dtype first.
         layer: Dotted name of a submodule (`features.29`), of one call of a repeated one (`layer4.2.relu_2`, counted
             from 0), of one of several tensors that it puts out (`blocks.10:1`), or of a functional node (`relu`). Its output is
             read as activations A (N,K,h,w), see `evalkit.models.grid`.
-        mean: Mean of the normalisation, per colour channel, for images in [0,1].
-        std: Standard deviation of the normalisation, per colour channel, for images in [0,1].
+        mean: Mean of the normalisation, per channel, for images in [0,1].
+        std: Standard deviation of the normalisation, per channel, for images in [0,1].
         grid: How the output lies: "auto" reads it from the network and the shapes, "channels_last" is (N,h,w,K), and (h,w) the grid
             of the tokens (N,T,K).
         prefix: Number of tokens in front of the grid, or None to read it from the network and the shapes.
@@ -68,6 +68,8 @@ class SplitModel:
         self.device, self.dtype = example.device, example.dtype
         self.mean = torch.tensor(mean, device=self.device, dtype=self.dtype).view(1, -1, 1, 1)
         self.std = torch.tensor(std, device=self.device, dtype=self.dtype).view(1, -1, 1, 1)
+        self.channels = max(len(mean), len(std))
+        """Channels of the images; 1 also where one number normalises all channels."""
         self.autocast: torch.dtype | None = None
         """Set to torch.bfloat16 to run the trunk, but not the head, in that precision."""
         self._cut: _GraphCut | _HookCut

@@ -12,6 +12,7 @@ from evalkit.errors import UserError, cause
 from evalkit.executed import UserModule, executed_modules
 from evalkit.imports import arguments_refused, failure, find
 from evalkit.models.copies import eval_copy, uncompiled
+from evalkit.models.normalisation import example_normalisation
 from evalkit.models.outputs import check_meaning
 from evalkit.models.proposal import NoLayer, Proposal, propose
 from evalkit.models.readout import Readout
@@ -54,10 +55,14 @@ def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None
     module.to(device)
     nets = [cut(module, config, layer) for layer in config.layers]
     outputs = _check(nets, config, size or input_size(config), device)
-    preprocess = Preprocess(config.resize, config.crop, config.interpolation)
     quantity = config.output == "raw" and nets[-1].readout.shape != "(N,C)"
     classes = load_quantity(config.classes, config.class_map) if quantity else load_classes(config.classes, outputs, config.class_map)
-    return LoadedModel(module, nets, preprocess, classes, weights, hash_weights(module.state_dict()), executed)
+    return LoadedModel(module, nets, preprocessing(config), classes, weights, hash_weights(module.state_dict()), executed)
+
+
+def preprocessing(config: ModelConfig) -> Preprocess:
+    """Return what turns a picture into the network's image, before its normalisation."""
+    return Preprocess(config.resize, config.crop, config.interpolation, config.channels)
 
 
 def cut(module: nn.Module, config: ModelConfig, layer: str) -> SplitModel:
@@ -88,12 +93,13 @@ def proposed_layer(config: ModelConfig) -> Proposal:
     try:
         with torch.device("meta"):  # nothing is computed there, so a constructor that reads its own values fails
             module = _construct(config, config.seed)
-        return propose(module, torch.empty(2, 3, *size, device="meta"), readout(config))  # two, since a graph may hold the batch size
+        images = torch.empty(2, config.channels, *size, device="meta")  # two, since a graph may hold the batch size
+        return propose(module, images, readout(config))
     except Exception:  # raised again below unless only the meta device is its cause
         pass
     module = _construct(config, config.seed)
     try:
-        return propose(module, torch.rand(2, 3, *size), readout(config))
+        return propose(module, torch.rand(2, config.channels, *size), readout(config))
     except UserError:
         raise
     except Exception as reason:  # a user's forward may raise anything
@@ -102,25 +108,28 @@ def proposed_layer(config: ModelConfig) -> Proposal:
 
 def cannot_process(module: nn.Module, config: ModelConfig, size: tuple[int, int], reason: Exception) -> UserError:
     """Return the error of a module that fails on images of `size` (height, width); it names what works instead: a size, a number."""
-    return UserError(f"{config.factory} cannot process a {size[0]}x{size[1]} image: {cause(reason)}{_what_works(module, size)}")
+    return UserError(
+        f"{config.factory} cannot process a {size[0]}x{size[1]} image: {cause(reason)}{_what_works(module, config.channels, size)}"
+    )
 
 
-def _what_works(module: nn.Module, size: tuple[int, int]) -> str:
+def _what_works(module: nn.Module, configured: int, size: tuple[int, int]) -> str:
     """Return a hint at another size, or number of channels, of images that a module takes; empty where none was found."""
     evaluated, device = eval_copy(module), next((p.device for p in module.parameters()), None)
-    sides = [(3, (side, side)) for side in _COMMON_SIDES if (side, side) != size]
-    tried = [(3, size), *sides, *((channels, size) for channels in (1, 4, 2))]
+    sides = [(configured, (side, side)) for side in _COMMON_SIDES if (side, side) != size]
+    first = [part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)][:1]
+    tried = [(configured, size), *sides, *((channels, size) for channels in (*first, 1, 3, 4, 2) if channels != configured)]
     for channels, (height, width) in tried:
         try:
             with torch.no_grad():
                 evaluated(torch.rand(1, channels, height, width, device=device))
         except Exception:  # only what works is of interest
             continue
-        if channels == 3 and (height, width) == size:
+        if channels == configured and (height, width) == size:
             return "; it takes one such image, but not two: its forward may fix the batch size, as view(1, -1) does instead of flatten(1)"
-        if channels == 3:
+        if channels == configured:
             return f"; it takes {height}x{width}: check model.resize and model.crop"
-        return f"; it takes {channels}-channel images, and evalkit gives it the 3 channels of RGB"
+        return f"; it takes {channels}-channel images: set model.channels={channels} {example_normalisation(channels)}"
     return ""
 
 
@@ -156,7 +165,7 @@ def input_size(config: ModelConfig) -> tuple[int, int]:
 def _check(nets: Sequence[SplitModel], config: ModelConfig, size: tuple[int, int], device: torch.device) -> int:
     """Run one random image through each net and return the number of outputs."""
     net = nets[-1]
-    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    image = torch.rand(1, config.channels, *size, generator=torch.Generator().manual_seed(0)).to(device)
     for name, part in net.module.named_modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
             raise UserError(f"{config.factory}: '{name}' has no running statistics, so its output depends on the other images of the batch")

@@ -10,10 +10,11 @@ from torch import Tensor
 from evalkit import protocol
 from evalkit.analysis.load import Run
 from evalkit.config.schema import RunConfig
-from evalkit.data.decode import Preprocess
 from evalkit.data.sources import Source
 from evalkit.errors import UserError
 from evalkit.evaluation.session import load_source
+from evalkit.models import zoo
+from evalkit.pixels import in_unit_range
 from evalkit.point import Point
 from evalkit.runs.stored_maps import StoredMaps
 
@@ -43,8 +44,7 @@ class RunImages:
             raise UserError(f"the images of {run.path} are not there ({reason}); name their folder with --data-root") from reason
         if self.source.fingerprint != run.provenance["identity"]["data"]["fingerprint"]:
             raise UserError(f"the images of {run.path} have changed since, or are not those of the run; name their folder with --data-root")
-        model = self.config.model
-        self.preprocess = Preprocess(model.resize, model.crop, model.interpolation)
+        self.preprocess = zoo.preprocessing(self.config.model)
         self.image = lru_cache(maxsize=1)(self._image)
         self.map = lru_cache(maxsize=1)(self._map)
 
@@ -54,8 +54,8 @@ class RunImages:
         return StoredMaps(self.run.folders)
 
     def _image(self, index: int) -> Tensor:
-        """Load and preprocess the image at a position of the data set; returns (3,H,W) in [0,1]. Raises UnreadableImage."""
-        return self.preprocess(self.source.load(index)).float() / 255
+        """Load and preprocess the image at a position of the data set; returns (channels,H,W) in [0,1]. Raises UnreadableImage."""
+        return in_unit_range(self.preprocess(self.source.load(index)), torch.float32)
 
     def _map(self, method: str, index: int, target: int) -> Tensor:
         """Return a method's map of an image and class at the image's size (H,W), from which pixels were ranked."""
@@ -63,7 +63,7 @@ class RunImages:
         return protocol.upsample(self.maps.of(method, [index], [target]), (height, width))[0]
 
     def explanation(self, method: str, index: int, target: int, point: Point) -> Tensor:
-        """Return the image (3,H,W) as it was perturbed at a protocol point."""
+        """Return the image (channels,H,W) as it was perturbed at a protocol point."""
         image = self.image(index)[None]
         kept, _ = protocol.kept(point, protocol.Ranking(self.map(method, index, target)[None]))
         mean = torch.tensor(self.config.model.mean)[None, :, None, None]

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from evalkit import protocol
 from evalkit.config.schema import RunConfig
-from evalkit.data.decode import UnreadableImage, decode
+from evalkit.data.arrays import checked_range, read_array
+from evalkit.data.decode import Picture, UnreadableImage, extent, read_picture, with_channels
+from evalkit.data.listing import is_array
 from evalkit.errors import UserError, printable
 from evalkit.evaluation.apply import Method, apply_method, load_methods
 from evalkit.evaluation.at_layers import at_layers
@@ -18,6 +19,7 @@ from evalkit.evaluation.opening import open_device, open_model
 from evalkit.evaluation.session import resolve
 from evalkit.models import zoo
 from evalkit.models.settings import ModelConfig
+from evalkit.pixels import in_unit_range
 from evalkit.probe import Probe
 from evalkit.scores import confidence_and_logit
 
@@ -33,15 +35,19 @@ class PhotoSession:
     targets: list[int] | None
     """The classes to explain of every photograph; None for the predicted one."""
 
-    def image(self, picture: Image.Image) -> Tensor:
-        """Preprocess an RGB picture; returns (1,3,H,W) in [0,1]."""
-        return self.model.preprocess(picture)[None].to(self.device).to(self.model.net.dtype) / 255
+    def image(self, picture: Picture) -> Tensor:
+        """Preprocess a picture; returns (1,channels,H,W) in [0,1]. Raises UserError for one without the network's channels."""
+        try:
+            pixels = self.model.preprocess(picture)[None]
+        except UnreadableImage as reason:
+            raise UserError(f"{self.config.model.name} cannot read this picture: {reason}") from reason
+        return in_unit_range(pixels.to(self.device), self.model.net.dtype)
 
-    def probe(self, picture: Image.Image, target: int | None = None) -> Probe:
+    def probe(self, picture: Picture, target: int | None = None) -> Probe:
         """Return a probe of one picture; target None is the predicted class. Raises UserError for a class that the model does not have."""
         return Probe(self.model.net, self.image(picture), None if target is None else [target])
 
-    def probes(self, picture: Image.Image) -> list[Probe]:
+    def probes(self, picture: Picture) -> list[Probe]:
         """Return one probe for each explained class."""
         return [self.probe(picture)] if self.targets is None else [self.probe(picture, target) for target in self.targets]
 
@@ -89,12 +95,13 @@ def taken_as_they_are(model: ModelConfig) -> bool:
     return model.resize is None and model.crop is None
 
 
-def read_photographs(files: Sequence[Path]) -> list[Image.Image]:
-    """Decode files to RGB pictures. Raises UserError that names all files that cannot be read."""
-    pictures, bad = [], []
+def read_photographs(config: RunConfig, files: Sequence[Path]) -> list[Picture]:
+    """Decode files to the network's channels; arrays (.npy) as data=arrays reads them. Raises UserError that names all unreadable files."""
+    pictures, bad = list[Picture](), list[str]()
     for file in files:
         try:
-            pictures.append(decode(file))
+            picture = _array(config, file) if is_array(file.name) else read_picture(file)
+            pictures.append(with_channels(picture, config.model.channels))
         except UnreadableImage as reason:
             bad.append(f"{file}: {reason}")
     if bad:
@@ -102,11 +109,14 @@ def read_photographs(files: Sequence[Path]) -> list[Image.Image]:
     return pictures
 
 
-def open_photographs(config: RunConfig, files: Sequence[Path]) -> tuple[PhotoSession, list[Image.Image]]:
+def _array(config: RunConfig, file: Path) -> Tensor:
+    return read_array(file, checked_range(config.data.get("value_range")), channels_last=bool(config.data.get("channels_last")))
+
+
+def open_photographs(config: RunConfig, files: Sequence[Path]) -> tuple[PhotoSession, list[Picture]]:
     """Read the photographs, then load the model, so that unreadable files are reported first. Raises UserError."""
-    pictures = read_photographs(files)
-    width, height = pictures[0].size
-    return open_photo_session(config, (height, width)), pictures
+    pictures = read_photographs(config, files)
+    return open_photo_session(config, extent(pictures[0])), pictures
 
 
 def in_full(confidence: float) -> str:

@@ -111,7 +111,7 @@ def _item(row: Any, options: dict[str, str], **details: Any) -> Question:
 
 
 def _uri(picture: Tensor) -> str:
-    """Return a picture (3,H,W) as a data URI, resized to SIDE pixels at its longer side."""
+    """Return a picture (channels,H,W) as a data URI, resized to SIDE pixels at its longer side."""
     height, width = picture.shape[1:]
     scale = SIDE / max(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))

@@ -10,10 +10,11 @@ from functools import partial
 
 from PIL import Image, ImageOps
 
-from evalkit.data.decode import UnreadableImage, decode
+from evalkit.data.decode import Picture, UnreadableImage, extent, read_picture
 from evalkit.data.sources import Source
 from evalkit.errors import UserError, printable
 from evalkit.output.pages import data_uri
+from evalkit.photos.pictures import to_picture
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +34,11 @@ THUMBNAIL = 112
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph and its key; `load` decodes it to RGB and raises UnreadableImage."""
+    """A photograph and its key; `load` decodes it and raises UnreadableImage."""
 
     key: str
     name: str
-    load: Callable[[], Image.Image]
+    load: Callable[[], Picture]
 
 
 class Album:
@@ -83,24 +84,25 @@ class Album:
             raise UserError(f"this photograph is no longer here (the last {UPLOADS} uploads are kept): upload it again")
         return photograph
 
-    def picture(self, key: str) -> Image.Image:
-        """Decode a photograph to RGB. Raises UserError if it is not kept, cannot be read, or is too narrow (`MOST_ELONGATED`)."""
+    def picture(self, key: str) -> Picture:
+        """Decode a photograph. Raises UserError if it is not kept, cannot be read, or is too narrow (`MOST_ELONGATED`)."""
         return _picture(self[key])
 
 
-def _picture(photograph: Photograph) -> Image.Image:
+def _picture(photograph: Photograph) -> Picture:
     try:
         picture = photograph.load()
     except UnreadableImage as reason:
         raise UserError(f"{photograph.name} cannot be read: {reason}") from reason
-    if max(picture.size) > MOST_ELONGATED * min(picture.size):
-        raise UserError(f"{photograph.name} is too narrow ({picture.width} x {picture.height} pixels): choose another photograph")
+    height, width = extent(picture)
+    if max(height, width) > MOST_ELONGATED * min(height, width):
+        raise UserError(f"{photograph.name} is too narrow ({width} x {height} pixels): choose another photograph")
     return picture
 
 
 def _upright(content: bytes) -> Image.Image:
     """Decode a photograph and rotate it as its EXIF says: phones may store photographs sideways."""
-    return ImageOps.exif_transpose(decode(content, formats=FORMATS, most_pixels=MOST_PIXELS))
+    return ImageOps.exif_transpose(read_picture(content, formats=FORMATS, most_pixels=MOST_PIXELS))
 
 
 def _name(source: Source, position: int) -> str:
@@ -108,9 +110,9 @@ def _name(source: Source, position: int) -> str:
     return printable(source.image_id(position) + (f" (labelled {labels})" if labels else ""))
 
 
-def thumbnail(picture: Image.Image) -> str:
-    """Return a small copy as a data URI."""
-    small = picture.copy()
+def thumbnail(picture: Picture) -> str:
+    """Return a small copy as a data URI. Raises UnreadableImage for values that cannot be shown."""
+    small = to_picture(picture).copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return png_uri(small)
 

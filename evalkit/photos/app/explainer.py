@@ -10,6 +10,7 @@ from torch import Tensor
 
 from evalkit import protocol
 from evalkit.config.schema import ClassChoice
+from evalkit.data.decode import extent
 from evalkit.errors import UserError, did_you_mean, first_line
 from evalkit.models import zoo
 from evalkit.models.layers import Layer, explainable
@@ -63,7 +64,7 @@ class Shown:
     """A photograph perturbed at a protocol point by a method's map, and the explained class's scores on it."""
 
     image: Tensor
-    """Perturbed image (3,H,W) in [0,1]."""
+    """Perturbed image (channels,H,W) in [0,1]."""
     kept: int | None
     """Number of kept pixels; None for a soft mask."""
     confidence: float | None
@@ -92,8 +93,7 @@ class Explainer:
         """Return height and width of a network's images; if it takes them in their own size, of the first sample."""
         if not taken_as_they_are(model):
             return zoo.input_size(model)
-        first = self.album.picture(next(iter(self.album.samples)))
-        return first.height, first.width
+        return extent(self.album.picture(next(iter(self.album.samples))))
 
     def layer(self, network: Network) -> str:
         """Return the configured layer of a network."""
@@ -102,9 +102,9 @@ class Explainer:
     def _layers(self, network: Network) -> list[Layer]:
         """List the layers through which all data pass, in the order of computation, and the configured one in any case."""
         session = self.session(network)
-        images = torch.rand(2, 3, *self._size(session.config.model), device=session.device, dtype=session.model.net.dtype)
-        configured = self.layer(network)
-        layers = explainable(session.model.net.module, images, session.model.net.readout)
+        model, net, configured = session.config.model, session.model.net, self.layer(network)
+        images = torch.rand(2, model.channels, *self._size(model), device=session.device, dtype=net.dtype)
+        layers = explainable(net.module, images, net.readout)
         return [layer for layer in layers if layer.separates != "no" or layer.name == configured]
 
     def _at(self, network: Network, layer: str) -> PhotoSession:
@@ -125,7 +125,7 @@ class Explainer:
         """Compute the class scores of a photograph (1,C). Raises UserError if the network cannot process it."""
         session = self.session(network)
         picture = self.album.picture(photo)
-        width, height = picture.size
+        height, width = extent(picture)
         if taken_as_they_are(session.config.model) and width * height > MOST_PIXELS:
             raise UserError(f"{width} x {height} pixels are too many for {network.model}, which takes images as they are (model.resize)")
         try:

@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from evalkit.config.schema import RunConfig
+from evalkit.data.decode import Picture
 from evalkit.errors import UserError, printable
 from evalkit.files import writable_folder
 from evalkit.layer_names import layers_in_words
@@ -53,7 +53,7 @@ class ExplainedPhoto:
 
 
 Draw = Callable[[PhotoSession, Sequence[ExplainedPhoto]], Figure]
-Classes = Callable[[PhotoSession, Image.Image], list[Probe]]
+Classes = Callable[[PhotoSession, Picture], list[Probe]]
 
 
 @contextmanager
@@ -104,13 +104,13 @@ def _bare(ax: Axes) -> None:
 
 
 def photograph(ax: Axes, image: Tensor) -> None:
-    """Show an image (3,H,W) in [0,1]."""
+    """Show an image (channels,H,W) in [0,1]."""
     ax.imshow(to_array(image))
     _bare(ax)
 
 
 def heat_over(ax: Axes, image: Tensor, heat: Tensor) -> None:
-    """Show a map (H,W), scaled from its least value to its greatest, over the image (3,H,W) in grey."""
+    """Show a map (H,W), scaled from its least value to its greatest, over the image (channels,H,W) in grey."""
     photograph(ax, overlay(image.float().cpu(), heat.float().cpu()))
 
 

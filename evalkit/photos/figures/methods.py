@@ -47,7 +47,7 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
 
 
 def _show(ax: Axes, image: Tensor, low: Tensor) -> bool:
-    """Draw a raw map (1,h,w) of an image (3,H,W); return whether it is in pixel space."""
+    """Draw a raw map (1,h,w) of an image (channels,H,W); return whether it is in pixel space."""
     size = (image.shape[1], image.shape[2])
     in_pixels = tuple(low.shape[1:]) == size
     if in_pixels:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
+from evalkit.data.decode import Picture
 from evalkit.errors import UserError
 from evalkit.evaluation.sanity import similarity
 from evalkit.methods import ablation_cam, grad_cam
@@ -33,7 +33,7 @@ CAPTIONS = {
 }
 
 
-def two_classes(session: PhotoSession, picture: Image.Image) -> list[Probe]:
+def two_classes(session: PhotoSession, picture: Picture) -> list[Probe]:
     """Return probes of the classes that the configuration names, or of the two with the highest scores.
 
     Raises UserError for model.output=raw.
