@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalkit.data.decode import UnreadableImage
+from evalkit.data.decode import Misfit, UnreadableImage
 from evalkit.data.listing import list_arrays
 from evalkit.data.sources import FileList, hash_entries, open_folder
 from evalkit.errors import UserError, first_line
@@ -67,7 +67,7 @@ def read_array(encoded: bytes | Path, value_range: tuple[float, float] | None = 
     `value_range` (low, high), its values are mapped from there to [0,1], and those outside are clipped; without one, uint8 stays as it
     is, uint16 is divided by 65535, and floats must lie in [0,1]. Pickled objects are never loaded.
 
-    Raises UnreadableImage: no such array, another shape, or values of which it is not known what is white.
+    Raises UnreadableImage: no such array, or another shape. Raises Misfit: values of which it is not known what is white.
     """
     try:
         array = _mapped(encoded)
@@ -104,7 +104,7 @@ def _scaled(array: np.ndarray, value_range: tuple[float, float] | None) -> np.nd
         return values / 65535
     if array.dtype.kind == "f" and least >= 0 and most <= 1:
         return values
-    raise UnreadableImage(
+    raise Misfit(
         f"its array holds {array.dtype} from {least:g} to {most:g}, of which no white level is known: set data.value_range=[low,high], "
         "which becomes [0,1]"
     )

@@ -29,8 +29,8 @@ class UnreadableImage(Exception):
     """An image that cannot be decoded; the message is written to the image's rows."""
 
 
-class WrongChannels(UnreadableImage):
-    """An image that does not have the channels of the model, and cannot be converted to them."""
+class Misfit(UnreadableImage):
+    """An image that the settings do not fit: its channels are not the model's, or no white level of its values is known."""
 
 
 def decode(encoded: bytes | Path, *, formats: tuple[str, ...] | None = None, most_pixels: int | None = None) -> Image.Image:
@@ -92,12 +92,12 @@ def extent(picture: Picture) -> tuple[int, int]:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to RGB. 16-bit greys are scaled to 8 bits: Pillow's own conversion would clip them to white.
 
-    Raises UnreadableImage for 32-bit integers and floats, for which it is not known what value is white.
+    Raises Misfit for 32-bit integers and floats, for which it is not known what value is white.
     """
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise UnreadableImage(f"32-bit values (Pillow mode {image.mode}) have no known white level; convert the picture to 8 bits")
+        raise Misfit(f"32-bit values (Pillow mode {image.mode}) have no known white level; convert the picture to 8 bits")
     return _converted(image, "RGB")
 
 
@@ -107,12 +107,12 @@ def with_channels(picture: Picture, channels: int) -> Picture:
     Grey is Pillow's L, 0.299 R + 0.587 G + 0.114 B, without regard to opacity; 16-bit greys become float32 in [0,1], value / 65535,
     for RGB alone 8 bits (`to_rgb`). RGBA is opaque where the picture stores no opacity, as in CMYK, which becomes RGB first.
 
-    Raises WrongChannels: a tensor of other channels, or a picture for 2 or more than 4. Raises UnreadableImage as `to_rgb` does; 32-bit
-    floats in [0,1] can be read as grey.
+    Raises Misfit: a tensor of other channels, or a picture for 2 or more than 4; 32-bit values as in `to_rgb`, but for floats in [0,1],
+    which can be read as grey. Raises UnreadableImage: Pillow cannot convert it.
     """
     if isinstance(picture, Tensor):
         if len(picture) != channels:
-            raise WrongChannels(_misfit(tuple(picture.shape), channels))
+            raise Misfit(_misfit(tuple(picture.shape), channels))
         return picture
     if channels == 3:
         return to_rgb(picture)
@@ -120,7 +120,7 @@ def with_channels(picture: Picture, channels: int) -> Picture:
         return _grey(picture)
     if channels == 4:
         return _rgba(picture)
-    raise WrongChannels(f"a picture has 1, 3 or 4 channels, and model.channels={channels}: save arrays (.npy), and set data=arrays")
+    raise Misfit(f"a picture has 1, 3 or 4 channels, and model.channels={channels}: save arrays (.npy), and set data=arrays")
 
 
 def _misfit(shape: tuple[int, ...], channels: int) -> str:
@@ -134,7 +134,7 @@ def _grey(image: Image.Image) -> Picture:
     if image.mode == "F":
         values = torch.from_numpy(np.array(image))[None]
         if not bool(((values >= 0) & (values <= 1)).all()):
-            raise UnreadableImage(
+            raise Misfit(
                 "32-bit floats outside [0,1] have no known white level; divide them, or save arrays (.npy) and set data=arrays "
                 "data.value_range=[low,high]"
             )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evalkit.config.calls import fitted
 from evalkit.config.schema import RunConfig
-from evalkit.data.decode import Preprocess, UnreadableImage, WrongChannels, stacked
+from evalkit.data.decode import Preprocess, UnreadableImage, Misfit, stacked
 from evalkit.data.jpeg import DeviceDecoder, tried_decoder
 from evalkit.data.labels import Classes
 from evalkit.data.sources import Source, choose
@@ -136,7 +136,7 @@ def _check_outputs(config: RunConfig, model: zoo.LoadedModel, source: Source, po
     """Check the network on two readable images, in a streamed data set the first ones, else of different parts and so often of two classes.
 
     Raises UserError for outputs that cannot be scored (`check_on_images`), for images=correct where there is one output, and where
-    none of the images tried has the network's channels.
+    the settings fit none of the images tried (`Misfit`).
     """
     if model.classes.outputs < 2:
         if config.images == "correct":
@@ -153,11 +153,11 @@ def _check_outputs(config: RunConfig, model: zoo.LoadedModel, source: Source, po
             image = model.preprocess(reader.load(position))
             images += [image] if image.shape[1:] == size else []
         except UnreadableImage as reason:  # it becomes an error row
-            misfits += [f"{source.image_id(position)}: {reason}"] if isinstance(reason, WrongChannels) else []
+            misfits += [f"{source.image_id(position)}: {reason}"] if isinstance(reason, Misfit) else []
         if len(images) == 2:
             break
     if images:
         net = model.net
         check_on_images(net, in_unit_range(stacked(images).to(net.device), net.dtype))
     elif misfits:
-        raise UserError(f"the images do not have the network's channels: {misfits[0]}")
+        raise UserError(f"none of the images tried fits the settings: {misfits[0]}")

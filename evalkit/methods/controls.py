@@ -40,7 +40,7 @@ def centre(probe: Probe) -> Tensor:
 
 @layer_free
 def edges(probe: Probe) -> Tensor:
-    """Return Sobel's gradient magnitude of the channels' mean (N,H,W): an edge detector, independent of the network (Adebayo et al. 2018)."""
+    """Return Sobel's gradient magnitude of the channels' mean (N,H,W): an edge detector without the network (Adebayo et al. 2018)."""
     grey = probe.images.mean(1, keepdim=True)
     sobel = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]).to(grey, non_blocking=True)
     along_x_and_y = torch.stack([sobel, sobel.T])[:, None]

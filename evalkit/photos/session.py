@@ -1,7 +1,8 @@
 """Model and methods loaded for single photographs; shared by `explain`, the figures and the app."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from evalkit import protocol
 from evalkit.config.schema import RunConfig
 from evalkit.data.arrays import checked_range, read_array
-from evalkit.data.decode import Picture, UnreadableImage, extent, read_picture, with_channels
+from evalkit.data.decode import Picture, UnreadableImage, decode, extent, read_picture, with_channels
 from evalkit.data.listing import is_array
 from evalkit.errors import UserError, printable
 from evalkit.evaluation.apply import Method, apply_method, load_methods
@@ -95,13 +96,12 @@ def taken_as_they_are(model: ModelConfig) -> bool:
     return model.resize is None and model.crop is None
 
 
-def read_photographs(config: RunConfig, files: Sequence[Path]) -> list[Picture]:
-    """Decode files to the network's channels; arrays (.npy) as data=arrays reads them. Raises UserError that names all unreadable files."""
+def read_photographs(files: Sequence[Path], read: Callable[[Path], Picture] = decode) -> list[Picture]:
+    """Decode files, by default to RGB. Raises UserError that names all files that cannot be read."""
     pictures, bad = list[Picture](), list[str]()
     for file in files:
         try:
-            picture = _array(config, file) if is_array(file.name) else read_picture(file)
-            pictures.append(with_channels(picture, config.model.channels))
+            pictures.append(read(file))
         except UnreadableImage as reason:
             bad.append(f"{file}: {reason}")
     if bad:
@@ -109,13 +109,17 @@ def read_photographs(config: RunConfig, files: Sequence[Path]) -> list[Picture]:
     return pictures
 
 
-def _array(config: RunConfig, file: Path) -> Tensor:
-    return read_array(file, checked_range(config.data.get("value_range")), channels_last=bool(config.data.get("channels_last")))
+def _read(config: RunConfig, file: Path) -> Picture:
+    """Read a picture, or an array (.npy) as data=arrays does, with the network's channels. Raises UnreadableImage."""
+    if not is_array(file.name):
+        return with_channels(read_picture(file), config.model.channels)
+    array = read_array(file, checked_range(config.data.get("value_range")), channels_last=bool(config.data.get("channels_last")))
+    return with_channels(array, config.model.channels)
 
 
 def open_photographs(config: RunConfig, files: Sequence[Path]) -> tuple[PhotoSession, list[Picture]]:
     """Read the photographs, then load the model, so that unreadable files are reported first. Raises UserError."""
-    pictures = read_photographs(config, files)
+    pictures = read_photographs(files, partial(_read, config))
     return open_photo_session(config, extent(pictures[0])), pictures
 
 
