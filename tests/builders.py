@@ -81,6 +81,20 @@ class TinyFC(nn.Module):
         return self.classifier(self.features(x))
 
 
+class TinyChannels(nn.Module):
+    """Convolutions for images of any size and number of channels; global average pooling; one linear layer."""
+
+    def __init__(self, channels: int = 1, classes: int = 2) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 8, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(4), nn.Conv2d(8, 6, 3), nn.ReLU()
+        )
+        self.fc = nn.Linear(6, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).mean((2, 3)))
+
+
 class NaNNet(TinyGAP):
     """Puts out NaN for an all-black image."""
 

@@ -100,7 +100,7 @@ def _scaled(array: np.ndarray, value_range: tuple[float, float] | None) -> np.nd
         low, high = value_range
         scaled: np.ndarray = ((values - low) / (high - low)).clip(0, 1)
         return scaled
-    if array.dtype == np.uint16:
+    if (array.dtype.kind, array.dtype.itemsize) == ("u", 2):  # of either byte order
         return values / 65535
     if array.dtype.kind == "f" and least >= 0 and most <= 1:
         return values

@@ -139,7 +139,7 @@ def _grey(image: Image.Image) -> Picture:
                 "data.value_range=[low,high]"
             )
         return values
-    return image if image.mode == "L" else _converted(image if image.mode != "I" else to_rgb(image), "L")
+    return image if image.mode == "L" else _converted(to_rgb(image), "L")
 
 
 def _rgba(image: Image.Image) -> Picture:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evalkit.config.calls import fitted
 from evalkit.config.schema import RunConfig
-from evalkit.data.decode import Preprocess, UnreadableImage, Misfit, stacked
+from evalkit.data.decode import Misfit, Preprocess, UnreadableImage, stacked
 from evalkit.data.jpeg import DeviceDecoder, tried_decoder
 from evalkit.data.labels import Classes
 from evalkit.data.sources import Source, choose
@@ -143,11 +143,8 @@ def _check_outputs(config: RunConfig, model: zoo.LoadedModel, source: Source, po
             raise UserError(f"{config.model.name} has one output, which is predicted for every image, so images=correct selects nothing")
         log.warning("%s has one output: it is the predicted class of every image, and top-1 is undefined", config.model.name)
     middle = [] if getattr(source, "streamed", False) else [positions[len(positions) // 2]]
-    images, misfits, reader = (
-        list[Tensor](),
-        list[str](),
-        copy(source),
-    )  # a copy, since a stream that was begun cannot be sent to other processes
+    images, misfits = list[Tensor](), list[str]()
+    reader = copy(source)  # since a stream that was begun cannot be sent to other processes
     for position in dict.fromkeys([positions[0], *middle, *positions[1:_TRIED]]):
         try:
             image = model.preprocess(reader.load(position))

@@ -86,7 +86,10 @@ def test_a_choice_that_is_nearly_right_is_named(literal):
     ("override", "says"),
     [
         ("model.mean=[0.5]", r"model\.channels=3 needs three numbers in model\.mean, not 1: .* as in model\.mean=\[0\.5,0\.5,0\.5\]$"),
-        ("model.mean=grey", r"model\.mean=grey is not valid: give a list of numbers, one per channel, as in model\.mean=\[0\.5,0\.5,0\.5\]"),
+        (
+            "model.mean=grey",
+            r"model\.mean=grey is not valid: give a list of numbers, one per channel, as in model\.mean=\[0\.5,0\.5,0\.5\]",
+        ),
         ("model.resize=[5]", r"model\.resize=\[5\] is not valid: give the shorter side in pixels, \[height,width\] in pixels, or null"),
         ("protocol.top_percent=[]", "protocol.top_percent is empty"),
         ("protocol.top_percent=[20,200]", r"protocol\.top_percent=\[20,200\] is not valid: give a number from 0 to 100, or a list of such"),
