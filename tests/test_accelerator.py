@@ -9,7 +9,8 @@ import pandas as pd
 import pretend
 import pytest
 import torch
-from builders import HALF, TinyFC, TinyGAP, Untraceable, tiny_overrides
+from builders import HALF, TinyFC, TinyGAP, Untraceable, fresh, tiny_overrides
+from PIL import Image
 from pretend import Accelerator, Wait, table
 from torch import Tensor, nn
 
@@ -205,6 +206,24 @@ def test_several_layers_and_their_fused_maps(folder, tmp_path, monkeypatch):
     expected = on_the_cpu([*overrides, f"out={tmp_path / 'cpu'}"])
     assert "grad_cam@mean" in set(expected.rows().method)
     assert_same(run.folder, expected)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_pictures_give_the_rows_of_the_cpu(tmp_path, monkeypatch, bits):
+    """In batches of floats the host waits once more, to learn that they lie in [0,1]."""
+    (tmp_path / "set" / "a").mkdir(parents=True)
+    for i in range(6):
+        deep = fresh().integers(0, 65536, (40, 48), dtype=np.uint16)
+        Image.fromarray(deep if bits == 16 and i % 2 else (deep >> 8).astype(np.uint8)).save(tmp_path / "set" / "a" / f"{i}.png")
+    grey = ["model.channels=1", "model.mean=[0.4]", "model.std=[0.3]", "model.resize=[32,40]", "+model.args.classes=5"]
+    overrides = [*tiny_overrides(tmp_path / "set", tmp_path / "cpu", "builders.TinyChannels"), *MANY, *grey, "batch_size=2"]
+    expected = on_the_cpu(overrides)
+    run = Counted([*overrides, f"out={tmp_path / 'device'}"], monkeypatch)
+    assert_same(run.folder, expected)
+    assert set(expected.rows().status) <= {"ok", "degenerate"}
+    for waits in run.outside_methods():
+        counted = {wait.function: count for wait, count in waits.items()}
+        assert counted == {"explained": 1, **({"_checked": 1} if bits == 16 else {})}, table(waits)
 
 
 def test_the_pretended_accelerator_itself():
