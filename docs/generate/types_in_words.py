@@ -8,6 +8,7 @@ from pydantic.fields import FieldInfo
 
 NAMES = {"str": "text", "int": "whole number", "float": "number", "bool": "`true` or `false`", "None": "`null`", "NoneType": "`null`"}
 NAMES |= {"Any": "anything", "dict": "mapping", "Point": "protocol point", "Path": "path", "UPath": "address", "Folder": "folder"}
+NAMES |= {"Sequence[float]": "list of: number"}
 
 
 def named_in_words(annotation: str) -> str:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from evalkit.data.decode import Misfit, UnreadableImage
 from evalkit.data.listing import list_arrays
-from evalkit.data.sources import FileList, hash_entries, open_folder
+from evalkit.data.sources import FileList, Folder, hash_entries, open_folder
 from evalkit.errors import UserError, first_line
 
 
 def array_folder(
-    root: str,
+    root: Folder,
     labels: str | None = None,
     boxes: str | None = None,
     value_range: Sequence[float] | None = None,

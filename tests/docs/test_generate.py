@@ -131,4 +131,4 @@ def test_types_in_words():
         "seed": "whole number ≥ 0",
         "out": "path or address",
     }
-    assert in_words(ModelConfig.__annotations__["std"]) == "list of 3: number"
+    assert in_words(ModelConfig.__annotations__["std"]) == "list of: number"
