@@ -112,7 +112,9 @@ def test_one_of_two_tensors_that_a_layer_puts_out_is_named():
     for net in (SplitModel(module, "pair:0", mean=HALF, std=HALF), SplitModel(module, "pair:1", mean=HALF, std=HALF)):
         activations, context = net.trunk(images)
         assert torch.equal(activations, (images - 0.5) / 0.5)
-        assert torch.equal(net.head(torch.zeros_like(activations), context), net.module(torch.zeros_like(images))) == (net.layer == "pair:0")
+        assert torch.equal(net.head(torch.zeros_like(activations), context), net.module(torch.zeros_like(images))) == (
+            net.layer == "pair:0"
+        )
 
 
 class Several(TinyGAP):
