@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from builders import TinyChannels, fresh, save_pictures, tiny_overrides
+from builders import TinyChannels, encoded, fresh, save_pictures, tiny_overrides
 from commands import through_main
 from PIL import Image
 from torch.nn.functional import interpolate
@@ -15,6 +15,9 @@ from evalkit.config.compose import compose_jobs
 from evalkit.errors import UserError
 from evalkit.evaluation.session import open_session
 from evalkit.launch.run import run_job
+from evalkit.photos.app import answers
+from evalkit.photos.app.explainer import Explainer, Network, View
+from evalkit.photos.app.offer import open_album, open_offer
 
 METHODS = "ablation_cam,grad_cam,random,constant,centre,edges,occlusion,gradient,guided_backprop,integrated_gradients"
 GREY = ["model.channels=1", "model.mean=[0.5]", "model.std=[0.5]"]
@@ -205,3 +208,23 @@ def test_decoding_on_a_gpu_is_for_rgb_pictures(greys, bands, tmp_path, monkeypat
                 0
             ].config
         )
+
+
+def test_the_page_shows_grey_pictures_and_arrays(greys, bands, tmp_path):
+    """An upload that does not have the network's channels is refused in one sentence."""
+    upload = encoded(Image.fromarray(fresh().integers(0, 65536, (40, 60), dtype=np.uint16)))
+    for settings in ([*overrides(greys, tmp_path / "run", *GREY), "data=image_folder"],
+                     [*overrides(bands, tmp_path / "run", *BANDS), "data=arrays", "data.value_range=[0,800]"]):  # fmt: skip
+        offer = open_offer([*settings, "method=[grad_cam]"], None)
+        explainer = Explainer(offer, open_album(offer.config))
+        model, grey = offer.config.model.name, offer.config.model.channels == 1
+        assert len(explainer.album.samples) == 4
+        shown = answers.view(explainer, View(model=model, photo="s1"))
+        assert (shown["height"], shown["width"]) == ((96, 96) if grey else (40, 56))
+        assert {layer["name"] for layer in answers.network(explainer, Network(model=model))["layers"]} >= {"features", "features.0"}
+        asked = View(model=model, photo=explainer.album.add(upload, "mine.png")[0].key)
+        if grey:
+            assert answers.view(explainer, asked)["width"] == 60
+        else:
+            with pytest.raises(UserError, match=r"cannot read this picture: a picture has 1, 3 or 4 channels, and model\.channels=5"):
+                answers.view(explainer, asked)
