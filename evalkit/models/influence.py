@@ -35,7 +35,10 @@ class Found:
     reason: str
 
 
-_LARGE_SHARE = 0.5
+_LOCAL = 1.2
+"""How much more positions must change with their own quarter of the image than with others to lie in the image."""
+
+_LARGE_SHARE = 1 / 3
 """The part of the scores' difference that a layer through which not all data passes must carry to be chosen."""
 
 
@@ -57,9 +60,9 @@ def last_influential(module: nn.Module, images: Tensor, picked: Picked = lambda 
 
     As in `propose`, poolings and dropout are left out, and learned weights must follow. How much passes a layer is measured by
     exchanging its outputs for the two images: if all data passes, their logits are exchanged. In a network of several branches, a
-    module with parts that carries half of the difference counts. Tokens that do not lie in the image, such as the states of a state
-    space model, are recognised by changing a quarter of the image: its positions must change most. The result does not depend on the
-    values of trained weights: where all values of a parameter are the same, as in heads that begin with zeros, random ones are used.
+    module with parts that carries a third of the difference counts, if its positions change most where the image is changed. The result
+    does not depend on the values of trained weights: where all values of a parameter are the same, as in heads that begin with zeros,
+    random ones are used.
 
     Args:
         module: The network in any mode; it is not changed.
@@ -75,7 +78,6 @@ def last_influential(module: nn.Module, images: Tensor, picked: Picked = lambda 
         return None
     said, by_tensor = prefix_tokens(module), _by_tensor(calls)
     grids = {call: grid for call in by_tensor if (grid := _grid(call.output, images, said)) is not None}
-    grids = {call: grids[call] for call in _local(network, grids, images)}
     if not grids:
         return None
     gradients = torch.autograd.grad(total, [call.output for call in grids], allow_unused=True)
@@ -83,9 +85,10 @@ def last_influential(module: nn.Module, images: Tensor, picked: Picked = lambda 
     influential = [call for call in grids if read[call]]
     shares: dict[_Call, float] = {}
     plain = _flat(network, images, picked)
+    local = _local(network, {call: grids[call] for call in influential}, images)
     for call in influential:
         shares[call] = _share(network, call, images, plain, picked)
-        if shares[call] > 0.999 or (shares[call] >= _LARGE_SHARE and any(call.part.children())):
+        if shares[call] > 0.999 or (shares[call] >= _LARGE_SHARE and call in local and any(call.part.children())):
             break
     if not shares:
         return None
@@ -96,6 +99,8 @@ def last_influential(module: nn.Module, images: Tensor, picked: Picked = lambda 
         reason += f"; behind it only the {'prefix token is' if grid.prefix == 1 else 'prefix tokens are'} read"
     if shares[chosen] <= 0.999:
         reason += "; part of the data passes beside it"
+    if grid.layout == "tokens" and chosen not in local:
+        reason += "; with random weights they do not show where in the image they lie: compare a map with its image"
     return Found(chosen.name, grid, reason)
 
 
@@ -169,28 +174,43 @@ def _grid(output: Tensor, images: Tensor, said: int | None) -> Grid | None:
     if not output.requires_grad or not output.dim() or len(output) != len(images):
         return None
     grid = find_grid(output.shape, images.shape, said)
-    if grid is None or grid.height * grid.width < 2:
+    if grid is None or min(grid.height, grid.width) < 2:
         return None
     return grid if abs(grid.height - grid.width * images.shape[2] / images.shape[3]) <= 1 else None
 
 
 @torch.no_grad()
 def _local(network: nn.Module, grids: Mapping[_Call, Grid], images: Tensor) -> list[_Call]:
-    """Return the calls whose positions in the upper right quarter change most where the image is changed in that quarter."""
-    height, width = (side // 2 for side in images.shape[2:])
-    changed = images.clone()
-    changed[:, :, :height, -width:] = images[:, :, -height:, :width]
-    outputs = {(call.name, call.version): call.output for call in _recorded(network, changed, lambda outputs: outputs)[0]}
-    found = []
-    for call, grid in grids.items():
-        other = outputs.get((call.name, call.version))
-        if other is not None and other.shape == call.output.shape:
-            change = grid.split(other - call.output)[0].abs().mean((0, 1))
-            inside = torch.zeros_like(change, dtype=torch.bool)
-            inside[: (grid.height + 1) // 2, grid.width // 2 :] = True
-            if bool(change[inside].mean() > change[~inside].mean()):
-                found.append(call)
-    return found
+    """Return the calls whose positions change most where the images are changed.
+
+    Each quarter of the images is changed in turn. Changes are divided by their sums over all turns, since some positions change more
+    than others wherever the image is changed.
+    """
+    changes: dict[_Call, list[Tensor]] = {call: [] for call in grids}
+    for quarter in range(4):
+        changed = images.clone()
+        _quarters(changed)[quarter].copy_(_quarters(images)[3 - quarter])
+        outputs = {(call.name, call.version): call.output for call in _recorded(network, changed, lambda outputs: outputs)[0]}
+        for call, grid in grids.items():
+            other = outputs.get((call.name, call.version))
+            if other is not None and other.shape == call.output.shape:
+                parts = _quarters(grid.split(other - call.output)[0])
+                changes[call].append(torch.stack([part.abs().mean() for part in parts]).double())
+    return [call for call, found in changes.items() if len(found) == 4 and _excess(torch.stack(found)) > _LOCAL]
+
+
+def _excess(changes: Tensor) -> float:
+    """Return how much more a quarter changes with its own quarter of the image than with the others: 1 for positions that lie nowhere."""
+    relative = changes / changes.sum(0) / (changes / changes.sum(0)).sum(1, keepdim=True)
+    own = relative.diagonal().mean()
+    return float(own / ((relative.sum() - relative.diagonal().sum()) / 12))
+
+
+def _quarters(maps: Tensor) -> list[Tensor]:
+    """Return views of the corners of maps (N,K,h,w), each half as high and wide; row by row, without the middle of odd sizes."""
+    height, width = maps.shape[2] // 2, maps.shape[3] // 2
+    rows, columns = (slice(height), slice(-height, None)), (slice(width), slice(-width, None))
+    return [maps[:, :, row, column] for row in rows for column in columns]
 
 
 def _any(grid: Grid, gradient: Tensor) -> bool:

@@ -92,7 +92,6 @@ def test_a_file_of_that_name_comes_first(tmp_path):
         ("resnt18", "did you mean 'resnet18'"),
         ("alexnett", "did you mean 'alexnet'"),
         ("resnet18.IMAGENET1K_V3", "did you mean 'IMAGENET1K_V1'"),
-        ("vit_b_32", "no convolutional maps"),
         ("fasterrcnn_resnet50_fpn", "no model"),
         ("vgg16.IMAGENET1K_FEATURES", "no classifier, only features"),
     ],

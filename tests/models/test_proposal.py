@@ -131,9 +131,11 @@ class States(nn.Module):
         return self.head(self.last(x).mean(1))
 
 
-def test_states_that_lie_nowhere_are_no_grid():
+def test_a_grid_of_states_that_lie_nowhere_is_said_to_be_one_in_name_only():
     torch.manual_seed(0)
-    assert propose(States().eval(), torch.rand(2, 3, 16, 16)).layer == "embed"
+    proposal = propose(States().eval(), torch.rand(2, 3, 16, 16))
+    assert proposal.layer == "last" and "do not show where in the image they lie" in proposal.reason
+    assert "do not show" not in propose(ClassToken().eval(), torch.rand(2, 3, 24, 32)).reason
 
 
 def test_an_untraceable_network_is_explained_where_the_same_traced_one_is():
