@@ -91,6 +91,12 @@ class Probe:
             self._others[net] = other
         return self._others[net]
 
+    @property
+    def with_all_tokens(self) -> "Probe":
+        """The probe whose activations hold the prefix tokens too, (N,K,1,T); the probe itself where there are none."""
+        prefix = self.context[0].shape[1] if self.net.grid.prefix else 0
+        return self.at(self.net.with_tokens(prefix + self.activations[0, 0].numel())) if prefix else self
+
     def written(self, *, by_value: bool = False) -> list[str]:
         """Return the names of what was written into or replaced; a method must do neither, since all methods share it.
 

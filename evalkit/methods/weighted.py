@@ -57,7 +57,7 @@ def xgrad_cam(probe: Probe) -> Tensor:
     return relu(_weighted_sum(weights, activations))
 
 
-def ablation_cam(probe: Probe, normalise: str = "score", drop: str = "score") -> Tensor:
+def ablation_cam(probe: Probe, normalise: str = "score", drop: str = "score", tokens: str = "grid") -> Tensor:
     """Ablation-CAM (Desai and Ramaswamy, WACV 2020, eq. 3 and 4): w_k = (y - y^k) / y, map = ReLU(sum_k w_k A_k).
 
     `drop` chooses y: the class "score" (section 4), the "softmax" confidence, which the authors tried and found less
@@ -65,8 +65,13 @@ def ablation_cam(probe: Probe, normalise: str = "score", drop: str = "score") ->
 
     The divisor is |y|, because a negative y would reverse every sign; where it is 0, the drops themselves are the weights.
     Neither changes the ranking for y > 0. Returns (N,h,w), not negative.
+
+    Where prefix tokens, such as a class token, carry the channels too, `tokens` chooses what ablating channel k sets to zero: its
+    values A_k in the "grid", which the map shows, or in "all" tokens, as pytorch-grad-cam does, which costs one more trunk pass. The
+    class token's own values then count as evidence that lies everywhere.
     """
-    y, drops = probe.score_and_drops(one_of(drop, SCORES, "drop"))
+    ablated = probe.with_all_tokens if one_of(tokens, ("grid", "all"), "tokens") == "all" else probe
+    y, drops = ablated.score_and_drops(one_of(drop, SCORES, "drop"))
     by_norm = one_of(normalise, ("score", "norm"), "normalise") == "norm"
     size = _wide(probe.activations.flatten(2)).norm(dim=2) if by_norm else y.abs()[:, None]
     weights = drops / torch.where(size > torch.finfo(size.dtype).tiny, size, 1)  # a divisor below that may overflow

@@ -55,10 +55,6 @@ class Grid:
         tokens = maps.flatten(2).transpose(1, 2)
         return tokens if prefix is None else torch.cat([prefix, tokens], 1)
 
-    def all_tokens(self) -> "Grid":
-        """Return the grid of one row that holds all tokens, the prefix tokens included."""
-        return Grid(self.layout, 1, self.prefix + self.height * self.width) if self.prefix else self
-
     def __str__(self) -> str:
         """Describe the grid in words."""
         if self.layout == "maps":

@@ -4,6 +4,7 @@ The caller's module is never modified: all work is done on a copy in eval mode, 
 but has its own module objects.
 """
 
+import copy
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -79,6 +80,7 @@ class SplitModel:
         self._said = prefix_tokens(module)
         self._grids: dict[tuple[torch.Size, torch.Size], Grid] = {}
         """Grids by the sizes of an output and of its images."""
+        self._views: dict[int, SplitModel] = {}
         self._cut_module()
 
     def _cut_module(self) -> None:
@@ -147,6 +149,14 @@ class SplitModel:
         if not self._grids:
             raise RuntimeError("the grid is read from the first images: call trunk before")
         return next(iter(self._grids.values()))
+
+    def with_tokens(self, tokens: int) -> "SplitModel":
+        """Return the same network cut at the same layer, whose activations are all its tokens, (N,K,1,tokens); made once."""
+        if tokens not in self._views:
+            view = copy.copy(self)
+            view._chosen, view._grids, view._views = ((1, tokens), 0), {}, {}
+            self._views[tokens] = view
+        return self._views[tokens]
 
     @property
     def head_graph(self) -> fx.GraphModule | None:
