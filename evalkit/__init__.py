@@ -1,4 +1,4 @@
-"""evalkit measures how faithful CAM explanations of CNNs are: one protocol, any CNN, any method, with the scores of every image kept."""
+"""evalkit measures how faithful CAM explanations are: one protocol, any network, any method, with the scores of every image kept."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
