@@ -9,16 +9,17 @@ from torch import Tensor, fx, nn
 from evalkit.ablation.tiers import ClosedForm, MixOnce, OneOutputChannel, Repeat, Tier
 from evalkit.models import channelwise
 from evalkit.models.graph import descendants, extract, is_batch_size, shape
+from evalkit.models.live_positions import without_dead_positions
 from evalkit.models.split import Context, SplitModel
 
 log = logging.getLogger(__name__)
 
-_tiers: weakref.WeakKeyDictionary[SplitModel, tuple[torch.Size, Tier]] = weakref.WeakKeyDictionary()
+_tiers: weakref.WeakKeyDictionary[SplitModel, tuple[tuple[torch.Size, ...], Tier]] = weakref.WeakKeyDictionary()
 
 
 def tier_of(net: SplitModel, activations: Tensor, context: Context) -> Tier:
-    """Return the model's tier, which is chosen at the first activations of a shape."""
-    size = activations.shape[1:]
+    """Return the model's tier, which is chosen at the first activations and context of a shape."""
+    size = tuple(tensor.shape[1:] for tensor in (activations, *context))
     cached = _tiers.get(net)
     if cached is None or cached[0] != size:
         cached = _tiers[net] = (size, _choose(net, activations, context))
@@ -34,7 +35,13 @@ def _choose(net: SplitModel, activations: Tensor, context: Context) -> Tier:
         return Repeat(lambda a, c: weak.head(a, c), None, reason, variant_bytes=16 * 2**20)  # noqa: PLW0108 - a bound method would keep it
     channelwise.propagate(head, activations, context)
     tier = _read(head)
-    if tier.number < 3 and not _agrees(net, tier, activations, context):
+    reduced = without_dead_positions(head, activations, *context) if tier.number == 3 else None
+    if reduced is not None:
+        channelwise.propagate(reduced, activations, context)
+        tier = _repeat(
+            reduced, channelwise.walk(reduced, _inputs(reduced)[0]), "only the positions that are read behind the last attention"
+        )
+    if (tier.number < 3 or reduced is not None) and not _agrees(net, tier, activations, context):
         log.warning("tier %d differs from the plain head of '%s'; repeating the head instead (tier 3)", tier.number, net.layer)
         tier = _repeat(head, channelwise.Walk([], _inputs(head)[0], None), "its shortcut failed the check against the plain head")
     log.info("Ablation-CAM at '%s': tier %d, %s", net.layer, tier.number, tier.reason)

@@ -14,26 +14,26 @@ from torch import Tensor, fx, nn
 from evalkit.models import graph
 from evalkit.models.graph import is_batch_size, shape
 
-_ELEMENTWISE = (
+ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,
     nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.Identity,
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout,
     nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.PReLU,
 )  # fmt: skip
-_BY_AXIS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.PReLU)
+BY_AXIS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.PReLU)
 """Of these, those that take the axis after the batch for the channels."""
 _SPATIAL = (nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.ZeroPad2d, nn.ReflectionPad2d)
-_ELEMENTWISE_FUNCTIONS: set[object] = {
+ELEMENTWISE_FUNCTIONS: set[object] = {
     torch.relu, torch.sigmoid, torch.tanh, F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish,
     F.hardswish, F.hardsigmoid, F.hardtanh, F.softplus, F.softsign, F.sigmoid, F.tanh,
 }  # fmt: skip
 _SPATIAL_FUNCTIONS: set[object] = {F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.max_pool2d}
-_ARITHMETIC: set[object] = {
+ARITHMETIC: set[object] = {
     operator.add, operator.iadd, torch.add, operator.sub, operator.mul, operator.imul, torch.mul, operator.truediv,
 }  # fmt: skip
 _RESHAPE_METHODS = {"flatten", "view", "reshape", "squeeze", "contiguous"}
 _RESHAPES: set[object] = {torch.flatten, torch.reshape, torch.squeeze}
-_MOVES: set[object] = {torch.permute, torch.transpose, "permute", "transpose"}
+MOVES: set[object] = {torch.permute, torch.transpose, "permute", "transpose"}
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ def is_pooling_only(head: fx.GraphModule, steps: list[fx.Node]) -> bool:
     channels = shape(next(node for node in head.graph.nodes if node.op == "placeholder"))[1]
     for node in steps:
         module = _module(head, node)
-        averages = type(module) in (nn.AdaptiveAvgPool2d, nn.AvgPool2d) or _calls(node, {F.adaptive_avg_pool2d, F.avg_pool2d})
+        averages = type(module) in (nn.AdaptiveAvgPool2d, nn.AvgPool2d) or calls(node, {F.adaptive_avg_pool2d, F.avg_pool2d})
         if averages or _averaged_axes(node) is not None:
             pooled = shape(node)[1:].numel() == channels
         elif type(module) not in (nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten) and not (
-            _calls(node, _RESHAPES, _RESHAPE_METHODS) or node.target in _MOVES or _is_idle_dropout(node)
+            calls(node, _RESHAPES, _RESHAPE_METHODS) or node.target in MOVES or is_idle_dropout(node)
         ):
             return False
     return pooled
@@ -100,7 +100,8 @@ def _module(head: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return head.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def _calls(node: fx.Node, functions: set[object], methods: set[str] = frozenset()) -> bool:  # type: ignore[assignment]
+def calls(node: fx.Node, functions: set[object], methods: set[str] = frozenset()) -> bool:  # type: ignore[assignment]
+    """Return whether a node calls one of these functions, or a method of one of these names."""
     return (node.op == "call_function" and node.target in functions) or (node.op == "call_method" and node.target in methods)
 
 
@@ -113,21 +114,21 @@ def _channel_axis(head: fx.GraphModule, node: fx.Node, state: fx.Node, axis: int
     before, after = shape(state), shape(node)
     if len(after) < 2 or after[0] != 2:
         return None
-    if _calls(node, _ARITHMETIC):
+    if calls(node, ARITHMETIC):
         return axis if after == before and all(_is_own_or_constant(arg, state) for arg in node.args) else None
-    if _calls(node, {torch.cat}):
+    if calls(node, {torch.cat}):
         return _axis_in_sequence(node, state, axis)
     if node.all_input_nodes[0] is not state:
         return None
     module = _module(head, node)
-    if isinstance(module, nn.Flatten) or _calls(node, _RESHAPES, _RESHAPE_METHODS):
+    if isinstance(module, nn.Flatten) or calls(node, _RESHAPES, _RESHAPE_METHODS):
         return _axis_in_reshaped(before, after, axis)
-    if node.target in _MOVES:
+    if node.target in MOVES:
         return _axis_in_moved(node, len(before), axis)
     if node.target is operator.getitem:
         return _axis_in_part(node, axis)
-    if type(module) in _ELEMENTWISE or _calls(node, _ELEMENTWISE_FUNCTIONS, {"relu", "sigmoid", "tanh"}) or _is_idle_dropout(node):
-        return axis if after == before and (axis == 1 or type(module) not in _BY_AXIS) else None
+    if type(module) in ELEMENTWISE or calls(node, ELEMENTWISE_FUNCTIONS, {"relu", "sigmoid", "tanh"}) or is_idle_dropout(node):
+        return axis if after == before and (axis == 1 or type(module) not in BY_AXIS) else None
     averaged = _averaged_axes(node)
     if averaged is not None:
         gone = {number % len(before) for number in averaged}
@@ -136,7 +137,7 @@ def _channel_axis(head: fx.GraphModule, node: fx.Node, state: fx.Node, axis: int
         return None
     if type(module) is nn.Conv2d:
         return 1 if module.groups == module.in_channels == module.out_channels else None
-    return 1 if type(module) in _SPATIAL or _calls(node, _SPATIAL_FUNCTIONS) else None
+    return 1 if type(module) in _SPATIAL or calls(node, _SPATIAL_FUNCTIONS) else None
 
 
 def _axis_in_reshaped(before: torch.Size, after: torch.Size, axis: int) -> int | None:
@@ -151,15 +152,23 @@ def _axis_in_reshaped(before: torch.Size, after: torch.Size, axis: int) -> int |
 
 def _axis_in_moved(node: fx.Node, axes: int, axis: int) -> int | None:
     """Follow the channels through `permute` and `transpose`."""
+    order = order_of_axes(node, axes)
+    if order is None:
+        return None
+    moved = order.index(axis)
+    return moved if moved > 0 and order[0] == 0 else None
+
+
+def order_of_axes(node: fx.Node, axes: int) -> list[int] | None:
+    """Return which axis of its input each axis of a `permute` or `transpose` is; None where that is no list of numbers."""
     given = node.args[1:]
     order = list(given[0]) if len(given) == 1 and isinstance(given[0], list | tuple) else list(given)
     if node.kwargs or not all(isinstance(number, int) for number in order):
         return None
-    numbers = [number % axes for number in order]  # type: ignore[operator]
+    numbers: list[int] = [number % axes for number in order]  # type: ignore[operator,misc]
     if "transpose" in str(getattr(node.target, "__name__", node.target)):
         numbers = [dict(zip(numbers, reversed(numbers), strict=True)).get(number, number) for number in range(axes)]
-    moved = numbers.index(axis)
-    return moved if moved > 0 and numbers[0] == 0 else None
+    return numbers
 
 
 def _axis_in_sequence(node: fx.Node, state: fx.Node, axis: int) -> int | None:
@@ -195,15 +204,16 @@ def _is_own_or_constant(arg: object, state: fx.Node) -> bool:
     return isinstance(arg, int | float)
 
 
-def _is_idle_dropout(node: fx.Node) -> bool:
-    return _calls(node, {F.dropout}) and (node.kwargs.get("training") is False or node.args[2:3] == (False,))
+def is_idle_dropout(node: fx.Node) -> bool:
+    """Return whether a node is a functional dropout that changes nothing."""
+    return calls(node, {F.dropout}) and (node.kwargs.get("training") is False or node.args[2:3] == (False,))
 
 
 def _averaged_axes(node: fx.Node) -> list[int] | None:
     """Return the axes over which a node averages; None where it does something else."""
     axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
     numbers = [axes] if isinstance(axes, int) else axes
-    if not _calls(node, {torch.mean}, {"mean"}) or not isinstance(numbers, list | tuple):
+    if not calls(node, {torch.mean}, {"mean"}) or not isinstance(numbers, list | tuple):
         return None
     return [number for number in numbers if isinstance(number, int)] if all(isinstance(number, int) for number in numbers) else None
 

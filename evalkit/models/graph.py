@@ -207,7 +207,7 @@ def behind_grid(head: fx.GraphModule, grid: Grid) -> fx.GraphModule:
             env[node] = graph.node_copy(node, env.__getitem__)
     (result,) = next(node for node in head.graph.nodes if node.op == "output").args
     graph.output(env[result])
-    return _runnable(head, graph)
+    return runnable(head, graph)
 
 
 def is_batch_size(node: fx.Node) -> bool:
@@ -251,10 +251,11 @@ def extract(
         if not is_batch_size(node) and node.target is not getattr and node.target != "size":
             value(node)  # also without readers, since it may be an in-place operation
     graph.output(value(outputs) if isinstance(outputs, fx.Node) else (value(outputs[0]), [value(n) for n in outputs[1]]))
-    return _runnable(module, graph)
+    return runnable(module, graph)
 
 
-def _runnable(module: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+def runnable(module: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """Return a module that runs a graph whose parts are those of `module`."""
     part = fx.GraphModule(module, graph)
     type(part).__call__ = nn.Module.__call__  # type: ignore[method-assign]  # torch's own prints generated code where an operation fails
     return part
