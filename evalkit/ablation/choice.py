@@ -6,7 +6,9 @@ import weakref
 import torch
 from torch import Tensor, fx, nn
 
+from evalkit.ablation.attention import read
 from evalkit.ablation.tiers import ClosedForm, MixOnce, OneOutputChannel, Repeat, Tier
+from evalkit.ablation.tokens import NormThenLinear
 from evalkit.models import channelwise
 from evalkit.models.graph import descendants, extract, is_batch_size, shape
 from evalkit.models.live_positions import without_dead_positions
@@ -35,17 +37,30 @@ def _choose(net: SplitModel, activations: Tensor, context: Context) -> Tier:
         return Repeat(lambda a, c: weak.head(a, c), None, reason, variant_bytes=16 * 2**20)  # noqa: PLW0108 - a bound method would keep it
     channelwise.propagate(head, activations, context)
     tier = _read(head)
-    reduced = without_dead_positions(head, activations, *context) if tier.number == 3 else None
-    if reduced is not None:
-        channelwise.propagate(reduced, activations, context)
-        tier = _repeat(
-            reduced, channelwise.walk(reduced, _inputs(reduced)[0]), "only the positions that are read behind the last attention"
-        )
-    if (tier.number < 3 or reduced is not None) and not _agrees(net, tier, activations, context):
+    if tier.number < 3 and not _agrees(net, tier, activations, context):
         log.warning("tier %d differs from the plain head of '%s'; repeating the head instead (tier 3)", tier.number, net.layer)
         tier = _repeat(head, channelwise.Walk([], _inputs(head)[0], None), "its shortcut failed the check against the plain head")
+    elif tier.number == 3:
+        tier = _behind_attention(net, head, activations, context) or tier
     log.info("Ablation-CAM at '%s': tier %d, %s", net.layer, tier.number, tier.reason)
     return tier
+
+
+def _behind_attention(net: SplitModel, head: fx.GraphModule, activations: Tensor, context: Context) -> Tier | None:
+    """Return a tier that computes only the positions that are read; None where all are, or where its drops differ."""
+    reduced = without_dead_positions(head, activations, *context)
+    if reduced is None:
+        return None
+    channelwise.propagate(reduced, activations, context)
+    walked = channelwise.walk(reduced, _inputs(reduced)[0])
+    repeat = _repeat(reduced, walked, "only the positions that are read behind the last attention, once per channel")
+    parts = read(reduced)
+    tiers: list[Tier] = [repeat] if parts is None else [NormThenLinear(parts, repeat), repeat]
+    for tier in tiers:
+        if _agrees(net, tier, activations, context):
+            return tier
+        log.warning("tier %d differs from the plain head of '%s': %s", tier.number, net.layer, tier.reason)
+    return None
 
 
 def class_weights(net: SplitModel, activations: Tensor, context: Context) -> Tensor | None:
