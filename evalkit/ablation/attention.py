@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from evalkit.models.channelwise import MOVES
-from evalkit.models.graph import extract, is_batch_size, runnable, shape
+from evalkit.models.graph import descendants, extract, is_batch_size, runnable, shape
 
 _REARRANGE: set[object] = {
     *MOVES, "reshape", "view", "flatten", "unflatten", "contiguous", "narrow", "select", "unbind", "chunk", "split",
@@ -58,7 +58,7 @@ class Parts:
 
 
 def read(head: fx.GraphModule) -> Parts | None:
-    """Take apart a head that `without_dead_positions` returned, or return None where it is built otherwise."""
+    """Take apart a head in plain operations (`without_dead_positions`); None where it is built otherwise."""
     maps, *context = (node for node in head.graph.nodes if node.op == "placeholder")
     found = _tokens(maps, context)
     if found is None:
@@ -69,27 +69,30 @@ def read(head: fx.GraphModule) -> Parts | None:
     if norm is not None and (set(path[-1].users) != {norm} or norm.args[0] is not path[-1]):
         return None
     from_context, ablated = _depending(context), _depending([maps])
-    varying = from_context | ablated
-    if not linears or not all(_is_linear(head, node, norm or path[-1], varying) for node in linears):
+    by_batch = {maps, *context}.union(*(descendants(node) for node in (maps, *context)))
+    if not linears or not all(_is_linear(head, node, norm or path[-1], by_batch) for node in linears):
         return None
     behind = ablated - {*path, norm, *linears}
     if any(reader in {*path, norm} for node in behind for reader in node.all_input_nodes):
         return None
     output = _only(list(next(node for node in head.graph.nodes if node.op == "output").all_input_nodes))
-    if output not in behind or set(context) & {path[-1]}:
+    if output not in behind:
         return None
-    attentions = [a for node in behind if (a := _attention(head, node, linears, varying, ablated)) is not None]
+    found_attentions = (_attention(head, node, linears, by_batch, ablated) for node in head.graph.nodes if node in behind)
+    attentions = [attention for attention in found_attentions if attention is not None]
     last = _last(head, output)
     wanted_output = output.args[0] if last is not None else output
     assert isinstance(wanted_output, fx.Node)
     needed = _needed(wanted_output, {a.node for a in attentions} | set(linears), behind)
     rest = [node for node in head.graph.nodes if node in needed]
     attentions = [a for a in attentions if a.node is wanted_output or needed.intersection(a.node.users)]
-    reads = [read for node in rest for read in node.all_input_nodes if not is_batch_size(read)]
-    fixed = list(dict.fromkeys([*(a.query for a in attentions), *(node for node in reads if node in from_context and node not in ablated)]))
+    reads = [read for node in rest for read in node.all_input_nodes if not is_batch_size(read) and read not in ablated]
+    # What depends on parameters alone, and sizes, `extract` copies into the rest.
+    varying = [node for node in reads if node in from_context or (shape(node) and node.meta["batch"])]
+    fixed = list(dict.fromkeys([*(a.query for a in attentions), *varying]))
     if not all(shape(node) and len(node.meta["batch"]) == 1 for node in fixed):
         return None
-    plain = [node for node in linears if node in reads or node is wanted_output]
+    plain = [node for node in linears if needed.intersection(node.users) or node is wanted_output]
     inputs = [*(a.node for a in attentions), *plain, *fixed]
     return Parts(
         tokens=extract(head, path[1:], [maps, *context], path[-1]),
@@ -100,7 +103,7 @@ def read(head: fx.GraphModule) -> Parts | None:
         attentions=attentions,
         plain=plain,
         fixed=fixed,
-        compute_fixed=extract(head, [], context, (fixed[0], fixed[1:])) if fixed else None,
+        compute_fixed=extract(head, [], [maps, *context], (fixed[0], fixed[1:])) if fixed else None,
         rest=extract(head, rest, inputs, wanted_output),
         last=last,
         size=_size([*rest, *plain, *(a.node for a in attentions)], attentions, shape(path[-1])[1]),
@@ -118,17 +121,11 @@ def _tokens(maps: fx.Node, context: list[fx.Node]) -> tuple[list[fx.Node], int] 
     user = _only(list(path[-1].users))
     if user is not None and user.target is torch.cat:
         parts = user.args[0]
-        if (
-            not isinstance(parts, list | tuple)
-            or len(parts) != 2
-            or parts[1] is not path[-1]
-            or parts[0] not in context
-            or user.args[1:] != (1,)
-        ):
+        first = parts[0] if isinstance(parts, list | tuple) and len(parts) == 2 and parts[1] is path[-1] else None
+        if not isinstance(first, fx.Node) or first not in context or user.args[1:] != (1,):
             return None
-        assert isinstance(parts[0], fx.Node)
         path.append(user)
-        prefix = shape(parts[0])[1]
+        prefix = shape(first)[1]
     return path, prefix
 
 
@@ -178,9 +175,11 @@ def _eps(head: fx.GraphModule, norm: fx.Node | None) -> float | None:
     return float(head.get_submodule(str(norm.target)).eps if norm.op == "call_module" else _given(norm, 4, "eps", 1e-5))  # type: ignore[arg-type]
 
 
-def _is_linear(head: fx.GraphModule, node: fx.Node, source: fx.Node, varying: set[fx.Node]) -> bool:
-    """Return whether a node is a linear layer of `source` whose parameters depend on no image."""
-    if not node.args or node.args[0] is not source or len(node.all_input_nodes) != 1 + len(set(node.all_input_nodes) - {source} - varying):
+def _is_linear(head: fx.GraphModule, node: fx.Node, source: fx.Node, by_batch: set[fx.Node]) -> bool:
+    """Return whether a node is a linear layer of `source` whose parameters are the same for all images."""
+    if not node.args or node.args[0] is not source or by_batch.intersection(node.all_input_nodes) != {source}:
+        return False
+    if any(argument is source for argument in (*node.args[1:], *node.kwargs.values())):
         return False
     return type(head.get_submodule(str(node.target))) is nn.Linear if node.op == "call_module" else node.target is F.linear
 
@@ -191,21 +190,21 @@ def _last(head: fx.GraphModule, output: fx.Node) -> nn.Linear | None:
 
 
 def _attention(
-    head: fx.GraphModule, node: fx.Node, linears: list[fx.Node], varying: set[fx.Node], ablated: set[fx.Node]
+    head: fx.GraphModule, node: fx.Node, linears: list[fx.Node], by_batch: set[fx.Node], ablated: set[fx.Node]
 ) -> Attention | None:
+    """Return an attention that `Attention` describes, or None for any other node."""
     if node.target is not F.scaled_dot_product_attention:
         return None
     query, key, value = (_given(node, place, name) for place, name in enumerate(("query", "key", "value")))
-    mask = _given(node, 3, "attn_mask")
+    mask, scale = _given(node, 3, "attn_mask"), _given(node, 9, "scale")
     if _given(node, 4, "dropout_p", 0) or _given(node, 5, "is_causal", False) or node.kwargs.get("enable_gqa"):
         return None
-    if query in ablated or query not in varying or mask in varying or len(shape(node)) != 4:
+    if query in ablated or mask in by_batch or len(shape(query)) != 4 or query.meta["batch"] != (0,):
         return None
-    rows = [_heads(head, source, linears) for source in (key, value)]
-    scale = node.kwargs.get("scale")
-    if rows[0] is None or rows[1] is None:
+    keys, values = (_heads(head, source, linears) for source in (key, value))
+    if keys is None or values is None or not len(keys[1]) == len(values[1]) == shape(query)[1]:
         return None
-    return Attention(node, query, rows[0], rows[1], mask, float(shape(query)[-1] ** -0.5 if scale is None else scale))  # type: ignore[arg-type]
+    return Attention(node, query, keys, values, mask, float(shape(query)[-1] ** -0.5 if scale is None else scale))
 
 
 def _heads(head: fx.GraphModule, node: fx.Node, linears: list[fx.Node]) -> tuple[int, Tensor] | None:

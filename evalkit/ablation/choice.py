@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from evalkit.ablation.attention import read
 from evalkit.ablation.tiers import ClosedForm, MixOnce, OneOutputChannel, Repeat, Tier
 from evalkit.ablation.tokens import NormThenLinear
+from evalkit.errors import cause
 from evalkit.models import channelwise
 from evalkit.models.graph import descendants, extract, is_batch_size, shape
 from evalkit.models.live_positions import without_dead_positions
@@ -41,22 +42,28 @@ def _choose(net: SplitModel, activations: Tensor, context: Context) -> Tier:
         log.warning("tier %d differs from the plain head of '%s'; repeating the head instead (tier 3)", tier.number, net.layer)
         tier = _repeat(head, channelwise.Walk([], _inputs(head)[0], None), "its shortcut failed the check against the plain head")
     elif tier.number == 3:
-        tier = _behind_attention(net, head, activations, context) or tier
+        try:
+            tier = _at_tokens(net, head, activations, context) or tier
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as reason:  # a graph rewritten for fixed sizes may fail in any way; the plain head is slower but runs
+            log.warning("no shortcut behind '%s' (%s)", net.layer, cause(reason))
     log.info("Ablation-CAM at '%s': tier %d, %s", net.layer, tier.number, tier.reason)
     return tier
 
 
-def _behind_attention(net: SplitModel, head: fx.GraphModule, activations: Tensor, context: Context) -> Tier | None:
-    """Return a tier that computes only the positions that are read; None where all are, or where its drops differ."""
-    reduced = without_dead_positions(head, activations, *context)
-    if reduced is None:
+def _at_tokens(net: SplitModel, head: fx.GraphModule, activations: Tensor, context: Context) -> Tier | None:
+    """Return a tier that computes less than the whole head, as a class token's permits; None where there is none."""
+    found = without_dead_positions(head, activations, *context)
+    if found is None:
         return None
+    reduced, less = found
     channelwise.propagate(reduced, activations, context)
     walked = channelwise.walk(reduced, _inputs(reduced)[0])
-    repeat = _repeat(reduced, walked, "only the positions that are read behind the last attention, once per channel")
+    repeat = _repeat(reduced, walked, "what is read behind the last attention, once per channel")
     parts = read(reduced)
-    tiers: list[Tier] = [repeat] if parts is None else [NormThenLinear(parts, repeat), repeat]
-    for tier in tiers:
+    tiers: list[Tier] = [] if parts is None else [NormThenLinear(parts, repeat)]
+    for tier in [*tiers, repeat] if less else tiers:
         if _agrees(net, tier, activations, context):
             return tier
         log.warning("tier %d differs from the plain head of '%s': %s", tier.number, net.layer, tier.reason)

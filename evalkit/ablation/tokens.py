@@ -10,7 +10,7 @@ from evalkit.ablation.tiers import BYTE_BUDGET, Repeat, chunks
 from evalkit.models.split import Context
 
 _Affine = tuple[Tensor, Tensor, Tensor]
-"""Of one linear layer and one image: a (T,out), w (K,out) and c (out), as in `NormThenLinear`."""
+"""Of a linear layer: a (T,out) for one image, or the layer's matrix; w (K,out) and c (out), as in `NormThenLinear`."""
 
 
 class NormThenLinear:
@@ -50,14 +50,15 @@ class NormThenLinear:
         n, k = activations.shape[:2]
         parts = self.parts
         tokens = parts.tokens(activations, *context)
-        fixed = self._fixed(context)
+        fixed = self._fixed(activations, context)
         norm, linears, masks = parts.parameters()
+        layers = [self._layer(norm, weight, bias) for weight, bias in linears]
         drops = torch.empty(n, k, logits.shape[1] if targets is None else 1, dtype=tokens.dtype, device=tokens.device)
         for i in range(n):
             row = slice(None) if targets is None else targets[i : i + 1]
             own = [value.narrow(axis, i, 1) for value, axis in fixed]
             deviation, inverse, change = self._statistics(tokens[i])
-            affine = [self._affine(deviation, norm, weight, bias) for weight, bias in linears]
+            affine = [(deviation @ scaled.t(), columns, constant) for scaled, columns, constant in layers]
             for ks in chunks(k, byte_budget // (4 * parts.size * tokens.element_size())):
                 # The first variant is the image itself, so that a drop is the difference of two values with the same rounding errors.
                 r, s = (torch.cat([first, by_channel[ks]]) for first, by_channel in (inverse, change))
@@ -82,11 +83,11 @@ class NormThenLinear:
         """See `Tier.region_drops`; whole tokens are zero, so the head is repeated, where it is read."""
         return self.repeat.region_drops(activations, context, logits, targets, regions, byte_budget)
 
-    def _fixed(self, context: Context) -> list[tuple[Tensor, int]]:
+    def _fixed(self, activations: Tensor, context: Context) -> list[tuple[Tensor, int]]:
         """Return what no channel changes, each with its batch axis."""
         if self.parts.compute_fixed is None:
             return []
-        first, others = self.parts.compute_fixed(*context)
+        first, others = self.parts.compute_fixed(activations, *context)
         return [(value, cast(int, node.meta["batch"][0])) for value, node in zip([first, *others], self.parts.fixed, strict=True)]
 
     def _statistics(self, tokens: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -107,12 +108,13 @@ class NormThenLinear:
         first, by_channel = before.t().to(tokens.dtype), inverse.t().to(tokens.dtype)
         return deviation, (first, by_channel), (torch.zeros_like(first), (inverse * ablated).t().to(tokens.dtype))
 
-    def _affine(self, deviation: Tensor, norm: list[Tensor | None], weight: Tensor, bias: Tensor | None) -> _Affine:
+    def _layer(self, norm: list[Tensor | None], weight: Tensor, bias: Tensor | None) -> _Affine:
+        """Return W g (out,K), w (K,out) and c (out) of a linear layer."""
         gain, shift = norm
         scaled = weight if gain is None else weight * gain
-        columns = scaled.t() if self.parts.eps is None else (scaled - scaled.mean(1, keepdim=True)).t()
+        columns = scaled if self.parts.eps is None else scaled - scaled.mean(1, keepdim=True)
         constant = torch.zeros_like(weight[:, 0]) if bias is None else bias
-        return deviation @ scaled.t(), columns, constant if shift is None else constant + weight @ shift
+        return scaled, columns.t(), constant if shift is None else constant + weight @ shift
 
 
 def _attend(

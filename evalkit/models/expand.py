@@ -43,6 +43,8 @@ def expand(head: fx.GraphModule, *inputs: Tensor) -> fx.Graph:
     for node in list(graph.nodes):
         if node.op == "call_module" and _is_self_attention(head, node):
             _write_out(head, graph, node)
+        if node.op == "call_method" and node.target == "view" and not any(isinstance(arg, torch.dtype) for arg in node.args):
+            node.target = "reshape"  # which takes any layout in memory
     sizes = [_values(head, graph, [torch.cat([t[:1]] * images) for t in inputs]) for images in (2, 3)]
     _fold(graph, *sizes)
     for node in graph.nodes:

@@ -29,11 +29,11 @@ _LEAST_SAVED = 0.5
 """A selection of more than this share of the positions stays where it is."""
 
 
-def without_dead_positions(head: fx.GraphModule, *inputs: Tensor) -> fx.GraphModule | None:
-    """Return a head of the same values that leaves out positions nobody reads; None where there are none that can be left out.
+def without_dead_positions(head: fx.GraphModule, *inputs: Tensor) -> tuple[fx.GraphModule, bool] | None:
+    """Return a head of the same values in plain operations (`expand`) that leaves out what nobody reads, and whether it leaves out any.
 
     Sizes other than the number of images are fixed to those of `inputs`, the activations and the context of at least one image.
-    A head that writes into tensors is left alone, since selections are views of them.
+    None for a head that writes into tensors, since selections are views of them.
     """
     if writes(head):
         return None
@@ -41,10 +41,8 @@ def without_dead_positions(head: fx.GraphModule, *inputs: Tensor) -> fx.GraphMod
     push = _Push(head, graph)
     for node in list(graph.nodes):
         push.replace(node)
-    if not push.moved:
-        return None
     remove_unread(graph)
-    return runnable(head, graph)
+    return runnable(head, graph), push.moved > 0
 
 
 class _Push:
