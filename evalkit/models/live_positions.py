@@ -23,6 +23,7 @@ _UNBIND: set[object] = {torch.unbind, "unbind"}
 _CHUNK: set[object] = {torch.chunk, torch.split, "chunk", "split"}
 _RESHAPE: set[object] = {torch.reshape, "reshape", "view"}
 _FLATTEN: set[object] = {torch.flatten, "flatten"}
+_UNFLATTEN: set[object] = {torch.unflatten, "unflatten"}
 _SELECT: set[object] = {torch.select, "select"}
 _SAME: set[object] = {"relu", "sigmoid", "tanh", "contiguous", "clone"}
 _LEAST_SAVED = 0.5
@@ -54,7 +55,10 @@ class _Push:
         self._made: dict[tuple[fx.Node, int, int, int], fx.Node] = {}
 
     def replace(self, node: fx.Node) -> None:
-        """Replace a node that selects positions by one that reads an operation on the selected positions."""
+        """Replace a node that selects positions by one that reads an operation on the selected positions; bypass one that selects all."""
+        if node.target is operator.getitem and isinstance(node.args[0], fx.Node) and _selects_all(node.args[0], node):
+            node.replace_all_uses_with(node.args[0])
+            return
         for source, axis, start, stop, index in _selections(node):
             if stop - start > _LEAST_SAVED * shape(source)[axis] or axis in source.meta["batch"]:
                 continue
@@ -190,8 +194,10 @@ class _Push:
         if node.target in channelwise.MOVES:
             return _before_move(node, len(before), axis)
         module = self.head.get_submodule(str(target)) if node.op == "call_module" else None
-        if target in _RESHAPE or target in _FLATTEN:
-            return _before_reshape(source, node, axis)
+        if target in _RESHAPE or target in _FLATTEN or target in _UNFLATTEN:
+            own = _before_reshape(source, node, axis)
+            divided = node.args[1] if target in _UNFLATTEN and len(node.args) == 3 else None
+            return None if target in _UNFLATTEN and (not isinstance(divided, int) or divided % len(before) == own) else own
         if len(before) != len(after) or before[axis] != after[axis]:
             return None
         from_end = len(after) - axis
@@ -235,6 +241,12 @@ def _selections(node: fx.Node) -> Iterator[tuple[fx.Node, int, int, int, tuple[A
             start, stop, _ = part.indices(size[axis])
             if start < stop:
                 yield source, axis, start, stop, (*parts[:axis], slice(None), *parts[axis + 1 :])
+
+
+def _selects_all(source: fx.Node, node: fx.Node) -> bool:
+    parts = _plain_index(node.args[1], len(shape(source)))
+    slices = parts is not None and all(isinstance(part, slice) and part.step in (None, 1) and not part.start for part in parts)
+    return slices and len(shape(source)) > 0 and shape(source) == shape(node) and all(parts[a] == slice(None) for a in source.meta["batch"])  # type: ignore[index]
 
 
 def _plain_index(index: object, axes: int) -> list[Any] | None:
