@@ -168,8 +168,8 @@ class Block(nn.Module):
     def masked(self, x: Tensor) -> Tensor:
         return self.head((x + self.attended(self.norm1(x), attn_mask=self.mask > 0.5 - torch.eye(17)))[:, 0:1].flatten(1))
 
-    def mask_by_batch(self, x: Tensor) -> Tensor:
-        return self.head((x + self.attended(self.norm1(x), attn_mask=self.mask.expand(x.size(0), 2, -1, -1)))[:, 0])
+    def mask_of_the_class_token(self, x: Tensor) -> Tensor:
+        return self.head((x + self.attended(self.norm1(x), attn_mask=self.mask * x[:, 0, :1].unsqueeze(2).unsqueeze(3)))[:, 0])
 
     def scaled(self, x: Tensor) -> Tensor:
         return self.head((x + self.attended(self.norm1(x), scale=0.7)).select(1, 0))
@@ -241,7 +241,7 @@ class Block(nn.Module):
 
 
 EDITS: dict[str, int] = {
-    "separate": 2, "masked": 2, "mask_by_batch": 2, "scaled": 2, "second_reader_of_the_values": 2, "flipped_values": 2,
+    "separate": 2, "masked": 2, "mask_of_the_class_token": 2, "scaled": 2, "second_reader_of_the_values": 2, "flipped_values": 2,
     "mask_of_the_image": 3, "causal": 3, "last_token": 3, "queries_of_another_token": 3, "norm_over_positions": 3,
     "norm_over_positions_first": 3, "batch_norm_of_positions": 3, "pooling_of_other_positions": 3, "softmax_over_positions": 3,
     "neighbours": 3, "rolled": 3, "mixed_by_reshape": 3, "second_reader_of_the_tokens": 3, "second_reader_of_the_norm": 3,
