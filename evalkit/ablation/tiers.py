@@ -1,4 +1,4 @@
-"""One class for each way to compute drops: tiers 1 and 3 have one, tier 2 two. `evalkit.ablation` defines g, L and r."""
+"""One class for each way to compute drops; tier 2 has a third in `evalkit.ablation.tokens`. `evalkit.ablation` defines g, L and r."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
