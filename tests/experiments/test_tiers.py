@@ -28,7 +28,7 @@ EXPECTED = {  # by family: layer and tier
     "shufflenet": ("conv5", 1),
     "squeezenet": ("features", 2),
     "swin": ("permute", 1),
-    "vit": (r"encoder\.layers\.encoder_layer_\d+", 3),
+    "vit": (r"encoder\.layers\.encoder_layer_\d+", 2),
     "vgg": (r"features\.(19|27|23|33|29|42|35|51)", 2),
     "wide_resnet": ("layer4", 1),
 }
