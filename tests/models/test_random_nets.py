@@ -24,7 +24,9 @@ def replaced(module: torch.nn.Module, layer: str, image: Tensor, change) -> Tens
     """Run a copy of the module on one image (1,3,H,W), with the layer's output changed."""
     handle = module.get_submodule(layer).register_forward_hook(lambda _module, _args, out: change(out.clone()))
     try:
-        return module((image - 0.5) / 0.5)
+        outputs = module((image - 0.5) / 0.5)
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs
+        return logits[:, None] if logits.dim() == 1 else logits
     finally:
         handle.remove()
 
