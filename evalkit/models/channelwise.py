@@ -186,7 +186,7 @@ def _axis_in_part(node: fx.Node, axis: int) -> int | None:
     """Follow the channels where some positions are taken, as in `tokens[:, 0]` or `tokens[:, 1:]`."""
     index = node.args[1]
     parts = index if isinstance(index, tuple) else ()
-    if not parts or not all(isinstance(part, int) or _is_plain_slice(part) for part in parts):
+    if not parts or not all(isinstance(part, int) or is_plain_slice(part) for part in parts):
         return None
     whole = slice(None)
     if parts[0] != whole or (len(parts) > axis and parts[axis] != whole):
@@ -194,8 +194,9 @@ def _axis_in_part(node: fx.Node, axis: int) -> int | None:
     return axis - sum(isinstance(part, int) for part in parts[:axis])
 
 
-def _is_plain_slice(part: object) -> bool:
-    return isinstance(part, slice) and not any(isinstance(bound, fx.Node) for bound in (part.start, part.stop, part.step))
+def is_plain_slice(part: object) -> bool:
+    """Return whether this is a slice whose bounds are numbers."""
+    return isinstance(part, slice) and all(bound is None or isinstance(bound, int) for bound in (part.start, part.stop, part.step))
 
 
 def _is_own_or_constant(arg: object, state: fx.Node) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from evalkit.errors import UserError, did_you_mean
 from evalkit.models.copies import eval_copy
 from evalkit.models.grid import Grid
-from evalkit.models.outlets import placed
+from evalkit.models.outlets import named
 from evalkit.models.readout import Readout
 
 
@@ -41,10 +41,8 @@ class _LayerTracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         out = super().call_module(m, forward, args, kwargs)
-        proxies = placed(out, fx.Proxy)
-        for place, proxy in proxies:
-            name = self.path_of_module(m)
-            self.calls.setdefault(name if len(proxies) == 1 else f"{name}:{place}", []).append(proxy.node)
+        for name, _, proxy in named(self.path_of_module(m), out, fx.Proxy):
+            self.calls.setdefault(name, []).append(proxy.node)
         return out
 
 

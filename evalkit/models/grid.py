@@ -92,11 +92,8 @@ def find_grid(
         chosen: `model.grid`. With "auto", four axes are maps, unless only the first two after the batch have the proportions of the image.
         prefix: `model.prefix_tokens`, or None to try `said`, then 0, 1 and 2, until the rest is a grid with the proportions of the image.
     """
-    proportion = images[2] / images[3]
     if len(size) == 4:
-        if chosen == "channels_last" or (
-            chosen == "auto" and _fits(size[1], size[2], proportion) and not _fits(size[2], size[3], proportion)
-        ):
+        if chosen == "channels_last" or (chosen == "auto" and _fits(size[1], size[2], images) and not _fits(size[2], size[3], images)):
             return Grid("channels_last", size[1], size[2]) if not prefix else None
         return Grid("maps", size[2], size[3]) if chosen == "auto" and not prefix else None
     if len(size) != 3 or chosen == "channels_last":
@@ -106,7 +103,7 @@ def find_grid(
         return Grid("tokens", *chosen, before) if before == (max(before, 0) if prefix is None else prefix) else None
     tried = [prefix] if prefix is not None else [*([said] if said is not None else []), *_USUAL]
     for before in tried:
-        sides = _sides(size[1] - before, proportion)
+        sides = _sides(size[1] - before, images[2] / images[3])
         if sides is not None:
             return Grid("tokens", *sides, before)
     return None
@@ -147,9 +144,13 @@ def _arithmetic(size: Sequence[int], chosen: Chosen, prefix: int | None) -> str:
     return f": {wanted}, not {size[1]}" if wanted else f": the {size[1]} tokens without them form no grid with the proportions of the image"
 
 
-def _fits(height: int, width: int, proportion: float) -> bool:
-    """Return whether maps can have this size: one position more or less, since convolutions pad, and never one position alone."""
-    return height * width > 1 and abs(height - width * proportion) <= 1
+def in_proportion(height: int, width: int, images: Sequence[int]) -> bool:
+    """Return whether maps of images of size (N,C,H,W) can have this size: one position more or less, since convolutions pad."""
+    return abs(height - width * images[2] / images[3]) <= 1
+
+
+def _fits(height: int, width: int, images: Sequence[int]) -> bool:
+    return height * width > 1 and in_proportion(height, width, images)
 
 
 def _sides(tokens: int, proportion: float) -> tuple[int, int] | None:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules import dropout, pooling
 
 from evalkit.models.copies import eval_copy
-from evalkit.models.grid import Grid, find_grid, prefix_tokens
-from evalkit.models.outlets import placed, replaced
+from evalkit.models.grid import Grid, find_grid, in_proportion, prefix_tokens
+from evalkit.models.outlets import named, replaced
 
 PASSES_ON = (nn.Identity, dropout._DropoutNd)
 POOLS = (pooling._MaxPoolNd, pooling._AvgPoolNd, pooling._LPPoolNd, pooling._AdaptiveAvgPoolNd, pooling._AdaptiveMaxPoolNd)
@@ -27,11 +27,10 @@ Picked = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
-class Found:
-    """A layer, how its output lies, and why it is the one."""
+class Proposal:
+    """The name of a layer, and why it is proposed."""
 
     layer: str
-    grid: Grid
     reason: str
 
 
@@ -55,7 +54,7 @@ class _Call:
     weights_follow: bool
 
 
-def last_influential(module: nn.Module, images: Tensor, picked: Picked = lambda outputs: outputs) -> Found | None:
+def last_influential(module: nn.Module, images: Tensor, picked: Picked = lambda outputs: outputs) -> Proposal | None:
     """Return the last layer whose positions influence the outputs and through which all, or most, data passes; None if there is none.
 
     As in `propose`, poolings and dropout are left out, and learned weights must follow. How much passes a layer is measured by
@@ -101,7 +100,7 @@ def last_influential(module: nn.Module, images: Tensor, picked: Picked = lambda 
         reason += "; part of the data passes beside it"
     if grid.layout == "tokens" and chosen not in local:
         reason += "; with random weights they do not show where in the image they lie: compare a map with its image"
-    return Found(chosen.name, grid, reason)
+    return Proposal(chosen.name, reason)
 
 
 def _pictures(images: Tensor) -> Tensor:
@@ -125,7 +124,7 @@ def _with_random_constants(module: nn.Module) -> nn.Module:
 @torch.enable_grad()
 def _recorded(network: nn.Module, images: Tensor, picked: Picked) -> tuple[list[_Call], Tensor]:
     """Run a network, and return what modules called once put out, in the order in which they end, and a random sum of its outputs."""
-    ended: list[tuple[str, nn.Module, list[tuple[int | None, Tensor, int]], int]] = []
+    ended: list[tuple[str, nn.Module, list[tuple[str, int | None, Tensor, int]], int]] = []
     started: list[int] = []
     """How many calls had ended when a module with weights of two axes or more began."""
 
@@ -134,7 +133,7 @@ def _recorded(network: nn.Module, images: Tensor, picked: Picked) -> tuple[list[
             started.append(len(ended))
 
     def end(part: nn.Module, _args: object, out: object) -> None:
-        tensors = [(place, tensor, tensor._version) for place, tensor in placed(out)]
+        tensors = [(layer, place, tensor, tensor._version) for layer, place, tensor in named(names[part], out)]
         ended.append((names[part], part, tensors, len(ended)))
 
     names = {part: name for name, part in network.named_modules()}
@@ -146,10 +145,10 @@ def _recorded(network: nn.Module, images: Tensor, picked: Picked) -> tuple[list[
             handle.remove()
     times = Counter(name for name, *_ in ended)
     calls = [
-        _Call(name if len(tensors) == 1 else f"{name}:{place}", part, place, out, version, bool(started) and started[-1] > number)
+        _Call(layer, part, place, out, version, bool(started) and started[-1] > number)
         for name, part, tensors, number in ended
         if name and times[name] == 1
-        for place, out, version in tensors
+        for layer, place, out, version in tensors
     ]
     return calls, _sum(outputs)
 
@@ -176,7 +175,7 @@ def _grid(output: Tensor, images: Tensor, said: int | None) -> Grid | None:
     grid = find_grid(output.shape, images.shape, said)
     if grid is None or min(grid.height, grid.width) < 2:
         return None
-    return grid if abs(grid.height - grid.width * images.shape[2] / images.shape[3]) <= 1 else None
+    return grid if in_proportion(grid.height, grid.width, images.shape) else None
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from evalkit.models import graph
-from evalkit.models.grid import Grid, find_grid, prefix_tokens
-from evalkit.models.outlets import placed
+from evalkit.models.grid import Grid, find_grid, in_proportion, prefix_tokens
+from evalkit.models.outlets import named
 from evalkit.models.readout import Readout
 
 
@@ -34,7 +34,7 @@ def explainable(module: nn.Module, images: Tensor, readout: Readout | None = Non
     said, modules = prefix_tokens(module), dict(module.named_modules())
     for name, size, separates in _outputs(module, images, readout):
         grid = find_grid(size, images.shape, said) if size[0] == len(images) else None
-        if grid is not None and (name in modules or abs(grid.height - grid.width * images.shape[2] / images.shape[3]) <= 1):
+        if grid is not None and (name in modules or in_proportion(grid.height, grid.width, images.shape)):
             yield Layer(name, size[1] if grid.layout == "maps" else size[-1], grid, separates)
 
 
@@ -58,10 +58,7 @@ def _hooked(module: nn.Module, images: Tensor) -> list[tuple[str, torch.Size]]:
 
     def watch(name: str, part: nn.Module) -> RemovableHandle:
         def keep(_module: nn.Module, _inputs: Any, out: Any) -> None:
-            tensors = placed(out)
-            for place, tensor in tensors:
-                if tensor.dim() in (3, 4):
-                    shapes.append((name if len(tensors) == 1 else f"{name}:{place}", tensor.shape))
+            shapes.extend((layer, tensor.shape) for layer, _, tensor in named(name, out) if tensor.dim() in (3, 4))
 
         return part.register_forward_hook(keep)
 

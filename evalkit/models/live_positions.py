@@ -252,13 +252,11 @@ def _selects_all(source: fx.Node, node: fx.Node) -> bool:
 def _plain_index(index: object, axes: int) -> list[Any] | None:
     """Return one whole number or slice for each axis; None where an index holds something else."""
     parts = list(index) if isinstance(index, tuple) else [index]
-    if len(parts) > axes or not all((isinstance(part, int) and not isinstance(part, bool)) or _is_plain_slice(part) for part in parts):
+    if len(parts) > axes or not all(
+        (isinstance(part, int) and not isinstance(part, bool)) or channelwise.is_plain_slice(part) for part in parts
+    ):
         return None
     return parts + [slice(None)] * (axes - len(parts))
-
-
-def _is_plain_slice(part: object) -> bool:
-    return isinstance(part, slice) and all(bound is None or isinstance(bound, int) for bound in (part.start, part.stop, part.step))
 
 
 def _before_move(node: fx.Node, axes: int, axis: int) -> int | None:

@@ -14,6 +14,12 @@ def placed(out: Any, kind: type = Tensor) -> list[tuple[int | None, Any]]:
     return [(place, value) for place, value in enumerate(out) if isinstance(value, kind)] if isinstance(out, tuple | list) else []
 
 
+def named(name: str, out: Any, kind: type = Tensor) -> list[tuple[str, int | None, Any]]:
+    """Return what `placed` does with the names of the layers: that of the module where there is one tensor only."""
+    found = placed(out, kind)
+    return [(name if len(found) == 1 else f"{name}:{place}", place, value) for place, value in found]
+
+
 def chosen(out: Any, place: int | None, layer: str) -> tuple[int | None, Tensor]:
     """Return the tensor at a place, without one the only one. Raises UserError where there is none, or more than one."""
     found = placed(out)

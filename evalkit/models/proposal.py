@@ -1,7 +1,6 @@
 """Proposal of the layer to explain where the config says `layer: auto`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
@@ -10,20 +9,13 @@ from evalkit.errors import UserError
 from evalkit.models import graph
 from evalkit.models.copies import uncompiled
 from evalkit.models.graph import shape
-from evalkit.models.influence import PASSES_ON, POOLS, last_influential
+from evalkit.models.grid import in_proportion
+from evalkit.models.influence import PASSES_ON, POOLS, Proposal, last_influential
 from evalkit.models.readout import Readout
 
 
 class NoLayer(UserError):
     """No layer can be proposed."""
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """The name of a layer, and why it is proposed."""
-
-    layer: str
-    reason: str
 
 
 def propose(module: nn.Module, images: Tensor, readout: Readout | None = None) -> Proposal:
@@ -62,7 +54,7 @@ def propose(module: nn.Module, images: Tensor, readout: Readout | None = None) -
             f"{type(uncompiled(module)).__name__} has no layer whose positions influence its outputs and behind which there are learned "
             "weights; to explain one of its layers, set model.layer=..."
         )
-    return Proposal(found.layer, found.reason)
+    return found
 
 
 def _last_maps(traced: graph.Traced, images: Tensor) -> Proposal | None:
@@ -106,7 +98,7 @@ def _same(module: nn.Module, node: fx.Node) -> Iterator[fx.Node]:
 
 def _is_map(size: torch.Size, images: torch.Size) -> bool:
     """Return whether this is (N,K,h,w) with more than one position. Channels last, (N,h,w,K), lacks the image's proportions."""
-    return len(size) == 4 and size[2] * size[3] > 1 and abs(size[2] - size[3] * images[2] / images[3]) <= 1
+    return len(size) == 4 and size[2] * size[3] > 1 and in_proportion(size[2], size[3], images)
 
 
 def _is_sequence(size: torch.Size, images: torch.Size) -> bool:

@@ -161,7 +161,7 @@ class SplitModel:
     @property
     def head_graph(self) -> fx.GraphModule | None:
         """The traced head: its first placeholder is the activations, the others are the context. None where a hook is used."""
-        return cutting.behind_grid(self._cut.after, self.grid) if isinstance(self._cut, _GraphCut) else None
+        return self._cut.behind(self.grid) if isinstance(self._cut, _GraphCut) else None
 
     @cached_property
     def layers(self) -> list[str]:
@@ -282,6 +282,14 @@ class _GraphCut:
         behind = [n for n in nodes if n in after and n.op != "output"]
         self.before = cutting.extract(traced.root, before, inputs, (node, beside))
         self.after = cutting.extract(traced.root, behind, [node, *beside], output)
+        self._behind: dict[tuple[str, bool], fx.GraphModule] = {}
+
+    def behind(self, grid: Grid) -> fx.GraphModule:
+        """Return the head that reads maps, and the prefix tokens if there are any; it is made once, since methods ask for each batch."""
+        key = grid.layout, grid.prefix > 0
+        if key not in self._behind:
+            self._behind[key] = cutting.behind_grid(self.after, grid)
+        return self._behind[key]
 
     def trunk(self, normalised: Tensor) -> tuple[Tensor, Context]:
         activations, context = self.before(normalised)

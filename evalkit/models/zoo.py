@@ -12,9 +12,10 @@ from evalkit.errors import UserError, cause
 from evalkit.executed import UserModule, executed_modules
 from evalkit.imports import arguments_refused, failure, find
 from evalkit.models.copies import eval_copy, uncompiled
+from evalkit.models.influence import Proposal
 from evalkit.models.normalisation import example_normalisation
 from evalkit.models.outputs import check_meaning
-from evalkit.models.proposal import NoLayer, Proposal, propose
+from evalkit.models.proposal import NoLayer, propose
 from evalkit.models.readout import Readout
 from evalkit.models.settings import ModelConfig
 from evalkit.models.split import SplitModel
