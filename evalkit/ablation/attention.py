@@ -80,7 +80,7 @@ def read(head: fx.GraphModule) -> Parts | None:
         return None
     found_attentions = (_attention(head, node, linears, by_batch, ablated) for node in head.graph.nodes if node in behind)
     attentions = [attention for attention in found_attentions if attention is not None]
-    last = _last(head, output)
+    last = last_linear(head, output)
     wanted_output = output.args[0] if last is not None else output
     assert isinstance(wanted_output, fx.Node)
     needed = _needed(wanted_output, {a.node for a in attentions} | set(linears), behind)
@@ -184,7 +184,8 @@ def _is_linear(head: fx.GraphModule, node: fx.Node, source: fx.Node, by_batch: s
     return type(head.get_submodule(str(node.target))) is nn.Linear if node.op == "call_module" else node.target is F.linear
 
 
-def _last(head: fx.GraphModule, output: fx.Node) -> nn.Linear | None:
+def last_linear(head: fx.GraphModule, output: fx.Node) -> nn.Linear | None:
+    """Return the linear layer that makes a head's output (N,C) of one value (N,in); None where something else does."""
     module = head.get_submodule(str(output.target)) if output.op == "call_module" else None
     return module if type(module) is nn.Linear and len(shape(output)) == 2 and len(output.args) == 1 else None
 

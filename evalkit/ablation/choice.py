@@ -6,7 +6,7 @@ import weakref
 import torch
 from torch import Tensor, fx, nn
 
-from evalkit.ablation.attention import read
+from evalkit.ablation.attention import last_linear, read
 from evalkit.ablation.tiers import ClosedForm, MixOnce, OneOutputChannel, Repeat, Tier
 from evalkit.ablation.tokens import NormThenLinear
 from evalkit.errors import cause
@@ -111,8 +111,8 @@ def _mix_once(head: fx.GraphModule, g: fx.GraphModule, mixing: fx.Node, rest: li
     """Return tier 2 for a linear layer, or for a convolution whose kernel covers its whole input and therefore is one."""
     layer, output = head.get_submodule(str(mixing.target)), _output(head)
     assert isinstance(layer, nn.Linear | nn.Conv2d)
-    last = head.get_submodule(str(output.target)) if output.op == "call_module" else None
-    if type(last) is nn.Linear and len(shape(output)) == 2 and len(output.args) == 1:
+    last = last_linear(head, output)
+    if last is not None:
         before = output.all_input_nodes[0]
         return MixOnce(g, layer, extract(head, [n for n in rest if n is not output], [mixing], before), last)
     return MixOnce(g, layer, extract(head, rest, [mixing], output), None)
