@@ -94,8 +94,9 @@ class Probe:
     @property
     def with_all_tokens(self) -> "Probe":
         """The probe whose activations hold the prefix tokens too, (N,K,1,T); the probe itself where there are none."""
+        positions = self.activations[0, 0].numel()  # first: the network reads its grid from the first activations
         prefix = self.context[0].shape[1] if self.net.grid.prefix else 0
-        return self.at(self.net.with_tokens(prefix + self.activations[0, 0].numel())) if prefix else self
+        return self.at(self.net.with_tokens(prefix + positions)) if prefix else self
 
     def written(self, *, by_value: bool = False) -> list[str]:
         """Return the names of what was written into or replaced; a method must do neither, since all methods share it.

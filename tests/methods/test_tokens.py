@@ -75,7 +75,9 @@ def test_ablation_cam_is_the_plain_loop_over_the_whole_network(prefix, layout, l
     drops = torch.stack([full - without(k)[0] for k in range(8)], 1)
     expected = torch.einsum("nk,nkhw->nhw", drops / full.abs()[:, None], as_maps(out, prefix)).relu()
     found = methods.ablation_cam(probe, tokens=tokens)
-    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-11) and float(expected.max()) > 0
+    ablated = probe.with_all_tokens if tokens == "all" else probe
+    assert torch.allclose(ablated.drops, drops, rtol=1e-9, atol=1e-11) and float(drops.abs().max()) > 0
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-11)
     assert torch.allclose(probe.activations, as_maps(out, prefix), rtol=1e-9, atol=1e-12)
     assert probe.written(by_value=True) == []
 
