@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from evalkit import SplitModel, protocol
 from evalkit.config.compose import compose_jobs
@@ -122,6 +123,40 @@ def brute_force_drops(
         handle = module.get_submodule(name).register_forward_hook(ablate(channel))
         drops.append(full - scores())
         handle.remove()
+    return torch.stack(drops, dim=1)
+
+
+class ZeroedResult(TorchFunctionMode):
+    """Sets a channel to zero in the result of every torch function that equals `activations` (N,K,h,w), float64, up to rounding."""
+
+    def __init__(self, activations: Tensor, channel: int) -> None:
+        super().__init__()
+        self.activations, self.channel, self.found = activations, channel, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, and change its result where it is the layer's output."""
+        result = func(*args, **(kwargs or {}))
+        if (
+            isinstance(result, Tensor)
+            and result.shape == self.activations.shape
+            and torch.allclose(result, self.activations, rtol=1e-9, atol=0)
+        ):
+            self.found += 1
+            result = result.clone()
+            result[:, self.channel] = 0
+        return result
+
+
+def brute_force_drops_of_function(
+    module: nn.Module, activations: Tensor, normalised: Tensor, targets: Tensor, channels: Sequence[int]
+) -> Tensor:
+    """Return y - y^k (N,len(channels)) as above, for a layer that is the output of a function, which takes no hook."""
+    with torch.no_grad():
+        full, drops = module(normalised).gather(1, targets[:, None])[:, 0], []
+        for channel in channels:
+            with ZeroedResult(activations, channel) as zeroed:
+                drops.append(full - module(normalised).gather(1, targets[:, None])[:, 0])
+            assert zeroed.found, "no function of the network returns the layer's output"
     return torch.stack(drops, dim=1)
 
 
