@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pretend
 import pytest
+import timm
 import torch
 from builders import HALF, TinyFC, TinyGAP, Untraceable, fresh, tiny_overrides
 from PIL import Image
@@ -63,6 +64,24 @@ METHODS = {name: getattr(methods, name) for name in methods.__all__} | {
 """All methods, some with several parameters."""
 
 
+def small_vit() -> nn.Module:
+    """Return a transformer with a class token, and weights so large that rounding is small beside a drop."""
+    module = timm.models.VisionTransformer(img_size=16, patch_size=4, embed_dim=24, depth=3, num_heads=2, num_classes=5)
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, 0, 1.5 / parameter[0].numel() ** 0.5)
+    return module
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.features, self.head = nn.Conv2d(3, 7, 4, 4), nn.Linear(7, 7), nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(self.patches(x).permute(0, 2, 3, 1)).relu().square().mean((1, 2)))
+
+
 def maps_or_refusal(name, net, images) -> Tensor | str:
     try:
         return apply_method(name, METHODS[name], Probe(net, images)).cpu()
@@ -70,13 +89,19 @@ def maps_or_refusal(name, net, images) -> Tensor | str:
         return str(reason)
 
 
-@pytest.mark.parametrize(("factory", "tier"), [(TinyGAP, 1), (TinyFC, 2), (ConvHead, 2), (ResidualHead, 3), (Untraceable, 3)])
-def test_every_method_gives_the_maps_of_the_cpu_and_hardly_waits(factory, tier):
+NETWORKS = [
+    (TinyGAP, "features", 1), (TinyFC, "features", 2), (ConvHead, "features", 2), (ResidualHead, "features", 3),
+    (Untraceable, "features", 3), (small_vit, "blocks.1", 2), (ChannelsLast, "features", 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("factory", "layer", "tier"), NETWORKS)
+def test_every_method_gives_the_maps_of_the_cpu_and_hardly_waits(factory, layer, tier):
     module, images = factory().eval().requires_grad_(False), torch.rand(3, 3, 16, 16)
-    expected = {name: maps_or_refusal(name, SplitModel(module, "features", mean=HALF, std=HALF), images) for name in METHODS}
+    expected = {name: maps_or_refusal(name, SplitModel(module, layer, mean=HALF, std=HALF), images) for name in METHODS}
     waits = {}
     with Accelerator() as accelerator:
-        net = SplitModel(copy.deepcopy(module).to(pretend.DEVICE), "features", mean=HALF, std=HALF)
+        net = SplitModel(copy.deepcopy(module).to(pretend.DEVICE), layer, mean=HALF, std=HALF)
         assert Probe(net, images).tier.number == tier  # chosen here, with the waits of its checks
         if isinstance(expected["guided_backprop"], Tensor):
             maps_or_refusal("guided_backprop", net, images)  # rewrites the network once
@@ -122,13 +147,13 @@ class Counted:
         return [Counter({wait: count for wait, count in waits.items() if not wait.method}) for waits in self.batches]
 
 
-def assert_same(run: RunFolder, expected: RunFolder) -> None:
+def assert_same(run: RunFolder, expected: RunFolder, atol: float = 1e-6) -> None:
     """Rows equal but for rounding; those whose masks rounding may change are left out."""
     rows, of_the_cpu = run.rows(), expected.rows()
     stable = (of_the_cpu.rank_gap.isna() | (of_the_cpu.rank_gap >= 1e-5)).to_numpy()
-    pd.testing.assert_frame_equal(rows[stable], of_the_cpu[stable], rtol=1e-4, atol=1e-6)
+    pd.testing.assert_frame_equal(rows[stable], of_the_cpu[stable], rtol=1e-4, atol=atol)
     maps, maps_of_the_cpu = (load_runs([folder.path])[0].maps for folder in (run, expected))
-    pd.testing.assert_frame_equal(maps, maps_of_the_cpu, rtol=1e-4, atol=1e-6)
+    pd.testing.assert_frame_equal(maps, maps_of_the_cpu, rtol=1e-4, atol=atol)
 
 
 FEW = ["method=[grad_cam]", "protocol.top_percent=[20]"]
@@ -206,6 +231,17 @@ def test_several_layers_and_their_fused_maps(folder, tmp_path, monkeypatch):
     expected = on_the_cpu([*overrides, f"out={tmp_path / 'cpu'}"])
     assert "grad_cam@mean" in set(expected.rows().method)
     assert_same(run.folder, expected)
+
+
+def test_tokens(folder, tmp_path, monkeypatch):
+    overrides = [*tiny_overrides(folder, tmp_path / "cpu", "test_accelerator.small_vit"), *MANY, "batch_size=2", "limit=8"]
+    overrides += ["model.layer=blocks.1"]
+    expected = on_the_cpu(overrides)
+    run = Counted([*overrides, f"out={tmp_path / 'device'}"], monkeypatch)
+    assert_same(run.folder, expected, atol=1e-5)  # the gap of two neighbouring values of a map has the rounding of attentions
+    for waits in run.outside_methods():
+        assert [(wait.file, wait.function, count) for wait, count in waits.items()] == [("evaluation/targets.py", "explained", 1)]
+    assert {wait.method for wait in run.batches[-1]} == {"", "score_cam"}, table(run.batches[-1])
 
 
 @pytest.mark.parametrize("bits", [8, 16])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -213,22 +214,28 @@ def _heads(head: fx.GraphModule, node: fx.Node, linears: list[fx.Node]) -> tuple
 
     The places are read off a run on the outputs' own numbers.
     """
-    source, chain = node, []
+    source, passed = node, []
     while source not in linears:
         inputs = [n for n in source.all_input_nodes if not is_batch_size(n)]
         part = source.op == "call_function" and getattr(source.target, "__name__", "") == "getitem"
         if len(inputs) != 1 or not (part or (source.op in ("call_function", "call_method") and source.target in _REARRANGE)):
             return None
-        chain.append(source)
+        passed.append(source)
         source = inputs[0]
     _, tokens, out = shape(source)
     numbers = torch.arange(tokens * out, dtype=torch.float64).view(1, tokens, out)
-    places = extract(head, chain[::-1], [source], node)(numbers)
+    places = extract(head, passed[::-1], [source], node)(numbers)
     if places.dim() != 4 or places.shape[0] != 1 or places.shape[2] != tokens:
         return None
     rows = places[0, :, 0].long()
     expected = rows[:, None] + out * torch.arange(tokens)[:, None]
-    return (linears.index(source), rows) if bool((rows < out).all()) and torch.equal(places[0].long(), expected) else None
+    if not bool((rows < out).all()) or not torch.equal(places[0].long(), expected):
+        return None
+    return linears.index(source), rows.to(_device(head))  # as an index of the host it would be sent for each image
+
+
+def _device(head: fx.GraphModule) -> torch.device:
+    return next(tensor.device for tensor in chain(head.parameters(), head.buffers()))
 
 
 def _parameters(head: fx.GraphModule, norm: fx.Node | None, linears: list[fx.Node], attentions: list[Attention]) -> fx.GraphModule:
