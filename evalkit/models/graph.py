@@ -4,7 +4,7 @@ import inspect
 import keyword
 import operator
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,13 +181,24 @@ def crossing(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
     """Return the nodes that the part after `node` reads besides it: none where the layer separates the graph.
 
     Values that depend on no input (parameters and what is computed from them) do not count, since the head computes them
-    itself, nor does the batch size, which every tensor of a batch has.
+    itself, nor do sizes: they are the same for all images of a batch.
     """
+    return [n for n in _read_behind(graph, node) if not is_size(n)]
+
+
+def measured(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
+    """Return the nodes before `node` of whose value the part after it reads sizes other than that of the batch, and nothing else."""
+    read = _read_behind(graph, node)
+    tensors = dict.fromkeys(tensor for n in read if is_size(n) for tensor in _measured_by(n))
+    return [tensor for tensor in tensors if tensor is not node and tensor not in read]
+
+
+def _read_behind(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
     after = descendants(node)
     inputs = [n for n in graph.nodes if n.op == "placeholder"]
     varying = set(inputs).union(*(descendants(n) for n in inputs))
     reads = {arg: None for user in graph.nodes if user in after for arg in user.all_input_nodes}
-    return [n for n in reads if n in varying and n not in after and n is not node and not is_batch_size(n)]
+    return [n for n in reads if n in varying and n not in after and n is not node]
 
 
 def behind_grid(head: fx.GraphModule, grid: Grid) -> fx.GraphModule:
@@ -220,6 +231,33 @@ def is_batch_size(node: fx.Node) -> bool:
     return False
 
 
+def is_size(node: fx.Node) -> bool:
+    """Return whether a node is a tensor's shape, one of its sizes, its dtype or device, or is computed from these alone."""
+    if node.op == "call_method" and node.target in ("size", "dim"):
+        return True
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in ("shape", "ndim", "dtype", "device")
+    inputs = node.all_input_nodes
+    return node.op in ("call_function", "call_method") and bool(inputs) and all(map(is_size, inputs))
+
+
+def _measured_by(size: fx.Node) -> list[fx.Node]:
+    """Return the tensors from whose sizes, other than that of the batch, a node is computed."""
+    if is_batch_size(size):
+        return []
+    return [tensor for part in size.all_input_nodes for tensor in (_measured_by(part) if is_size(part) else [part])]
+
+
+def carried(tensor: Tensor) -> Tensor:
+    """Return an empty tensor that holds the sizes of a tensor (N,...) as (N,0,...): a head reads sizes where it must not need values."""
+    return tensor.new_empty(len(tensor), 0, *tensor.shape[1:])
+
+
+def with_sizes(carrier: Tensor) -> Tensor:
+    """Return zeros of the sizes that `carried` has written down, in the memory of one number."""
+    return carrier.new_zeros(()).expand(len(carrier), *carrier.shape[2:])
+
+
 def _measured(node: fx.Node) -> object:
     """Return the node of the tensor whose batch size this is."""
     source = node.args[0]
@@ -227,16 +265,22 @@ def _measured(node: fx.Node) -> object:
 
 
 def extract(
-    module: nn.Module, wanted: Iterable[fx.Node], inputs: Sequence[fx.Node], outputs: fx.Node | tuple[fx.Node, list[fx.Node]]
+    module: nn.Module,
+    wanted: Iterable[fx.Node],
+    inputs: Sequence[fx.Node],
+    outputs: fx.Node | tuple[fx.Node, list[fx.Node]],
+    sizes: Mapping[fx.Node, fx.Node] | None = None,
 ) -> fx.GraphModule:
     """Return a module that computes `outputs` from `inputs` with the `wanted` nodes, given in graph order; submodules are shared.
 
-    Batch sizes of tensors outside are read from the first input, so that the module accepts any number of images.
+    Batch sizes of tensors outside are read from the first input, so that the module accepts any number of images. `sizes` gives for
+    a tensor outside the input that has `carried` its other sizes.
     """
     graph, wanted = fx.Graph(), list(wanted)
     inside = {*inputs, *wanted}
     env: dict[fx.Node, fx.Node] = {node: graph.placeholder(node.name) for node in inputs}
     batch = graph.call_method("size", (env[inputs[0]], 0)) if inputs else None
+    env |= {tensor: graph.call_function(with_sizes, (env[carrier],)) for tensor, carrier in (sizes or {}).items()}
 
     def value(node: fx.Node) -> fx.Node:
         if node not in env:

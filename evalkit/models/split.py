@@ -267,8 +267,7 @@ class _GraphCut:
     """The graph in two parts: what does not depend on the layer's output, and what does."""
 
     def __init__(self, traced: cutting.Traced, layer: str) -> None:
-        nodes = list(traced.graph.nodes)
-        output = nodes[-1].args[0]
+        (output,) = next(reversed(traced.graph.nodes)).args
         if not isinstance(output, fx.Node):
             raise TypeError(f"it returns {described(output)}")
         node = traced.node(layer)
@@ -277,11 +276,17 @@ class _GraphCut:
         if output is not node and output not in after:
             raise UserError(f"layer '{layer}' does not influence the output")
         beside = cutting.crossing(traced.graph, node)
+        sizes = {}
+        for tensor in cutting.measured(traced.graph, node):
+            with traced.graph.inserting_after(tensor):
+                sizes[tensor] = traced.graph.call_function(cutting.carried, (tensor,))
+        beside += sizes.values()
+        nodes = list(traced.graph.nodes)
         inputs = [n for n in nodes if n.op == "placeholder"][:1]
         before = [n for n in nodes if n not in after and n.op not in ("placeholder", "output")]
         behind = [n for n in nodes if n in after and n.op != "output"]
         self.before = cutting.extract(traced.root, before, inputs, (node, beside))
-        self.after = cutting.extract(traced.root, behind, [node, *beside], output)
+        self.after = cutting.extract(traced.root, behind, [node, *beside], output, sizes)
         self._behind: dict[tuple[str, bool], fx.GraphModule] = {}
 
     def behind(self, grid: Grid) -> fx.GraphModule:
