@@ -22,7 +22,7 @@ from evalkit.config.schema import Job, RunConfig
 from evalkit.config.sentences import composition_error, refusal, shown
 from evalkit.config.spelling import has_marks, settle, settle_call, swept_name, unmarked
 from evalkit.config.yaml_files import search_path
-from evalkit.errors import UserError, did_you_mean
+from evalkit.errors import UserError, did_you_mean, nearest
 from evalkit.imports import find
 from evalkit.models.settings import ModelConfig
 
@@ -257,9 +257,26 @@ def _check_keys(parsed: list[Override], extra: list[str]) -> None:
         key = override.key_or_group
         if not override.is_add() and not override.is_delete() and key not in known and key not in GROUPS and not key.startswith("hydra"):
             group, method, *_ = [*key.split("."), ""]
+            if group == "method" and f"method.{method}" in known:
+                raise _unknown_switch(key, method, known)
             if group == "method" and method in choices("method"):
                 raise UserError(f"'{key}' is set, but {method} is not among the chosen methods: add it to method=[...]")
             raise UserError(f"no key '{key}' in the configuration{did_you_mean(key, known)}")
+
+
+def _unknown_switch(key: str, method: str, known: set[str]) -> UserError:
+    """Return the error of a key that a chosen method does not have."""
+    own = f"method.{method}."
+    name, switches = key.removeprefix(own), sorted(each.removeprefix(own) for each in known - {f"{own}_target_"} if each.startswith(own))
+    if name.rstrip("s") in ("layer", "target_layer"):
+        return UserError(
+            f"'{key}' is set, but a method has no layer of its own: all of them explain model.layer, and model.layer=[a,b] explains several"
+        )
+    if method not in choices("method"):
+        return UserError(f"no key '{key}' in the configuration: a further argument of {method} needs a plus, as in +{key}=...")
+    near = nearest(name, switches)
+    takes = f"{method} takes {', '.join(switches) or 'no settings'}"
+    return UserError(f"'{key}' is set, but {method} takes no '{name}'" + (f"; did you mean '{near}'? " if near else ": ") + takes)
 
 
 def _keys(config: DictConfig, prefix: str = "") -> set[str]:

@@ -172,6 +172,21 @@ def test_a_switch_of_a_method_that_was_not_chosen():
         compose_jobs(["method=[grad_cam]", "method.ablation_cam.drop=softmax", "data=digits"])
 
 
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("method.grad_cam.gradiant=softmax", r"grad_cam takes no 'gradiant'; did you mean 'gradient'\? grad_cam takes gradient$"),
+        ("method.ablation_cam.zzz=1", r"ablation_cam takes no 'zzz': ablation_cam takes drop, normalise$"),
+        ("method.centre.power=2", r"centre takes no 'power': centre takes no settings$"),
+        ("method.grad_cam.layer=layer4", r"a method has no layer of its own: .*, and model\.layer=\[a,b\] explains several$"),
+        ("method.mine.power=2", r"a further argument of mine needs a plus, as in \+method\.mine\.power=\.\.\.$"),
+    ],
+)
+def test_an_unknown_key_of_a_method_that_was_chosen(override, says):
+    with pytest.raises(UserError, match=says):
+        compose_jobs(["method=[grad_cam,ablation_cam,centre]", "+method.mine._target_=mine.f", override, "data=digits"])
+
+
 @pytest.mark.parametrize("text", ["sample: 3\n", "# Mine\n# @package _global_\nsample: 3\n", "defaults:\n  - override /data: digits\n"])
 def test_an_experiment_without_its_first_line(tmp_path, text):
     (tmp_path / "experiment").mkdir()
