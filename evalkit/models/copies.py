@@ -18,7 +18,7 @@ COMPILED = "_orig_mod"
 def eval_copy(module: nn.Module) -> nn.Module:
     """Copy all module objects and put them into eval mode; every tensor is shared.
 
-    Modules compiled by torch.compile are replaced by the modules that were compiled, whose layers can be read.
+    Modules compiled by torch.compile, the whole or parts, are replaced by those that were compiled, whose layers can be read.
 
     Raises UserError: the module is scripted, cannot be copied, or its `eval` fails.
     """
@@ -36,8 +36,9 @@ def eval_copy(module: nn.Module) -> nn.Module:
         copied = _without_compilers(copy.deepcopy(uncompiled(module), memo))
     except Exception as reason:  # locks, open files, tensors that are part of a graph, a user's own __deepcopy__
         raise UserError(f"{name} cannot be copied ({first_line(reason)}): keep such attributes out of the module") from reason
-    theirs, ours = uncompiled(module).state_dict(keep_vars=True), copied.state_dict(keep_vars=True)
-    for key, value in theirs.items():
+    ours = copied.state_dict(keep_vars=True)
+    for name_there, value in uncompiled(module).state_dict(keep_vars=True).items():
+        key = uncompiled_name(name_there)
         if isinstance(value, Tensor) and not (value is ours.get(key) or _same(value, ours.get(key))):
             raise UserError(f"{name} cannot be copied: its __deepcopy__ gives the copy another {key}; remove it, or copy the values there")
     if not any(part.training for part in copied.modules()):

@@ -13,6 +13,7 @@ from torchvision.models import googlenet, resnet18
 from evalkit import Probe, SplitModel
 from evalkit.errors import UserError
 from evalkit.methods import ablation_cam, grad_cam, grad_cam_pp
+from evalkit.models.proposal import propose
 
 
 def state_of(module: nn.Module) -> dict:
@@ -265,6 +266,24 @@ def test_a_compiled_network_is_cut_like_the_one_that_was_compiled():
     net = SplitModel(torch.compile(module, backend="eager"), "_orig_mod.features", mean=HALF, std=HALF)
     images = torch.rand(3, 3, 16, 16)
     assert torch.equal(net(images), SplitModel(module, "features", mean=HALF, std=HALF)(images))
+
+
+def test_compiled_parts_are_cut_like_those_that_were_compiled():
+    module, images = TinyGAP().eval(), torch.rand(3, 3, 16, 16)
+    plain = SplitModel(module, "features.1", mean=HALF, std=HALF)
+    logits, activations = plain(images), plain.trunk(images)[0]
+    module.features[1] = torch.compile(module.features[1], backend="eager")
+    module.features, module.fc = torch.compile(module.features, backend="eager"), torch.compile(module.fc, backend="eager")
+    with torch.no_grad():
+        assert torch.equal(module((images - 0.5) / 0.5), logits)  # compiled by now
+    compiler = type(module.fc)
+    for layer in ("features.1", "features._orig_mod.1._orig_mod"):
+        net = SplitModel(module, layer, mean=HALF, std=HALF)
+        assert torch.equal(net(images), logits) and torch.equal(net.trunk(images)[0], activations)
+        assert net.layers == plain.layers and net.head_graph is not None
+        assert net.module.fc.weight is module.fc.weight
+    assert [name for name, part in module.named_modules() if isinstance(part, compiler)][:1] == ["features"]  # the caller's stays compiled
+    assert propose(module, images).layer == propose(plain.module, images).layer
 
 
 def test_a_scripted_network_is_refused():
