@@ -139,7 +139,7 @@ class Probe:
     @shared
     def logits(self) -> Tensor:
         """Class scores before softmax (N,C)."""
-        with torch.no_grad():
+        with torch.no_grad(), self.net.told(self.images):
             return self.net.head(*self._trunk)
 
     @shared

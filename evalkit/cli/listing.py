@@ -52,11 +52,10 @@ def _refuse_names(what: str, names: list[str], conf: Path | None) -> None:
 
 def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
     """Return the layers of a model as a table; the configured or proposed ones are marked with their tiers of Ablation-CAM."""
-    import torch
-
     from evalkit.config.compose import compose_jobs
     from evalkit.models import zoo
     from evalkit.models.copies import eval_copy
+    from evalkit.models.failing import cannot_process
     from evalkit.models.layers import explainable
     from evalkit.models.proposal import NoLayer
     from evalkit.output import listing
@@ -71,8 +70,8 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
         config, caption = job.config.model, job.proposal
     except NoLayer as reason:
         config, caption = compose_jobs([*overrides, "model.layer=''"], conf=conf)[0].config.model, str(reason)
-    module, size = eval_copy(zoo.build(config)[0]), zoo.input_size(config)
-    images = torch.rand(2, config.channels, *size)
+    module = eval_copy(zoo.build(config)[0])
+    images = zoo.images_for(module, config)
     try:
         found = list(explainable(module, images, zoo.readout(config)))
         for layer in filter(None, config.layers):
@@ -81,5 +80,5 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
     except UserError:
         raise
     except Exception as reason:  # a user's forward may raise anything
-        raise zoo.cannot_process(module, config, size, reason) from reason
+        raise cannot_process(module, config.factory, config.channels, zoo.input_size(config), reason) from reason
     return listing.layers(f"layers of {model}, in the order of the data", caption, found, about)

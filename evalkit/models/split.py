@@ -6,8 +6,8 @@ but has its own module objects.
 
 import copy
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from evalkit.errors import UserError, cause, did_you_mean, first_line
 from evalkit.models import graph as cutting
 from evalkit.models import outlets
 from evalkit.models.copies import eval_copy, uncompiled_name
+from evalkit.models.failing import Failed, cannot_process, device_and_dtype
 from evalkit.models.grid import Chosen, Grid, grid_of, prefix_tokens
 from evalkit.models.normalisation import check_normalisation
 from evalkit.models.readout import Readout, described
@@ -65,8 +66,7 @@ class SplitModel:
         self.module = eval_copy(module)
         self.name = type(self.module).__name__
         self.layer = uncompiled_name(layer)
-        example = next((p for p in self.module.parameters() if p.is_floating_point()), torch.empty(0))
-        self.device, self.dtype = example.device, example.dtype
+        self.device, self.dtype = device_and_dtype(self.module)
         self.mean = torch.tensor(mean, device=self.device, dtype=self.dtype).view(1, -1, 1, 1)
         self.std = torch.tensor(std, device=self.device, dtype=self.dtype).view(1, -1, 1, 1)
         self.channels = max(len(mean), len(std))
@@ -97,7 +97,7 @@ class SplitModel:
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Context]:
         """Map images (N,3,H,W) in [0,1] to activations A (N,K,h,w) and the head's context, without gradients."""
-        with torch.no_grad():
+        with torch.no_grad(), self.told(images):
             normalised = (images.to(self.device, self.dtype) - self.mean) / self.std
             if not self._checked:
                 self._check(normalised[:1])
@@ -140,8 +140,19 @@ class SplitModel:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map images (N,3,H,W) in [0,1] to logits (N,C), without gradients."""
-        with torch.no_grad():
+        with torch.no_grad(), self.told(images):
             return self.head(*self.trunk(images))
+
+    @contextmanager
+    def told(self, images: Tensor) -> Iterator[None]:
+        """Raise `Failed`, a UserError, for whatever the network raises on images (N,C,H,W), except where memory runs out."""
+        try:
+            yield
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as reason:  # a user's forward may raise anything
+            channels, *size = images.shape[1:]
+            raise Failed(str(cannot_process(self.module, self.name, channels, (size[0], size[1]), reason))) from reason
 
     @property
     def grid(self) -> Grid:

@@ -4,25 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from evalkit.data.decode import Preprocess
 from evalkit.data.labels import Classes, load_classes, load_quantity
-from evalkit.errors import UserError, cause
+from evalkit.errors import UserError
 from evalkit.executed import UserModule, executed_modules
 from evalkit.imports import arguments_refused, failure, find
-from evalkit.models.copies import eval_copy, uncompiled
+from evalkit.models.copies import uncompiled
+from evalkit.models.failing import Failed, cannot_process, device_and_dtype
 from evalkit.models.influence import Proposal
-from evalkit.models.normalisation import example_normalisation
 from evalkit.models.outputs import check_meaning
 from evalkit.models.proposal import NoLayer, propose
 from evalkit.models.readout import Readout
 from evalkit.models.settings import ModelConfig
 from evalkit.models.split import SplitModel
 from evalkit.models.weights import fill, hash_weights, origin, require_values
-
-_COMMON_SIDES = (224, 299, 384, 64, 32, 28)
-"""Sizes of images tried where a network cannot process the configured one."""
 
 
 @dataclass(frozen=True)
@@ -94,44 +91,29 @@ def proposed_layer(config: ModelConfig) -> Proposal:
     try:
         with torch.device("meta"):  # nothing is computed there, so a constructor that reads its own values fails
             module = _construct(config, config.seed)
-        images = torch.empty(2, config.channels, *size, device="meta")  # two, since a graph may hold the batch size
+            images = images_for(module, config)  # two, since a graph may hold the batch size
         return propose(module, images, readout(config))
     except Exception:  # raised again below unless only the meta device is its cause
         pass
     module = _construct(config, config.seed)
+    if device_and_dtype(module)[1] in (torch.float16, torch.bfloat16):  # values so coarse hide which of them others influence
+        try:
+            module = _construct(config, config.seed).float()
+            return propose(module, images_for(module, config), readout(config))
+        except Exception:  # its forward may need the other precision
+            module = _construct(config, config.seed)
     try:
-        return propose(module, torch.rand(2, config.channels, *size), readout(config))
+        return propose(module, images_for(module, config), readout(config))
     except UserError:
         raise
     except Exception as reason:  # a user's forward may raise anything
-        raise NoLayer(f"{cannot_process(module, config, size, reason)}, so no layer can be proposed") from reason
+        raise NoLayer(f"{cannot_process(module, config.factory, config.channels, size, reason)}, so no layer can be proposed") from reason
 
 
-def cannot_process(module: nn.Module, config: ModelConfig, size: tuple[int, int], reason: Exception) -> UserError:
-    """Return the error of a module that fails on images of `size` (height, width); it names what works instead: a size, a number."""
-    return UserError(
-        f"{config.factory} cannot process a {size[0]}x{size[1]} image: {cause(reason)}{_what_works(module, config.channels, size)}"
-    )
-
-
-def _what_works(module: nn.Module, configured: int, size: tuple[int, int]) -> str:
-    """Return a hint at another size, or number of channels, of images that a module takes; empty where none was found."""
-    evaluated, device = eval_copy(module), next((p.device for p in module.parameters()), None)
-    sides = [(configured, (side, side)) for side in _COMMON_SIDES if (side, side) != size]
-    first = [part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)][:1]
-    tried = [(configured, size), *sides, *((channels, size) for channels in (*first, 1, 3, 4, 2) if channels != configured)]
-    for channels, (height, width) in tried:
-        try:
-            with torch.no_grad():
-                evaluated(torch.rand(1, channels, height, width, device=device))
-        except Exception:  # only what works is of interest
-            continue
-        if channels == configured and (height, width) == size:
-            return "; it takes one such image, but not two: its forward may fix the batch size, as view(1, -1) does instead of flatten(1)"
-        if channels == configured:
-            return f"; it takes {height}x{width}: check model.resize and model.crop"
-        return f"; it takes {channels}-channel images: set model.channels={channels} {example_normalisation(channels)}"
-    return ""
+def images_for(module: nn.Module, config: ModelConfig) -> Tensor:
+    """Return two random images (2,C,H,W) of the configured size, on the module's device and in its precision."""
+    device, dtype = device_and_dtype(module)
+    return torch.rand(2, config.channels, *input_size(config), device=device, dtype=dtype)
 
 
 def _construct(config: ModelConfig, seed: int) -> nn.Module:
@@ -172,10 +154,10 @@ def _check(nets: Sequence[SplitModel], config: ModelConfig, size: tuple[int, int
             raise UserError(f"{config.factory}: '{name}' has no running statistics, so its output depends on the other images of the batch")
     try:
         outputs: int = [each(image).shape[1] for each in nets][-1]
-    except UserError:
-        raise
-    except Exception as reason:  # a user's forward may raise anything
-        raise cannot_process(net.module, config, size, reason) from reason
+    except Failed as failed:
+        reason = failed.__cause__
+        assert isinstance(reason, Exception)
+        raise cannot_process(net.module, config.factory, config.channels, size, reason) from reason
     if outputs < 2 and config.output == "softmax":
         raise UserError(
             f"{config.factory} has {outputs} output, and a softmax needs two classes or more: set model.output=binary where its sign tells "

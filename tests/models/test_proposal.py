@@ -1,5 +1,7 @@
 """The layer that is explained where nobody named one."""
 
+import sys
+
 import pytest
 import torch
 from builders import TinyFC, TinyGAP, Untraceable
@@ -164,3 +166,30 @@ def test_a_proposal_does_not_touch_the_module():
     propose(module, torch.rand(2, 3, 16, 16))
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
     assert not any(part.training or part._forward_hooks for part in module.modules())
+
+
+class OnlyHalf(TinyGAP):
+    """Casts by itself, so that it runs in half precision only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.half())
+
+
+def half_tokens() -> nn.Module:
+    return ClassToken().half()
+
+
+def bfloat_tokens() -> nn.Module:
+    return ClassToken(2).bfloat16()
+
+
+@pytest.mark.parametrize("factory", ["half_tokens", "bfloat_tokens", "OnlyHalf"])
+def test_a_layer_is_proposed_for_networks_in_half_precision(factory, monkeypatch):
+    monkeypatch.setitem(sys.modules, "halves", sys.modules[__name__])
+    overrides = ["model=custom", f"model.factory=halves.{factory}", "model.layer=auto", "model.resize=[24,24]", "data=digits"]
+    layer = compose_jobs(overrides)[0].config.model.layer
+    assert layer == ("features.2" if factory == "OnlyHalf" else "blocks.1")

@@ -385,3 +385,30 @@ def test_a_forward_that_was_replaced_on_the_object_is_told():
     module.forward = lambda x: original(x * 2)
     with pytest.raises(UserError, match="forward was replaced on the object"):
         SplitModel(module, "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
+
+
+def test_images_of_another_size_than_the_network_takes():
+    """As the first images, and after others; in the trunk (a transformer's positions) and in the head (fully connected layers)."""
+    net = SplitModel(
+        nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(2), nn.Linear(16, 16), nn.Flatten(), nn.Linear(64, 5)), "2", mean=HALF, std=HALF
+    )
+    with pytest.raises(UserError, match=r"^Sequential cannot process a 40x32 image: RuntimeError: .*; it takes 32x32: check"):
+        _ = Probe(net, torch.rand(2, 3, 40, 32)).activations
+    assert Probe(net, torch.rand(2, 3, 32, 32)).logits.shape == (2, 5)
+    for look in (lambda probe: probe.activations, lambda probe: probe.logits):
+        with pytest.raises(UserError, match=r"^Sequential cannot process a 40x32 image"):
+            look(Probe(net, torch.rand(2, 3, 40, 32)))
+    head = SplitModel(TinyFC(), "features", mean=HALF, std=HALF)
+    assert Probe(head, torch.rand(2, 3, 16, 16)).logits.shape == (2, 5)
+    with pytest.raises(UserError, match=r"^TinyFC cannot process a 20x16 image: RuntimeError"):
+        _ = Probe(head, torch.rand(2, 3, 20, 16)).logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_fails_in_half_precision_and_works_in_float32_is_told_so(dtype):
+    class Full(TinyGAP):
+        def forward(self, x):
+            return super().forward(x) if self.fc.weight.dtype == torch.float32 else torch.linalg.inv(x)
+
+    with pytest.raises(UserError, match=r"^Full cannot process a 16x16 image: .*; it does in float32: return it with \.float\(\)$"):
+        SplitModel(Full().to(dtype), "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
