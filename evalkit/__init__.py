@@ -7,16 +7,18 @@ if TYPE_CHECKING:
     from evalkit import methods
     from evalkit.analysis.load import load_runs
     from evalkit.analysis.summary import compare, summarise
+    from evalkit.errors import UserError
     from evalkit.models.readout import Readout
     from evalkit.models.split import SplitModel
     from evalkit.probe import Probe
 
-__all__ = ["Probe", "Readout", "SplitModel", "compare", "load_runs", "methods", "summarise"]
+__all__ = ["Probe", "Readout", "SplitModel", "UserError", "compare", "load_runs", "methods", "summarise"]
 
 _MODULES = {
     "Probe": "evalkit.probe",
     "Readout": "evalkit.models.readout",
     "SplitModel": "evalkit.models.split",
+    "UserError": "evalkit.errors",
     "compare": "evalkit.analysis.summary",
     "load_runs": "evalkit.analysis.load",
     "summarise": "evalkit.analysis.summary",

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 
@@ -16,8 +17,12 @@ def first_line(reason: BaseException) -> str:
 
 
 def cause(reason: BaseException) -> str:
-    """Return the type of an exception and the first line of its message."""
-    return f"{type(reason).__name__}: {first_line(reason)}"
+    """Return the type of an exception and the first sentence of its message, without its full stop.
+
+    A sentence ends where a full stop behind a word is followed by a space and a capital: not within numbers and names.
+    """
+    sentence = re.split(r"(?<=[a-z\d)\]'\"`]{2})\.\s+(?=[A-Z])", first_line(reason).strip())[0]
+    return f"{type(reason).__name__}: {sentence.removesuffix('.')}"
 
 
 def printable(text: str) -> str:

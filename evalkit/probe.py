@@ -183,8 +183,8 @@ class Probe:
         found = torch.autograd.grad(total, activations, allow_unused=True)[0] if total.requires_grad else None
         if found is None:
             raise UserError(
-                f"{self.net.name} stops gradients between layer '{self.net.layer}' and its outputs, as detach, torch.no_grad and numpy do: "
-                "remove that, or choose methods without gradients"
+                f"{self.net.name} stops gradients between layer '{self.net.layer}' and its outputs, as detach, torch.no_grad, numpy and "
+                "quantised layers do: remove that, or choose methods without gradients"
             )
         return found
 

@@ -18,6 +18,7 @@ from evalkit.runs.identity import Identity
 
 CONTROLS = ("random", "constant", "centre", "edges", "fake_cam")
 NEARLY_CERTAIN = 0.9999
+WRITTEN = ("tables.md", "tables.tex", "summary.csv", "comparisons.csv", "maps.csv", "report.html")
 ITEM = ["index", "target"]
 POINT = ["select", "top_percent", "fill"]
 
@@ -133,7 +134,8 @@ def load_runs(paths: str | Place | Iterable[str | Place], *, allow_incomplete: b
     Raises UserError if a path is no run folder, or a run is not finished.
     """
     folders: list[Place] = []
-    for path in map(place, [paths] if isinstance(paths, str | Place) else paths):
+    given = list(map(place, [paths] if isinstance(paths, str | Place) else paths))
+    for path in [path for path in given if not _is_written(path)] or given:
         below = [record.parent for record in listed(path, "*/provenance.json")]
         folders += [path] if RunFolder(path).exists or not below else below
     runs = []
@@ -153,6 +155,11 @@ def load_runs(paths: str | Place | Iterable[str | Place], *, allow_incomplete: b
         rows, maps = (table.assign(method=table.method.map(names)) for table in (stored.rows, stored.maps))
         runs.append(Run(path, provenance, rows, maps, stored.shards, (folder,)))
     return _tagged(_merged(runs))
+
+
+def _is_written(path: Place) -> bool:
+    """Return whether this is what `evalkit tables` or `report` writes beside run folders, as a shell's `*` names it too."""
+    return (path.name in WRITTEN and path.is_file()) or (path.name == "figures" and not listed(path, "*/provenance.json"))
 
 
 def _printable(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """The layers of a network that can be explained."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,12 +30,15 @@ def explainable(module: nn.Module, images: Tensor, readout: Readout | None = Non
     """Yield every layer of a module that can be explained, in the order in which the data passes them.
 
     `module` is in eval mode; only the size of the images (N,C,H,W) matters. Left out is what does not influence the scores that
-    `readout` makes, and functions without the image's proportions, as in attention.
+    `readout` makes, what has one position, and functions without the image's proportions, as in attention; in networks with prefix
+    tokens also modules without them.
     """
     said, modules = prefix_tokens(module), dict(module.named_modules())
     for name, size, separates in _outputs(module, images, readout):
         grid = find_grid(size, images.shape, said) if size[0] == len(images) else None
-        if grid is not None and (name in modules or in_proportion(grid.height, grid.width, images.shape)):
+        if grid is None or grid.height * grid.width == 1:
+            continue
+        if (said is None and name in modules) or in_proportion(grid.height, grid.width, images.shape):
             yield Layer(name, size[1] if grid.layout == "maps" else size[-1], grid, separates)
 
 
@@ -53,12 +57,14 @@ def _outputs(module: nn.Module, images: Tensor, readout: Readout | None) -> Iter
 
 
 def _hooked(module: nn.Module, images: Tensor) -> list[tuple[str, torch.Size]]:
-    """Return what modules put out that may have positions, with its shape, in the order in which they finish."""
-    shapes: list[tuple[str, torch.Size]] = []
+    """Return what modules called once put out that may have positions, with its shape, in the order in which they finish."""
+    shapes: list[tuple[str, str, torch.Size]] = []
+    calls: Counter[str] = Counter()
 
     def watch(name: str, part: nn.Module) -> RemovableHandle:
         def keep(_module: nn.Module, _inputs: Any, out: Any) -> None:
-            shapes.extend((layer, tensor.shape) for layer, _, tensor in named(name, out) if tensor.dim() in (3, 4))
+            calls[name] += 1
+            shapes.extend((name, layer, tensor.shape) for layer, _, tensor in named(name, out) if tensor.dim() in (3, 4))
 
         return part.register_forward_hook(keep)
 
@@ -69,4 +75,4 @@ def _hooked(module: nn.Module, images: Tensor) -> list[tuple[str, torch.Size]]:
     finally:
         for handle in handles:
             handle.remove()
-    return shapes
+    return [(layer, shape) for name, layer, shape in shapes if calls[name] == 1]

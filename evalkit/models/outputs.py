@@ -78,8 +78,8 @@ def check_on_images(net: SplitModel, images: Tensor) -> None:
         all_logits = torch.cat([alone, net(noise.to(images.device))])
     if not close(together, alone, net.slack):
         raise UserError(
-            f"{net.name} puts out other logits for an image of the data set when another image is in its batch; hand over a network "
-            "that treats each image by itself"
+            f"{net.name} puts out other logits for an image of the data set when another image is in its batch, for example because of a "
+            "normalisation over the batch or of dynamic quantisation; hand over a network that treats each image by itself"
         )
     finite = scored(all_logits, all_logits.argmax(1))
     if not bool(finite.any()):

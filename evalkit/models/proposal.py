@@ -1,5 +1,6 @@
 """Proposal of the layer to explain where the config says `layer: auto`."""
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from evalkit.errors import UserError
 from evalkit.models import graph
-from evalkit.models.copies import uncompiled
+from evalkit.models.copies import eval_copy, uncompiled
 from evalkit.models.graph import shape
 from evalkit.models.grid import in_proportion
 from evalkit.models.influence import PASSES_ON, POOLS, Proposal, last_influential
@@ -48,13 +49,43 @@ def propose(module: nn.Module, images: Tensor, readout: Readout | None = None) -
         return proposal
     if images.is_meta:
         raise NotImplementedError("what influences the outputs is found with values only")
-    found = last_influential(module, images, readout)
+    network = type(uncompiled(module)).__name__
+    with warnings.catch_warnings():
+        # torch only warns where it leaves an operation out of the gradients
+        warnings.filterwarnings("error", ".*an autograd kernel was not registered", UserWarning)
+        try:
+            found = last_influential(module, images, readout)
+        except UserWarning:
+            found = None
+    if found is None and _is_quantised(module):
+        raise NoLayer(
+            f"no gradient passes through {network}, parts of which are quantised, so no layer can be proposed: hand over the network as it "
+            "was before quantisation"
+        )
+    if found is None and not _passes_gradients(module, images, readout):
+        raise NoLayer(
+            f"no gradient passes through {network}, as where forward runs under torch.no_grad, so no layer can be proposed: remove that, "
+            "or set model.layer=... and choose methods without gradients, such as ablation_cam"
+        )
     if found is None:
         raise NoLayer(
-            f"{type(uncompiled(module)).__name__} has no layer whose positions influence its outputs and behind which there are learned "
+            f"{network} has no layer whose positions influence its outputs and behind which there are learned "
             "weights; to explain one of its layers, set model.layer=..."
         )
     return found
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    """Return whether a part is one of torch's quantised modules, whose weights are no parameters."""
+    return any("quantized" in type(part).__module__.split(".") for part in module.modules())
+
+
+@torch.enable_grad()
+def _passes_gradients(module: nn.Module, images: Tensor, readout: Readout) -> bool:
+    """Return whether autograd records any of the outputs as a function of the images."""
+    with torch.random.fork_rng(devices=[]):
+        outputs = readout.picked(eval_copy(module)(images.clone().requires_grad_()))
+    return not isinstance(outputs, Tensor) or outputs.requires_grad
 
 
 def _last_maps(traced: graph.Traced, images: Tensor) -> Proposal | None:

@@ -177,3 +177,17 @@ def test_files(tmp_path):
 def test_one_path_is_one_run(tmp_path):
     run = make_run(tmp_path / "run", FULL, MASKED)
     assert [loaded.path for loaded in load_runs(str(tmp_path / "run"))] == [loaded.path for loaded in load_runs(run.path)] == [run.path]
+
+
+def test_what_tables_wrote_beside_run_folders_is_skipped(tmp_path):
+    make_run(tmp_path / "run", FULL, MASKED)
+    for name in ("comparisons.csv", "tables.md", "maps.csv"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "figures").mkdir()
+    (loaded,) = load_runs(sorted(map(str, tmp_path.iterdir())))
+    assert loaded.path.name == "run"
+    with pytest.raises(UserError, match=r"maps\.csv is not a run folder"):
+        load_runs([str(tmp_path / "maps.csv")])
+    (tmp_path / "other.csv").write_text("x")
+    with pytest.raises(UserError, match=r"other\.csv is not a run folder"):
+        load_runs([str(tmp_path / "run"), str(tmp_path / "other.csv")])

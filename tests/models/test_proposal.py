@@ -11,6 +11,7 @@ from evalkit.config.choices import choices
 from evalkit.config.compose import compose_jobs
 from evalkit.errors import UserError
 from evalkit.models import graph, zoo
+from evalkit.models.layers import explainable
 from evalkit.models.proposal import NoLayer, propose
 
 
@@ -193,3 +194,38 @@ def test_a_layer_is_proposed_for_networks_in_half_precision(factory, monkeypatch
     overrides = ["model=custom", f"model.factory=halves.{factory}", "model.layer=auto", "model.resize=[24,24]", "data=digits"]
     layer = compose_jobs(overrides)[0].config.model.layer
     assert layer == ("features.2" if factory == "OnlyHalf" else "blocks.1")
+
+
+class NoGradients(ClassToken):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+def test_what_no_gradient_passes_through_is_told(recwarn):
+    with pytest.raises(NoLayer, match=r"no gradient passes through NoGradients, as where forward runs under torch\.no_grad, .*: remove"):
+        propose(NoGradients().eval(), torch.rand(2, 3, 24, 24))
+    network = ClassToken().eval()
+    network.head = torch.ao.nn.quantized.dynamic.Linear(8, 4)
+    recwarn.clear()
+    with pytest.raises(NoLayer, match=r"no gradient passes through ClassToken, parts of which are quantised, .* before quantisation$"):
+        propose(network, torch.rand(2, 3, 24, 24))
+    assert not [each for each in recwarn if "autograd kernel" in str(each.message)]
+
+
+def test_listed_are_the_grids_of_the_image_only():
+    """Not the class token alone, nor in a network with prefix tokens what has other proportions, as (heads, tokens, channels) have."""
+
+    class Heads(ClassToken):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(self.blocks(torch.cat([self.cls_token.expand(len(x), -1, -1), self.embed(x).flatten(2).transpose(1, 2)], 1)))
+            y = self.heads(y.unflatten(2, (2, 4)).transpose(1, 2)) * 2
+            return self.head(y.transpose(1, 2).flatten(2)[:, :1].mean(1))
+
+    found = {layer.name: layer.grid for layer in explainable(Heads().eval(), torch.rand(2, 3, 24, 24))}
+    assert "blocks.0" in found and "heads" not in found
+    assert all((grid.height, grid.width) == (6, 6) for grid in found.values())

@@ -13,6 +13,7 @@ from torchvision.models import googlenet, resnet18
 from evalkit import Probe, SplitModel
 from evalkit.errors import UserError
 from evalkit.methods import ablation_cam, grad_cam, grad_cam_pp
+from evalkit.models.layers import explainable
 from evalkit.models.proposal import propose
 
 
@@ -412,3 +413,32 @@ def test_what_fails_in_half_precision_and_works_in_float32_is_told_so(dtype):
 
     with pytest.raises(UserError, match=r"^Full cannot process a 16x16 image: .*; it does in float32: return it with \.float\(\)$"):
         SplitModel(Full().to(dtype), "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
+
+
+class SmallNoise(TinyGAP):
+    """Adds noise of the size of the slack for rounding, which single comparisons pass by chance."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1e-3 * torch.randn(len(x), 5)
+
+
+def test_small_noise_is_no_dependence_on_the_batch():
+    for _ in range(20):
+        with pytest.raises(UserError, match="SmallNoise is not deterministic: two passes"):
+            SplitModel(SmallNoise(), "features", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
+
+
+class Twice(Untraceable):
+    def __init__(self) -> None:
+        super().__init__()
+        self.smooth = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.smooth(self.smooth(x)))
+
+
+def test_a_module_called_twice_behind_a_hook_is_named_and_not_listed():
+    with pytest.raises(UserError, match=r"layer 'smooth' is called 2 times in one forward pass; choose one"):
+        SplitModel(Twice(), "smooth", mean=HALF, std=HALF)(torch.rand(1, 3, 16, 16))
+    names = [layer.name for layer in explainable(Twice().eval(), torch.rand(2, 3, 16, 16))]
+    assert "smooth" not in names and "features" in names
