@@ -159,7 +159,7 @@ def test_troubleshooting_quotes_what_the_package_says():
 def _sentences(tree):
     """Regular expressions of the exceptions' messages that hold enough text of their own."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("UserError", "ValueError") and node.args:
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("UserError", "NoLayer", "ValueError") and node.args:
             parts = node.args[0].values if isinstance(node.args[0], ast.JoinedStr) else [node.args[0]]
             texts = [part.value if isinstance(part, ast.Constant) else None for part in parts]
             if sum(len(text) for text in texts if text) > 5:
