@@ -17,7 +17,7 @@ from evalkit.data.decode import UnreadableImage, stacked
 from evalkit.errors import UserError
 from evalkit.evaluation.loop import compute
 from evalkit.evaluation.pace import Pace
-from evalkit.evaluation.session import Session, open_session
+from evalkit.evaluation.session import Session, data_size, open_session
 from evalkit.evaluation.stopwatch import STAGES
 from evalkit.files import writable_file
 from evalkit.pixels import in_unit_range
@@ -106,7 +106,7 @@ def _session(model: str, images: Path, overrides: list[str], out: Path, batch_si
     defaults = {"model.weights": "null", "method": "[grad_cam,ablation_cam]", "protocol.top_percent": "20"}
     chosen = [f"{key}={value}" for key, value in defaults.items() if not any(o.startswith(f"{key}=") for o in overrides)]
     fixed = [f"model={model}", "data=image_folder", f"data.root={images}", f"batch_size={batch_size}", f"workers={workers}", f"out={out}"]
-    job = compose_jobs([*fixed, *chosen, *([f"limit={limit}"] if limit is not None else []), *overrides])[0]
+    job = compose_jobs([*fixed, *chosen, *([f"limit={limit}"] if limit is not None else []), *overrides], size=data_size)[0]
     return open_session(job.config)
 
 

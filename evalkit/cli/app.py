@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from evalkit.cli.console import note, show
-from evalkit.cli.options import ConfFolder, Overrides, expanded
+from evalkit.cli.options import ConfFolder, Overrides, expanded, size_in_data
 from evalkit.errors import UserError, first_line
 
 LOCAL = "127.0.0.1"
@@ -36,7 +36,7 @@ def serve(
     if images is not None and not images.is_dir():
         raise UserError(f"--images {images} is not a folder")
     overrides = [*(overrides or []), *([] if images is None else ["data=image_folder", f"data.root={images}"])]
-    config = compose_jobs(overrides, conf=conf)[0].config  # so that errors are reported before torch is imported
+    config = compose_jobs(overrides, conf=conf, size=size_in_data)[0].config  # so that errors are reported before torch is imported
     config.model.only_layer("evalkit app, whose page has a choice of layers,")
     with _listening(host, port) as listener:
         import uvicorn

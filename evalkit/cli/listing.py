@@ -71,7 +71,8 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
     except NoLayer as reason:
         config, caption = compose_jobs([*overrides, "model.layer=''"], conf=conf)[0].config.model, str(reason)
     module = eval_copy(zoo.build(config)[0])
-    images = zoo.images_for(module, config)
+    size = zoo.input_size(config)
+    images = zoo.images_for(module, config, size)
     try:
         found = list(explainable(module, images, zoo.readout(config)))
         for layer in filter(None, config.layers):
@@ -80,5 +81,5 @@ def layers(model: str, overrides: list[str], conf: Path | None) -> Table:
     except UserError:
         raise
     except Exception as reason:  # a user's forward may raise anything
-        raise cannot_process(module, config.factory, config.channels, zoo.input_size(config), reason) from reason
-    return listing.layers(f"layers of {model}, in the order of the data", caption, found, about)
+        raise cannot_process(module, config.factory, config.channels, size, reason) from reason
+    return listing.layers(f"layers of {model} for images of {size[0]} x {size[1]}, in the order of the data", caption, found, about)

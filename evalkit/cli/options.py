@@ -1,9 +1,12 @@
 """Options shared by several commands."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from evalkit.config.schema import RunConfig
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides, such as model=vgg16 'method=[grad_cam,ablation_cam]'.")]
 
@@ -18,6 +21,13 @@ def expanded(value: Path | list[Path] | None) -> Path | list[Path] | None:
 ConfFolder = Annotated[
     Path | None, typer.Option("--conf", callback=expanded, help="A folder of further yaml files with the layout of conf/.")
 ]
+
+
+def size_in_data(config: "RunConfig") -> tuple[int, int]:
+    """Return height and width of the first image of the data set, at which a layer is proposed."""
+    from evalkit.evaluation.session import data_size  # imports torch, which is not needed for a named layer
+
+    return data_size(config)
 
 
 def own_folder(runs: list[str]) -> Path:

@@ -44,7 +44,13 @@ def photo_command(command: str, arguments: list[str], out: Path, conf: Path | No
     if methods is not None and not any(o.startswith("method=") for o in overrides):
         overrides.append(f"method={methods}")
     folders = [o.removeprefix("out=") for o in overrides if o.startswith("out=")]
-    config = compose_jobs(overrides, conf=conf)[0].config
+
+    def size(config: "RunConfig") -> tuple[int, int]:
+        from evalkit.photos.session import photograph_size  # imports torch, which is not needed for a named layer
+
+        return photograph_size(config, files[0])
+
+    config = compose_jobs(overrides, conf=conf, size=size)[0].config
     if methods is None:
         config.model.only_layer(f"evalkit {command}")
     return PhotoCommand(config, files, local(folders[-1]) if folders else out)

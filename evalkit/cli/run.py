@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evalkit.cli.console import lines, note
-from evalkit.cli.options import ConfFolder, Overrides
+from evalkit.cli.options import ConfFolder, Overrides, size_in_data
 from evalkit.cli.progress import meter
 from evalkit.errors import counted, printable, shards_in_words
 
@@ -34,7 +34,9 @@ def run(
     """
     from evalkit.config.compose import compose_jobs
 
-    jobs = compose_jobs(overrides or [], multirun=multirun, conf=conf)  # all of them, so that errors are reported before torch is imported
+    jobs = compose_jobs(
+        overrides or [], multirun=multirun, conf=conf, size=size_in_data
+    )  # all, so that errors come before torch is imported
     for job in jobs:
         if job.proposal:
             note(f"{job.config.model.name}: {job.proposal}")

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,15 @@ _MEASURED_WITH = {f"model.{key}" for key in ("factory", "args", "weights", "clas
 """Keys on which a preset's published top-1 depends."""
 
 
-def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path | None = None) -> list[Job]:
+Sizes = Callable[[RunConfig], tuple[int, int]]
+"""A function that returns height and width of the images of a configuration."""
+
+
+def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path | None = None, size: Sizes | None = None) -> list[Job]:
     """Compose and validate the jobs of a command line: one, or with `multirun` (or an experiment that sweeps) one per combination.
 
-    `conf` is a folder of further yaml files with the layout of conf/. Raises UserError.
+    `conf` is a folder of further yaml files with the layout of conf/. `size` is asked only where a layer is to be proposed; without it,
+    images whose size the configuration does not fix count as 224 x 224. Raises UserError.
     """
     _refuse_duplicate_names(conf)
     extra = [search_path(conf)] if conf is not None else []
@@ -55,7 +60,7 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path
             if key not in overridden:
                 sweep = parse_one(f"{key}={values}")
                 sweeps[key] = swept(sweep) if sweep.is_sweep_override() else [str(values)]
-    return [_job([*fixed, *combination], combination, extra, order) for combination in _combinations(sweeps)]
+    return [_job([*fixed, *combination], combination, extra, order, size) for combination in _combinations(sweeps)]
 
 
 def _split_added_methods(parsed: list[Override], conf: Path | None) -> tuple[list[Override], list[str]]:
@@ -84,7 +89,7 @@ def _combinations(sweeps: dict[str, list[str]]) -> Iterator[list[str]]:
         yield [f"{key}={value}" for key, value in zip(sweeps, values, strict=True)]
 
 
-def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[str]) -> Job:
+def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[str], size: Sizes | None) -> Job:
     composed = _compose([*overrides, *extra])
     if order:
         composed.method = {name: composed.method[name] for name in dict.fromkeys([*order, *composed.method])}
@@ -95,7 +100,7 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[
     _check_size(config.model, overrides)
     remark = ""
     if "auto" in config.model.layers:
-        proposed, remark = _proposed(config.model)
+        proposed, remark = _proposed(config.model, None if size is None else size(config))
         config = config.model_copy(update={"model": proposed})
         content["model"]["layer"] = config.model.layer if isinstance(config.model.layer, str) else list(config.model.layer)
     if folder:
@@ -105,14 +110,14 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[
     return Job(config, OmegaConf.to_yaml(OmegaConf.create(content)), remark)
 
 
-def _proposed(model: ModelConfig) -> tuple[ModelConfig, str]:
+def _proposed(model: ModelConfig, size: tuple[int, int] | None) -> tuple[ModelConfig, str]:
     """Return the settings with the proposed layer in place of `auto`, and the reason in words.
 
     Raises UserError where there is none, or it is named already.
     """
     from evalkit.models import zoo  # noqa: PLC0415 - imports torch, which is not needed for a named layer
 
-    proposal = zoo.proposed_layer(model)
+    proposal = zoo.proposed_layer(model, size)
     proposed = proposal.layer
     if proposed in model.layers:
         raise UserError(f"model.layer={shown(model.layer)} names '{proposed}' twice, since auto is that layer: leave auto out")

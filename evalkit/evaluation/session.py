@@ -76,12 +76,9 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
     if config.decode == "gpu" and config.model.channels != 3:
         raise UserError(f"decode=gpu decodes to the 3 channels of RGB, and model.channels={config.model.channels}; use decode=pil")
     configured = load_methods(config.method)
-    source = load_source(config.data)
+    source, positions = _chosen(config)
     if config.decode == "gpu" and not hasattr(source, "encoded"):
         raise UserError(f"data={config.data.get('name')} holds no encoded images that decode=gpu could decode; use decode=pil")
-    positions = choose(source, limit=config.limit, sample=config.sample, seed=config.seed)
-    if not positions:
-        raise UserError(f"data={config.data.get('name')} holds no images")
     size = input_size(config.model, source, positions)
     model = open_model(config, device, size)
     _check_outputs(config, model, source, positions, size)
@@ -114,6 +111,21 @@ def resolve(target: str | int | Sequence[str | int], classes: Classes) -> str | 
         return str(target)
     chosen = [target] if isinstance(target, str | int) else target
     return list(dict.fromkeys(classes.output(one) for one in chosen))
+
+
+def data_size(config: RunConfig) -> tuple[int, int]:
+    """Return height and width, after preprocessing, of the first readable image of a run. Raises UserError where there is none."""
+    fixed = zoo.fixed_size(config.model)
+    return fixed or input_size(config.model, *_chosen(config))
+
+
+def _chosen(config: RunConfig) -> tuple[Source, list[int]]:
+    """Return the data set, and the positions in it that are evaluated. Raises UserError where there are none."""
+    source = load_source(config.data)
+    positions = choose(source, limit=config.limit, sample=config.sample, seed=config.seed)
+    if not positions:
+        raise UserError(f"data={config.data.get('name')} holds no images")
+    return source, positions
 
 
 def input_size(model: ModelConfig, source: Source, positions: list[int]) -> tuple[int, int]:

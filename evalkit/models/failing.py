@@ -41,7 +41,7 @@ def _what_works(module: nn.Module, configured: int, size: tuple[int, int]) -> st
         if channels == configured and (height, width) == size:
             return "; it takes one such image, but not two: its forward may fix the batch size, as view(1, -1) does instead of flatten(1)"
         if channels == configured:
-            return f"; it takes {height}x{width}: check model.resize and model.crop"
+            return f"; it takes {height}x{width}: check model.resize and model.crop, for example 'model.resize=[{height},{width}]'"
         return f"; it takes {channels}-channel images: set model.channels={channels} {example_normalisation(channels)}"
     if dtype in (torch.float16, torch.bfloat16) and _runs(copy.deepcopy(evaluated).float(), configured, size):
         return "; it does in float32: return it with .float()"

@@ -85,13 +85,16 @@ def build(config: ModelConfig) -> tuple[nn.Module, str]:
     return module, config.weights or origin(module, _construct(config, config.seed + 1), config)
 
 
-def proposed_layer(config: ModelConfig) -> Proposal:
-    """Propose the layer for `layer: auto` (see `propose`); it does not depend on weights. Raises UserError where there is none."""
-    size = input_size(config)
+def proposed_layer(config: ModelConfig, size: tuple[int, int] | None = None) -> Proposal:
+    """Propose the layer for `layer: auto` (see `propose`) on images of `size` (height, width), by default `input_size`.
+
+    It does not depend on weights. Raises UserError where there is none.
+    """
+    size = size or input_size(config)
     try:
         with torch.device("meta"):  # nothing is computed there, so a constructor that reads its own values fails
             module = _construct(config, config.seed)
-            images = images_for(module, config)  # two, since a graph may hold the batch size
+            images = images_for(module, config, size)  # two, since a graph may hold the batch size
         return propose(module, images, readout(config))
     except Exception:  # raised again below unless only the meta device is its cause
         pass
@@ -99,21 +102,21 @@ def proposed_layer(config: ModelConfig) -> Proposal:
     if device_and_dtype(module)[1] in (torch.float16, torch.bfloat16):  # values so coarse hide which of them others influence
         try:
             module = _construct(config, config.seed).float()
-            return propose(module, images_for(module, config), readout(config))
+            return propose(module, images_for(module, config, size), readout(config))
         except Exception:  # its forward may need the other precision
             module = _construct(config, config.seed)
     try:
-        return propose(module, images_for(module, config), readout(config))
+        return propose(module, images_for(module, config, size), readout(config))
     except UserError:
         raise
     except Exception as reason:  # a user's forward may raise anything
         raise NoLayer(f"{cannot_process(module, config.factory, config.channels, size, reason)}, so no layer can be proposed") from reason
 
 
-def images_for(module: nn.Module, config: ModelConfig) -> Tensor:
-    """Return two random images (2,C,H,W) of the configured size, on the module's device and in its precision."""
+def images_for(module: nn.Module, config: ModelConfig, size: tuple[int, int]) -> Tensor:
+    """Return two random images (2,C,H,W) of `size`, on the module's device and in its precision."""
     device, dtype = device_and_dtype(module)
-    return torch.rand(2, config.channels, *input_size(config), device=device, dtype=dtype)
+    return torch.rand(2, config.channels, *size, device=device, dtype=dtype)
 
 
 def _construct(config: ModelConfig, seed: int) -> nn.Module:

@@ -117,6 +117,15 @@ def _read(config: RunConfig, file: Path) -> Picture:
     return with_channels(array, config.model.channels)
 
 
+def photograph_size(config: RunConfig, file: Path) -> tuple[int, int]:
+    """Return height and width of a photograph after preprocessing. Raises UserError where it cannot be read."""
+    fixed = zoo.fixed_size(config.model)
+    if fixed is not None:
+        return fixed
+    image = zoo.preprocessing(config.model)(read_photographs([file], partial(_read, config))[0])
+    return image.shape[1], image.shape[2]
+
+
 def open_photographs(config: RunConfig, files: Sequence[Path]) -> tuple[PhotoSession, list[Picture]]:
     """Read the photographs, then load the model, so that unreadable files are reported first. Raises UserError."""
     pictures = read_photographs(files, partial(_read, config))

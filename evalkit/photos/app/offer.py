@@ -11,7 +11,7 @@ from evalkit.config.schema import RunConfig
 from evalkit.data.sources import choose
 from evalkit.errors import UserError, did_you_mean
 from evalkit.evaluation.apply import Method, load_methods
-from evalkit.evaluation.session import load_source
+from evalkit.evaluation.session import data_size, load_source
 from evalkit.photos.app.album import Album
 
 SAMPLES = 24
@@ -86,7 +86,7 @@ class Offer:
 def open_offer(overrides: Sequence[str], conf: Path | None) -> Offer:
     """Compose the configuration of a command line. Raises UserError."""
     named = any(override.startswith(("method=", "experiment=")) for override in overrides)
-    config = compose_jobs([*overrides, *([] if named else [CHOSEN])], conf=conf)[0].config
+    config = compose_jobs([*overrides, *([] if named else [CHOSEN])], conf=conf, size=data_size)[0].config
     if config.target == "label":
         raise UserError("photographs have no labels: use target=predicted, or a class by index or name")
     further = [name for name in choices("method", conf) if name not in config.method and _stands_alone(name, conf)]
