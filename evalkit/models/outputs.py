@@ -18,8 +18,6 @@ _SHAPING = re.compile("(View|UnsafeView|Reshape|ReshapeAlias|Squeeze|Unsqueeze|C
 _TO_PROBABILITIES = {"SigmoidBackward": "sigmoid", "HardsigmoidBackward": "sigmoid", "SoftmaxBackward": "softmax"}
 """Operations whose values are probabilities, by their names in autograd."""
 
-_AWAY = "hand over the network without it: set model.factory to a function that returns the values before it"
-
 
 def check_meaning(net: SplitModel, images: Tensor, output: str) -> None:
     """Check that outputs are logits, on images (N,3,H,W) as in `SplitModel`; `output` is model.output. Of "raw", any number is one.
@@ -38,7 +36,9 @@ def check_meaning(net: SplitModel, images: Tensor, output: str) -> None:
         if not bool(outputs.isfinite().all()):
             return  # see `check_on_images`
         if ending is not None:
-            raise UserError(f"{net.name} ends in a {ending}, so it returns probabilities, and model.output={output} needs logits; {_AWAY}")
+            raise UserError(
+                f"{net.name} ends in a {ending}, so it returns probabilities, and model.output={output} needs logits; {_away(net)}"
+            )
         if outputs.shape[1] > 1 and bool((outputs <= 0).all()) and bool((outputs.logsumexp(1).abs() < 1e-3).all()):
             _log_probabilities(net, output)
             return
@@ -53,16 +53,16 @@ def check_meaning(net: SplitModel, images: Tensor, output: str) -> None:
     if normalised:
         raise UserError(
             f"the outputs of {net.name} are never negative and always sum to {float(sums[0]):.4g}, as behind a softmax: they are "
-            f"probabilities, and model.output={output} needs logits; {_AWAY}"
+            f"probabilities, and model.output={output} needs logits; {_away(net)}"
         )
     if not bool(((more >= 0) & (more <= 1)).all()):
         return
     if all(bool(near.double().mean() > 0.05) for near in (more < 1e-2, more > 1 - 1e-2)):  # dead rectifiers are at 0 only
         raise UserError(
             f"the outputs of {net.name} stay between 0 and 1, as behind a sigmoid: they are probabilities, and model.output={output} "
-            f"needs logits; {_AWAY}"
+            f"needs logits; {_away(net)}"
         )
-    log.warning("all outputs of %s tried lie between 0 and 1: if it applies a sigmoid or softmax, %s", net.name, _AWAY)
+    log.warning("all outputs of %s tried lie between 0 and 1: if it applies a sigmoid or softmax, %s", net.name, _away(net))
 
 
 def check_on_images(net: SplitModel, images: Tensor) -> None:
@@ -78,35 +78,47 @@ def check_on_images(net: SplitModel, images: Tensor) -> None:
         all_logits = torch.cat([alone, net(noise.to(images.device))])
     if not close(together, alone, net.slack):
         raise UserError(
-            f"{net.name} puts out other logits for an image of the data set when another image is in its batch, for example because of a "
-            "normalisation over the batch or of dynamic quantisation; hand over a network that treats each image by itself"
+            f"{net.name} puts out other {net.readout.noun} for an image of the data set when another image is in its batch, for example "
+            "because of a normalisation over the batch or of dynamic quantisation; hand over a network that treats each image by itself"
         )
     finite = scored(all_logits, all_logits.argmax(1))
     if not bool(finite.any()):
         damaged = [name for name, tensor in net.module.state_dict().items() if _not_finite(tensor)]
         why = f"weights hold nan or infinity ({', '.join(damaged[:3])})" if damaged else f"its values may overflow in {net.dtype}"
-        raise UserError(f"the logits of {net.name} are not finite for any image tried: {why.replace('torch.', '')}; give other weights")
+        remedy = "give other weights" if net.readout.score is None else "give other weights or another function"
+        raise UserError(f"the {net.readout.noun} of {net.name} are not finite for any image tried: {why.replace('torch.', '')}; {remedy}")
     if not bool(finite[: len(images)].all()):
-        log.warning("%s has no finite logits for an image of the data set: such images are excluded from every metric", net.name)
+        log.warning(
+            "%s has no finite %s for an image of the data set: such images are excluded from every metric", net.name, net.readout.noun
+        )
         return
     for number in range(1, len(images)):
         if not torch.equal(images[number], images[0]) and close(alone[number], alone[0], 1e-6):
             log.warning(
-                "%s puts out the same logits for two different images of the data set: check its weights, and that model.mean and "
+                "%s puts out the same %s for two different images of the data set: check its weights, and that model.mean and "
                 "model.std are those of its training",
                 net.name,
+                net.readout.noun,
             )
             return
 
 
+def _away(net: SplitModel) -> str:
+    if net.readout.score is not None:
+        return "let the network and the function return the values before it"
+    return "hand over the network without it: set model.factory to a function that returns the values before it"
+
+
 def _log_probabilities(net: SplitModel, output: str) -> None:
     if output != "softmax":
-        raise UserError(f"{net.name} returns log-probabilities, as behind a log_softmax, and model.output={output} needs logits; {_AWAY}")
+        raise UserError(
+            f"{net.name} returns log-probabilities, as behind a log_softmax, and model.output={output} needs logits; {_away(net)}"
+        )
     log.warning(
         "%s returns log-probabilities, as behind a log_softmax: confidences are right, but scores and gradients are those of "
         "log-probabilities, not of logits; to use logits, %s",
         net.name,
-        _AWAY,
+        _away(net),
     )
 
 

@@ -1,6 +1,7 @@
 """From what a network returns to scores (images, classes): logits picked out of it, a function of it, two classes of one number."""
 
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
@@ -24,11 +25,13 @@ class Readout:
     """
 
     select: str | int | None = None
-    """The key, attribute or index of the logits, or of what `score` reads, in a dict, tuple, list, dataclass or ModelOutput."""
+    """The key, attribute or index (-1 is the last) of the logits, or of what `score` reads, or a path of such (`heads.cls`)."""
     score: Score | None = None
     """A function from what the network returns, or what `select` picks, to scores (N,C); (N,) counts as one column."""
     output: Literal["binary", "raw"] | None = None
     """What one number z stands for: "binary", two classes with the scores -z and z; "raw", a quantity, explained as z or as -z."""
+    classes: int | None = None
+    """How many classes are expected; only messages depend on it."""
     shape: Literal["(N,C)", "(N,1)", "(N,)"] = field(default="(N,C)", init=False)
     """The shape of the network's scores, found by `checked`, since symbolic tracing cannot know it."""
 
@@ -51,13 +54,16 @@ class Readout:
         scores = picked = self.picked(value)
         if self.score is not None:
             try:
-                scores = self.score(picked)
+                with warnings.catch_warnings(record=True) as warned:
+                    scores = self.score(picked)
             except UserError:
                 raise
             except Exception as reason:  # a user's function may raise anything
                 raise UserError(
                     f"model.score={_name(self.score)} failed on what {name} returns, {described(picked)}: {failure(reason)}"
                 ) from reason
+            for one in warned:  # after an error, the error alone
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
         number = isinstance(scores, Tensor) and scores.shape in ((images,), (images, 1))
         if not _one_row_each(scores, images, scores.dim() if number else 2):
             raise self._refusal(value, scores, images, name)
@@ -69,6 +75,15 @@ class Readout:
         self.shape = "(N,C)" if not number else "(N,)" if scores.dim() == 1 else "(N,1)"
         columns: Tensor = self._in_columns(scores)
         return columns
+
+    def named(self, name: str) -> str:
+        """Return a network's name with the function that makes scores of what it returns: either may be the cause of an error."""
+        return name if self.score is None else f"{name} with model.score={_name(self.score)}"
+
+    @property
+    def noun(self) -> str:
+        """What messages call the outputs; of "raw", nothing says that they are logits."""
+        return "scores" if self.output == "raw" else "logits"
 
     def picked(self, value: Any) -> Any:
         """Return the part of what a network returns that `score` reads or that are the logits."""
@@ -89,36 +104,40 @@ class Readout:
         if self.select is None:
             found = _parts(value).get("logits")
             return found if isinstance(found, Tensor | fx.Proxy) else value
-        parts = _parts(value)
-        if self.select in parts:
-            return parts[self.select]
-        by_text = {str(key): part for key, part in parts.items()}
-        if str(self.select) in by_text:
-            return by_text[str(self.select)]
-        if not parts:
+        try:
+            return _part(value, self.select)
+        except KeyError:
+            pass
+        if not _parts(value):
             raise UserError(
                 f"model.select={self.select}: the network returns {described(value)}, which has no parts: set model.select=null"
             )
-        hint = did_you_mean(str(self.select), by_text)
+        known = [str(key) for key in _named(value)]
+        if "." in str(self.select):
+            known += [f"{key}.{inner}" for key in known for inner in _named(_part(value, key))]
+        hint = did_you_mean(str(self.select), known)
         raise UserError(f"model.select={self.select}: what the network returns, {described(value)}, has no such part{hint}")
 
     def _refusal(self, value: Any, before: Any, images: int, name: str) -> UserError:
         """Return the error for what a network returns, `value`, or what was made of it, `before`: why it is no scores, and what to set."""
         if self.score is not None:
             return UserError(
-                f"model.score={_name(self.score)} must return scores (images, classes) in floating point, one row for each of the "
-                f"{images} images, not {described(before)}"
+                f"model.score={_name(self.score)} must return scores (images, classes) in floating point, one row an "
+                f"image, not {described(before)} for {images} image{'s' * (images > 1)}"
             )
         if self.select is not None:
             return UserError(
                 f"model.select={self.select} picks {described(before)} out of what {name} returns, not logits (images, classes): name "
                 "another part, or set model.score to a function that makes scores of it"
             )
-        fitting = [key for key in _named(value) if _one_row_each(_parts(value)[key], images, 2)]
-        if len(fitting) == 1:
-            how = f"set model.select={fitting[0]}"
+        fitting = {key: _parts(value)[key] for key in _named(value) if _one_row_each(_parts(value)[key], images, 2)}
+        exact = [key for key, part in fitting.items() if part.shape[1] == self.classes]
+        if len(exact or fitting) == 1:
+            how = f"set model.select={next(iter(exact or fitting))}"
         elif fitting:
-            how = f"set model.select to the one that holds them of {', '.join(map(str, fitting))}, as in model.select={fitting[-1]}"
+            how = (
+                f"set model.select to the one that holds them of {', '.join(f'{key} {tuple(part.shape)}' for key, part in fitting.items())}"
+            )
         elif isinstance(value, Tensor) and value.dim() == 2 and len(value) == images:
             how = "return them in floating point"
         else:
@@ -128,14 +147,27 @@ class Readout:
         )
 
 
+def _part(value: Any, name: str | int) -> Any:
+    """Return what lies in a value under a key, attribute or index, or a path of such, as in `heads.cls`. Raises KeyError."""
+    if isinstance(value, fx.Proxy):
+        return operator.getitem(value, name)
+    parts = {str(key): part for key, part in _parts(value).items()}
+    if str(name) in parts:
+        return parts[str(name)]
+    first, _, rest = str(name).partition(".")
+    if not rest:
+        raise KeyError(name)
+    return _part(parts[first], rest)
+
+
 def _parts(value: Any) -> dict[Any, Any]:
-    """Return what a value holds by key, name or index; empty for a tensor."""
+    """Return what a value holds by key, name or index, from the end too; empty for a tensor."""
     if isinstance(value, Mapping):
         return dict(value.items()) | (dict(enumerate(value.values())) if is_dataclass(value) else {})
     if is_dataclass(value) and not isinstance(value, type):
         return {entry.name: getattr(value, entry.name) for entry in fields(value)}
     if isinstance(value, tuple | list):
-        return dict(zip(getattr(value, "_fields", ()), value, strict=False)) | dict(enumerate(value))
+        return dict(zip(getattr(value, "_fields", ()), value, strict=False)) | dict(enumerate(value)) | dict(enumerate(value, -len(value)))
     return {} if isinstance(value, Tensor) else dict(getattr(value, "__dict__", {}))
 
 

@@ -64,7 +64,8 @@ class SplitModel:
         check_normalisation(mean, std)
         self.readout = Readout() if readout is None else replace(readout)
         self.module = eval_copy(module)
-        self.name = type(self.module).__name__
+        self.name = self.readout.named(type(self.module).__name__)
+        """What messages call the network, with the function that makes its scores, if there is one."""
         self.layer = uncompiled_name(layer)
         self.device, self.dtype = device_and_dtype(self.module)
         self.mean = torch.tensor(mean, device=self.device, dtype=self.dtype).view(1, -1, 1, 1)
@@ -92,7 +93,6 @@ class SplitModel:
             self._fall_back(f"torch.fx cannot trace {self.name} ({cause(reason)})")
 
     def _fall_back(self, why: str) -> None:
-        log.warning("%s: falling back to a hook, which repeats the whole network", why)
         self._cut = _HookCut(self.module, self.readout, self.layer, why)
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Context]:
@@ -215,6 +215,8 @@ class SplitModel:
                 f"{self.name} is not deterministic: its logits change when '{self.layer}' is given its own output again, "
                 "for example because of a functional dropout without training=self.training"
             )
+        if isinstance(self._cut, _HookCut):  # said here, since an error may come before
+            log.warning("%s: falling back to a hook, which repeats the whole network", self._cut.why)
         self._checked = True
 
     def whole(self, normalised: Tensor) -> Tensor:
@@ -224,7 +226,7 @@ class SplitModel:
 
     def _logits(self, normalised: Tensor) -> Tensor:
         """Run the whole module. Raises UserError unless it returns logits, one row for each image."""
-        return self.readout.checked(self.module(normalised.clone()), len(normalised), self.name)
+        return self.readout.checked(self.module(normalised.clone()), len(normalised), type(self.module).__name__)
 
     @property
     def slack(self) -> float:
@@ -330,6 +332,7 @@ class _HookCut:
                 f"layer '{layer}' is no module of {type(module).__name__}, and only modules can be explained, since {why}{known}"
             )
         self.module, self.readout, self.layer, self.target = module, readout, layer, parts[name]
+        self.why = why
         self.place = int(place) if place else None
 
     def trunk(self, normalised: Tensor) -> tuple[Tensor, Context]:

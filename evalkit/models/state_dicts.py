@@ -13,6 +13,9 @@ from evalkit.models.weights_file import Unread
 _PLAIN = ("model", "state_dict", "model_state_dict", "net", "network", "weights", "params", "module", "checkpoint", "models")
 _AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "params_ema", "ema_model", "module_ema")
 
+COUNT = "n_averaged"
+"""The number of averaged models, which torch.optim.swa_utils.AveragedModel keeps beside their weights."""
+
 State = Mapping[str, Any]
 Entry = tuple[str, ...]
 """The keys under which a state dict lies in a checkpoint; empty for the whole."""
@@ -106,8 +109,8 @@ def _renamings(names: list[str], own: list[str]) -> Iterator[tuple[dict[str, str
     torch.compile and DataParallel may wrap a part of a network, so the names that they add are removed from within keys too. An
     averaged model (torch.optim.swa_utils) has a count beside its weights.
     """
-    if "n_averaged" in names and "n_averaged" not in own and all(name.startswith("module.") for name in names if name != "n_averaged"):
-        names = [name for name in names if name != "n_averaged"]
+    if COUNT in names and COUNT not in own and all(name.startswith("module.") for name in names if name != COUNT):
+        names = [name for name in names if name != COUNT]
     for wrappers in ((), (COMPILED,), (COMPILED, "module")):
         short = [_without(name, wrappers) for name in names]
         removed = [f"{wrapper}." for wrapper in wrappers if any(wrapper in name.split(".") for name in names)]

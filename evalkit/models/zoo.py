@@ -73,7 +73,8 @@ def cut(module: nn.Module, config: ModelConfig, layer: str) -> SplitModel:
 def readout(config: ModelConfig) -> Readout:
     """Return what makes scores of what the network returns. Raises UserError where `score` is no function that can be imported."""
     score = None if config.score is None else find(config.score, "model.score")
-    return Readout(config.select, score, config.output if config.output in ("binary", "raw") else None)
+    classes = 1000 if config.classes == "imagenet" else len(config.classes) if isinstance(config.classes, tuple) else None
+    return Readout(config.select, score, config.output if config.output in ("binary", "raw") else None, classes)
 
 
 def build(config: ModelConfig) -> tuple[nn.Module, str]:

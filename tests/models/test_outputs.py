@@ -83,6 +83,7 @@ def test_a_module_at_the_end_counts_where_no_image_shows_it(ending):
 def test_logits_pass_without_a_word(module, output, caplog):
     with caplog.at_level(logging.WARNING):
         net = cut(module, "features")
+        net(torch.rand(1, 3, 16, 16))  # which tells of a hook
         caplog.clear()
         check_meaning(net, torch.rand(2, 3, 16, 16), output)
     assert not caplog.text

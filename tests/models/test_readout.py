@@ -13,7 +13,7 @@ from evalkit.config.compose import compose_jobs
 from evalkit.errors import UserError
 from evalkit.methods.peers import captum_attr, pytorch_grad_cam, torch_cam
 from evalkit.models.layers import explainable
-from evalkit.models.outputs import check_meaning
+from evalkit.models.outputs import check_meaning, check_on_images
 from evalkit.models.proposal import propose
 
 
@@ -46,6 +46,9 @@ FORMS = {
     "an attribute": (lambda z: Named(z, z * 2), {"select": "scores"}),
     "a named tuple": (lambda z: Pair(z * 2, z), {"select": "scores"}),
     "a named tuple's index": (lambda z: Pair(z * 2, z), {"select": 1}),
+    "the last index": (lambda z: (z * 2, z), {"select": -1}),
+    "a path": (lambda z: {"heads": {"cls": [z, z * 2]}, "aux": z * 3}, {"select": "heads.cls.-2"}),
+    "a key with a dot": (lambda z: {"heads.cls": z, "heads": {"cls": z * 2}}, {"select": "heads.cls"}),
     "a function": (lambda z: {"a": z, "b": z}, {"score": lambda out: (out["a"] + out["b"]) / 2}),
     "a function of a part": (lambda z: (z.flip(1), None), {"select": 0, "score": lambda out: out.flip(1)}),
 }
@@ -128,8 +131,15 @@ def test_a_caller_keeps_its_readout():
         (lambda z: {"out": z, "aux": z[..., None]}, {"select": "aux"}, r"model.select=aux picks a tensor of shape \(1, 5, 1\) out of what"),
         (lambda z: {"out": z, "aux": z[..., None]}, {}, "not a dict of out, aux: set model.select=out"),
         (lambda z: {"out": z[..., None]}, {}, "not a dict of out: set model.score to a function that makes scores of it"),
-        (lambda z: z, {"score": lambda z: z.sum()}, r"must return scores \(images, classes\).* of the 1 images, not a tensor of shape"),
+        (
+            lambda z: z,
+            {"score": lambda z: z.sum()},
+            r"must return scores \(images, classes\).* one row an image, not a tensor of shape \(\) for 1 image",
+        ),
         (lambda z: z, {"score": lambda z: z.missing}, "model.score=.*lambda.* failed on what Packed returns, a tensor"),
+        (lambda z: {"cls": z, "feat": z[:, :3]}, {}, r"holds them of cls \(1, 5\), feat \(1, 3\); docs"),
+        (lambda z: {"cls": z, "feat": z[:, :3]}, {"classes": 5}, "set model.select=cls;"),
+        (lambda z: {"heads": {"cls": z}}, {"select": "heads.cl"}, "a dict of heads, has no such part; did you mean 'heads.cls'"),
         (lambda z: z, {"output": "binary"}, "Packed has 5 outputs, and model.output=binary needs one"),
     ],
 )
@@ -212,3 +222,38 @@ def test_settings_reach_the_network_and_its_identity():
     assert (identity["select"], identity["score"]) == ("out", "theirs.doubled")
     (plain,) = compose_jobs(["model=custom", "model.factory=theirs.dictionary", "model.layer=body.features.1"])
     assert not {"select", "score"} & set(plain.config.model.in_identity())
+
+
+@pytest.mark.parametrize(
+    ("score", "says"),
+    [
+        (lambda z: z * float("nan"), "the scores of TinyGAP with model.score=.* are not finite"),
+        (lambda z: z - z.mean(0, keepdim=True), "TinyGAP with model.score=.* puts out other"),
+        (lambda z: z + torch.rand_like(z), "TinyGAP with model.score=.* is not deterministic"),
+    ],
+)
+def test_errors_name_the_function_beside_the_network(score, says):
+    net = SplitModel(TinyGAP().eval(), "features", mean=HALF, std=HALF, readout=Readout(score=score, output="raw"))
+    with pytest.raises(UserError, match=says):
+        check_on_images(net, torch.rand(2, 3, 16, 16))
+
+
+def test_errors_and_warnings_name_the_function(caplog):
+    net = SplitModel(TinyGAP().eval(), "features", mean=HALF, std=HALF, readout=Readout(score=lambda z: z.softmax(1)))
+    with pytest.raises(
+        UserError, match=r"TinyGAP with model.score=.* ends in a softmax.*let the network and the function return the values"
+    ):
+        check_meaning(net, torch.rand(2, 3, 16, 16), "softmax")
+    constant = Readout(score=lambda z: torch.arange(5.0).expand(len(z), 5), output="raw")
+    check_on_images(
+        SplitModel(Packed(TinyGAP(), lambda z: z).eval(), "body.features", mean=HALF, std=HALF, readout=constant), torch.rand(2, 3, 16, 16)
+    )
+    assert "Packed with model.score=" in caplog.text and "puts out the same scores for two different images" in caplog.text
+
+
+def test_nothing_is_said_of_a_hook_before_an_error(caplog):
+    with pytest.raises(UserError, match="must return scores"):
+        SplitModel(TinyGAP().eval(), "features", mean=HALF, std=HALF, readout=Readout(score=lambda z: z[: len(z) // 2]))(
+            torch.rand(1, 3, 16, 16)
+        )
+    assert not caplog.text
