@@ -96,7 +96,7 @@ def _tell(exact: list[Fit], own: State, config: ModelConfig) -> None:
     if casts:
         words.append(f"cast from {' and from '.join(sorted(casts))}")
     if words:
-        log.log(logging.WARNING if exact[1:] or chosen.left else logging.INFO, "weights of %s: %s", config.weights, ", ".join(words))
+        log.log(logging.WARNING if exact[1:] or chosen.part else logging.INFO, "weights of %s: %s", config.weights, ", ".join(words))
 
 
 def _name(fit: Fit) -> str:

@@ -39,7 +39,7 @@ class Fit:
     part: str = ""
     """The prefix of the keys that are compared, where the state dict has others beside them; without a prefix that all keys have."""
     left: State = field(default_factory=dict)
-    """Those other keys with their values, without a prefix that all keys have."""
+    """Those other keys with their values, without a prefix that all keys have; or the count of an averaged model."""
 
     @property
     def place(self) -> Entry:
@@ -84,6 +84,8 @@ def best_fit(entry: Entry, state: State, own: State) -> Fit:
         if len(renamed) < len(names):
             continue
         this = replace(_compare(entry, state if list(renamed) == list(state) else renamed, own), removed=removed, added=added)
+        if COUNT in state and COUNT not in names:
+            this = replace(this, left={COUNT: state[COUNT]})
         if this.exact:
             return this
         best = this if best is None or this.matching > best.matching else best
