@@ -74,8 +74,11 @@ def test_what_cannot_be_traced_falls_back_and_says_so(caplog):
     module = Untraceable().eval()
     with caplog.at_level(logging.WARNING):
         net = SplitModel(module, "features", mean=HALF, std=HALF)
-    assert "falling back to a hook" in caplog.text
-    images = torch.rand(2, 3, 16, 16)
+        assert not caplog.text  # the network may still be refused
+        images = torch.rand(2, 3, 16, 16)
+        net(images)
+        net(images)
+    assert caplog.text.count("falling back to a hook") == 1
     plain = SplitModel(TinyGAP().eval(), "features", mean=HALF, std=HALF)
     plain.module.load_state_dict(module.state_dict())
     assert torch.allclose(grad_cam(Probe(net, images)), grad_cam(Probe(plain, images)), atol=1e-6)
