@@ -7,7 +7,7 @@ CAM methods are applied to transformers (pytorch-grad-cam's documentation names 
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules import dropout, pooling
 
 from evalkit.models.copies import eval_copy
-from evalkit.models.grid import Grid, find_grid, in_proportion, prefix_tokens
-from evalkit.models.outlets import named, replaced
+from evalkit.models.evidence import Evidence, observe
+from evalkit.models.grid import Grid, find_grid, in_proportion
+from evalkit.models.outlets import named, replaced, tensors, weighted_sum
 
 PASSES_ON = (nn.Identity, dropout._DropoutNd)
 POOLS = (pooling._MaxPoolNd, pooling._AvgPoolNd, pooling._LPPoolNd, pooling._AdaptiveAvgPoolNd, pooling._AdaptiveMaxPoolNd)
@@ -75,8 +76,8 @@ def last_influential(module: nn.Module, images: Tensor, picked: Picked = lambda 
     calls, total = _recorded(network, images.clone().requires_grad_(), picked)
     if not total.requires_grad:
         return None
-    said, by_tensor = prefix_tokens(module), _by_tensor(calls)
-    grids = {call: grid for call in by_tensor if (grid := _grid(call.output, images, said)) is not None}
+    evidence = observe(network, images, picked)
+    grids = {call: grid for call in _by_tensor(calls) if (grid := _grid(call, images, evidence)) is not None}
     if not grids:
         return None
     gradients = torch.autograd.grad(total, [call.output for call in grids], allow_unused=True)
@@ -95,7 +96,7 @@ def last_influential(module: nn.Module, images: Tensor, picked: Picked = lambda 
     grid = grids[chosen]
     reason = f"the last layer whose positions ({grid}) influence the scores"
     if not all(read.values()) and grid.prefix:
-        reason += f"; behind it only the {'prefix token is' if grid.prefix == 1 else 'prefix tokens are'} read"
+        reason += f"; behind it only the {'prefix token is' if abs(grid.prefix) == 1 else 'prefix tokens are'} read"
     if shares[chosen] <= 0.999:
         reason += "; part of the data passes beside it"
     if grid.layout == "tokens" and chosen not in local:
@@ -150,7 +151,7 @@ def _recorded(network: nn.Module, images: Tensor, picked: Picked) -> tuple[list[
         if name and times[name] == 1
         for layer, place, out, version in tensors
     ]
-    return calls, _sum(outputs)
+    return calls, weighted_sum(outputs)
 
 
 def _by_tensor(calls: list[_Call]) -> list[_Call]:
@@ -168,11 +169,12 @@ def _by_tensor(calls: list[_Call]) -> list[_Call]:
     return chosen
 
 
-def _grid(output: Tensor, images: Tensor, said: int | None) -> Grid | None:
+def _grid(call: _Call, images: Tensor, evidence: Evidence) -> Grid | None:
     """Return the grid of an output with several positions; None for others, and for the weights of an attention."""
+    output = call.output
     if not output.requires_grad or not output.dim() or len(output) != len(images):
         return None
-    grid = find_grid(output.shape, images.shape, said)
+    grid = find_grid(output.shape, images.shape, evidence, call.part)
     if grid is None or min(grid.height, grid.width) < 2:
         return None
     return grid if in_proportion(grid.height, grid.width, images.shape) else None
@@ -235,25 +237,5 @@ def _element(out: Any, place: int | None) -> Tensor:
 @torch.no_grad()
 def _flat(network: nn.Module, images: Tensor, picked: Picked) -> Tensor:
     return torch.cat(
-        [out.reshape(len(out), -1).double() for out in _tensors(picked(network(images))) if out.dim() and len(out) == len(images)], 1
+        [out.reshape(len(out), -1).double() for out in tensors(picked(network(images))) if out.dim() and len(out) == len(images)], 1
     )
-
-
-def _sum(outputs: Any) -> Tensor:
-    """Return a sum, with random weights, of all numbers in whatever a network returns."""
-    generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(())
-    for tensor in _tensors(outputs):
-        total = total.to(tensor.device) + (tensor * torch.randn(tensor.shape, generator=generator).to(tensor)).sum()
-    return total
-
-
-def _tensors(outputs: Any) -> Iterator[Tensor]:
-    if isinstance(outputs, Tensor):
-        yield from [outputs] if outputs.is_floating_point() else []
-    elif isinstance(outputs, Mapping):
-        for value in outputs.values():
-            yield from _tensors(value)
-    elif isinstance(outputs, list | tuple):
-        for value in outputs:
-            yield from _tensors(value)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from evalkit.models import graph
-from evalkit.models.grid import Grid, find_grid, in_proportion, prefix_tokens
+from evalkit.models.evidence import observe
+from evalkit.models.grid import Grid, find_grid, in_proportion
 from evalkit.models.outlets import named
 from evalkit.models.readout import Readout
 
@@ -33,12 +34,13 @@ def explainable(module: nn.Module, images: Tensor, readout: Readout | None = Non
     `readout` makes, what has one position, and functions without the image's proportions, as in attention; in networks with prefix
     tokens also modules without them.
     """
-    said, modules = prefix_tokens(module), dict(module.named_modules())
+    readout, modules = readout or Readout(), dict(module.named_modules())
+    evidence = observe(module, images, readout)
     for name, size, separates in _outputs(module, images, readout):
-        grid = find_grid(size, images.shape, said) if size[0] == len(images) else None
+        grid = find_grid(size, images.shape, evidence, modules.get(name)) if size[0] == len(images) else None
         if grid is None or grid.height * grid.width == 1:
             continue
-        if (said is None and name in modules) or in_proportion(grid.height, grid.width, images.shape):
+        if (evidence.said is None and name in modules) or in_proportion(grid.height, grid.width, images.shape):
             yield Layer(name, size[1] if grid.layout == "maps" else size[-1], grid, separates)
 
 

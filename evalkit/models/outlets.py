@@ -1,7 +1,9 @@
 """Outputs of modules that return several tensors: each may be a layer, named by its place, as in `blocks.10:1`."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from evalkit.errors import UserError
@@ -40,3 +42,24 @@ def replaced(out: Any, place: int | None, value: Tensor) -> Any:
     values = [*out]
     values[place] = value
     return type(out)(*values) if hasattr(out, "_fields") else type(out)(values)
+
+
+def weighted_sum(outputs: Any) -> Tensor:
+    """Return a sum, with random weights, of all numbers in whatever a network returns."""
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(())
+    for tensor in tensors(outputs):
+        total = total.to(tensor.device) + (tensor * torch.randn(tensor.shape, generator=generator).to(tensor)).sum()
+    return total
+
+
+def tensors(outputs: Any) -> Iterator[Tensor]:
+    """Yield the tensors of floating-point numbers in whatever a network returns."""
+    if isinstance(outputs, Tensor):
+        yield from [outputs] if outputs.is_floating_point() else []
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from tensors(value)
+    elif isinstance(outputs, list | tuple):
+        for value in outputs:
+            yield from tensors(value)

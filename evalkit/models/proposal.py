@@ -9,8 +9,9 @@ from torch import Tensor, fx, nn
 from evalkit.errors import UserError
 from evalkit.models import graph
 from evalkit.models.copies import eval_copy, uncompiled
+from evalkit.models.evidence import Evidence, observe
 from evalkit.models.graph import shape
-from evalkit.models.grid import in_proportion
+from evalkit.models.grid import find_grid, in_proportion
 from evalkit.models.influence import PASSES_ON, POOLS, Proposal, last_influential
 from evalkit.models.readout import Readout
 
@@ -44,7 +45,7 @@ def propose(module: nn.Module, images: Tensor, readout: Readout | None = None) -
         raise
     except Exception:  # the fault may be the images', the device's or the graph's; the module itself fails only in the first two cases
         traced = None
-    proposal = None if traced is None else _last_maps(traced, images)
+    proposal = None if traced is None else _last_maps(traced, images, observe(traced.root.network, images, readout.picked))
     if proposal is not None:
         return proposal
     if images.is_meta:
@@ -88,16 +89,21 @@ def _passes_gradients(module: nn.Module, images: Tensor, readout: Readout) -> bo
     return not isinstance(outputs, Tensor) or outputs.requires_grad
 
 
-def _last_maps(traced: graph.Traced, images: Tensor) -> Proposal | None:
+def _last_maps(traced: graph.Traced, images: Tensor, evidence: Evidence) -> Proposal | None:
     """Return the last maps that the head reads; None where it reads tokens, or maps in another layout."""
     module, names, end = traced.root, _names(traced), next(iter(reversed(traced.graph.nodes)))
     for node in reversed(traced.graph.nodes):
-        if node not in names or not _is_map(shape(node), images.shape) or _is_pooling(module, node) or _is_passed_on(module, node):
+        if (
+            node not in names
+            or not _is_map(module, node, images.shape, evidence)
+            or _is_pooling(module, node)
+            or _is_passed_on(module, node)
+        ):
             continue
         behind = graph.descendants(node)
         if not any(_mixes(module, later) for later in behind) or graph.crossing(traced.graph, node) or end not in behind:
             continue
-        if any(_mixes(module, later) and _is_sequence(shape(later), images.shape) for later in behind):
+        if any(_mixes(module, later) and _is_sequence(module, later, images.shape, evidence) for later in behind):
             break
         name = min((names[same] for same in _same(module, node) if same in names), key=lambda layer: layer.count("."))
         height, width = shape(node)[2:]
@@ -127,15 +133,21 @@ def _same(module: nn.Module, node: fx.Node) -> Iterator[fx.Node]:
         yield node
 
 
-def _is_map(size: torch.Size, images: torch.Size) -> bool:
+def _is_map(module: nn.Module, node: fx.Node, images: torch.Size, evidence: Evidence) -> bool:
     """Return whether this is (N,K,h,w) with more than one position. Channels last, (N,h,w,K), lacks the image's proportions."""
-    return len(size) == 4 and size[2] * size[3] > 1 and in_proportion(size[2], size[3], images)
+    size = shape(node)
+    if len(size) != 4 or size[2] * size[3] < 2 or not in_proportion(size[2], size[3], images):
+        return False
+    part = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    grid = find_grid(size, images, evidence, part)
+    return grid is not None and grid.layout == "maps"
 
 
-def _is_sequence(size: torch.Size, images: torch.Size) -> bool:
+def _is_sequence(module: nn.Module, node: fx.Node, images: torch.Size, evidence: Evidence) -> bool:
     """Return whether this has several positions in a layout other than that of maps."""
+    size = shape(node)
     if len(size) == 4:
-        return size[1] * size[2] > 1 and size[2] * size[3] > 1 and not _is_map(size, images)
+        return size[1] * size[2] > 1 and size[2] * size[3] > 1 and not _is_map(module, node, images, evidence)
     return len(size) == 3
 
 

@@ -18,8 +18,9 @@ from evalkit.errors import UserError, cause, did_you_mean, first_line
 from evalkit.models import graph as cutting
 from evalkit.models import outlets
 from evalkit.models.copies import eval_copy, uncompiled_name
+from evalkit.models.evidence import Evidence, observe
 from evalkit.models.failing import Failed, cannot_process, device_and_dtype
-from evalkit.models.grid import Chosen, Grid, grid_of, prefix_tokens
+from evalkit.models.grid import Chosen, Grid, grid_of, needs_evidence
 from evalkit.models.normalisation import check_normalisation
 from evalkit.models.readout import Readout, described
 
@@ -78,7 +79,6 @@ class SplitModel:
         self._checked = False
         self._layout = torch.contiguous_format
         self._chosen = grid, prefix
-        self._said = prefix_tokens(module)
         self._grids: dict[tuple[torch.Size, torch.Size], Grid] = {}
         """Grids by the sizes of an output and of its images."""
         self._views: dict[int, SplitModel] = {}
@@ -118,7 +118,11 @@ class SplitModel:
         """Return the grid of the layer's output for images of this size; order and prefix tokens are those of the first images."""
         sizes = output.shape[1:], normalised.shape[2:]
         if sizes not in self._grids:
-            grid = grid_of(output, normalised, self.layer, self._said, *self._chosen)
+            chosen, prefix = self._chosen
+            needed = (chosen == "auto" or prefix is None) and needs_evidence(output.shape, normalised.shape)
+            evidence = observe(self.module, normalised[:1], self.readout) if needed else Evidence()
+            part = dict(self.module.named_modules()).get(self.layer)
+            grid = grid_of(output, normalised, self.layer, evidence, part, chosen, prefix)
             if self._grids and (grid.layout, grid.prefix) != (self.grid.layout, self.grid.prefix):
                 raise UserError(
                     f"layer '{self.layer}' puts out {self.grid} for images of one size and {grid} for another; "
@@ -302,11 +306,11 @@ class _GraphCut:
         behind = [n for n in nodes if n in after and n.op != "output"]
         self.before = cutting.extract(traced.root, before, inputs, (node, beside))
         self.after = cutting.extract(traced.root, behind, [node, *beside], output, sizes)
-        self._behind: dict[tuple[str, bool], fx.GraphModule] = {}
+        self._behind: dict[tuple[str, int], fx.GraphModule] = {}
 
     def behind(self, grid: Grid) -> fx.GraphModule:
         """Return the head that reads maps, and the prefix tokens if there are any; it is made once, since methods ask for each batch."""
-        key = grid.layout, grid.prefix > 0
+        key = grid.layout, (grid.prefix > 0) - (grid.prefix < 0)
         if key not in self._behind:
             self._behind[key] = cutting.behind_grid(self.after, grid)
         return self._behind[key]
