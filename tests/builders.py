@@ -211,3 +211,30 @@ def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()
+
+
+class Patches(nn.Module):
+    """Blocks over 4 x 5 patches with a class token in `front`, at the `end`, or with registers; some tokens may be dropped between."""
+
+    def __init__(
+        self, place: str = "front", pool: str = "token", kept: int | None = None, extra: int = 1, tokens_first: bool = False
+    ) -> None:
+        super().__init__()
+        self.embed, self.cls_token = nn.Conv2d(3, 12, 8, stride=8), nn.Parameter(torch.randn(1, extra, 12))
+        layers = (nn.TransformerEncoderLayer(12, 2, 16, batch_first=not tokens_first, dropout=0.0) for _ in range(3))
+        self.blocks, self.norm, self.head = nn.ModuleList(layers), nn.LayerNorm(12), nn.Linear(12, 4)
+        self.place, self.pool, self.kept, self.tokens_first = place, pool, kept, tokens_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        extra = self.cls_token.expand(x.shape[0], -1, -1)
+        x = torch.cat([extra, x] if self.place == "front" else [x, extra], 1)
+        x = x.transpose(0, 1) if self.tokens_first else x
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if self.kept and number == 0:
+                x = x[:, : 1 + self.kept]
+        x = self.norm(x.transpose(0, 1) if self.tokens_first else x)
+        if self.pool == "mean":
+            return self.head((x[:, self.cls_token.shape[1] :] if self.place == "front" else x[:, : -self.cls_token.shape[1]]).mean(1))
+        return self.head(x[:, 0] if self.place == "front" else x[:, -1])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from evalkit.errors import UserError
+from evalkit.models.outlets import weighted_sum
 from evalkit.models.split import SplitModel, close
 from evalkit.scores import scored
 
@@ -63,6 +64,24 @@ def check_meaning(net: SplitModel, images: Tensor, output: str) -> None:
             f"needs logits; {_away(net)}"
         )
     log.warning("all outputs of %s tried lie between 0 and 1: if it applies a sigmoid or softmax, %s", net.name, _away(net))
+
+
+def reads_positions(net: SplitModel, images: Tensor) -> bool:
+    """Return whether the outputs depend on the positions of the layer, on images (N,3,H,W) as in `SplitModel`.
+
+    They do not where only a class token is read behind it: all gradients with respect to the positions are exactly 0, and those
+    with respect to the prefix tokens are not. Without prefix tokens, or without gradients, the answer is True.
+    """
+    activations, context = net.trunk(images)
+    if not net.grid.prefix:
+        return True
+    tensors = activations.requires_grad_(), context[0].requires_grad_()
+    with torch.enable_grad():
+        total = weighted_sum(net.head(tensors[0], (tensors[1], *context[1:])))
+    if not total.requires_grad:
+        return True
+    positions, prefix = (g is not None and bool((g != 0).any()) for g in torch.autograd.grad(total, tensors, allow_unused=True))
+    return positions or not prefix
 
 
 def check_on_images(net: SplitModel, images: Tensor) -> None:

@@ -55,10 +55,10 @@ class ModelConfig(Settings):
     channels: Positive = 3
     select: Annotated[int, Field(strict=True)] | Text | None = None
     score: Text | None = None
-    grid: Literal["auto", "channels_last"] | tuple[Positive, Positive] = Field(
-        default="auto", description="auto, channels_last, or [height,width] of a grid of tokens", examples=["[14,14]"]
+    grid: Literal["auto", "maps", "channels_last"] | tuple[Positive, Positive] = Field(
+        default="auto", description="auto, maps, channels_last, or [height,width] of a grid of tokens", examples=["[14,14]"]
     )
-    prefix_tokens: Annotated[int, Field(ge=0, strict=True)] | None = None
+    prefix_tokens: Annotated[int, Field(strict=True)] | None = None
     fuse: Literal["mean", "max"] | None = None
     expected_top1: Number | None
     expected_top1_source: Text | None

@@ -41,9 +41,9 @@ class SplitModel:
             read as activations A (N,K,h,w), see `evalkit.models.grid`.
         mean: Mean of the normalisation, per channel, for images in [0,1].
         std: Standard deviation of the normalisation, per channel, for images in [0,1].
-        grid: How the output lies: "auto" reads it from the network and the shapes, "channels_last" is (N,h,w,K), and (h,w) the grid
-            of the tokens (N,T,K).
-        prefix: Number of tokens in front of the grid, or None to read it from the network and the shapes.
+        grid: How the output lies: "auto" reads it from the network and the shapes, "maps" is (N,K,h,w), "channels_last" (N,h,w,K), and
+            (h,w) the grid of the tokens (N,T,K).
+        prefix: Number of tokens in front of the grid, negative for tokens behind it, or None to read it from the network and the shapes.
         readout: Makes logits (N,C) of what the network returns; by default a tensor, or the `logits` of a dict or of an object.
 
     Raises:
@@ -105,14 +105,20 @@ class SplitModel:
                 output, context = self._cut.trunk(normalised.contiguous(memory_format=self._layout))
             if not isinstance(output, Tensor):
                 raise UserError(f"layer '{self.layer}' puts out {described(output)}, not one tensor; choose a layer that does")
-            if len(output) != len(images):
-                raise UserError(
-                    f"layer '{self.layer}' puts out {len(output)} maps for {len(images)} images, as where a network looks at several "
-                    "crops, mirror images or windows; choose a layer with one map an image, or hand over the network that sees one of them"
-                )
+            self._check_length(output, len(images))
+            if not self._grids and output.dim() == 3 and output.shape[1] == len(images) > 1:  # tokens first, of as many images as tokens?
+                self._check_length(self._cut.trunk(normalised[:1].clone())[0], 1)
             activations, prefix = self._grid_of(output, normalised).split(output)
         context = context if prefix is None else (prefix, *context)
         return self._plain(activations), tuple(self._plain(c) for c in context)
+
+    def _check_length(self, output: Tensor, images: int) -> None:
+        if len(output) != images:
+            order = " or where its order is (tokens, images, channels)" if output.dim() == 3 and output.shape[1] == images else ""
+            raise UserError(
+                f"layer '{self.layer}' puts out {len(output)} maps for {images} images, as where a network looks at several crops, mirror "
+                f"images or windows{order}; choose a layer with one map an image, or hand over the network that sees one of them"
+            )
 
     def _grid_of(self, output: Tensor, normalised: Tensor) -> Grid:
         """Return the grid of the layer's output for images of this size; order and prefix tokens are those of the first images."""

@@ -1,5 +1,6 @@
 """Loading of a model from its config: it is built, cut and checked."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,14 @@ from evalkit.imports import arguments_refused, failure, find
 from evalkit.models.copies import uncompiled
 from evalkit.models.failing import Failed, cannot_process, device_and_dtype
 from evalkit.models.influence import Proposal
-from evalkit.models.outputs import check_meaning
+from evalkit.models.outputs import check_meaning, reads_positions
 from evalkit.models.proposal import NoLayer, propose
 from evalkit.models.readout import Readout
 from evalkit.models.settings import ModelConfig
 from evalkit.models.split import SplitModel
 from evalkit.models.weights import fill, hash_weights, origin, require_values
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -170,4 +173,18 @@ def _check(nets: Sequence[SplitModel], config: ModelConfig, size: tuple[int, int
     if not outputs:
         raise UserError(f"{config.factory} has no outputs, so there is no class to explain")
     check_meaning(net, torch.cat([image, image.flip(3)]), config.output)
+    for each in nets:
+        if not reads_positions(each, image):
+            log.warning(_unread(each.layer, config))
     return outputs
+
+
+def _unread(layer: str, config: ModelConfig) -> str:
+    try:
+        instead = f"model.layer=auto takes '{proposed_layer(config).layer}'"
+    except UserError:
+        instead = "choose an earlier one"
+    return (
+        f"the scores do not depend on the positions of layer '{layer}', since behind it only prefix tokens are read: gradients and drops "
+        f"are zero there, and their maps empty; {instead}"
+    )
