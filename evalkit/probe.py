@@ -178,7 +178,7 @@ class Probe:
         activations = self.activations.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.net.head(activations, self.context)
-            outputs = {"score": lambda: logits, "softmax": lambda: logits.softmax(1), "sigmoid": logits.sigmoid}[score]()
+            outputs = {"score": lambda: logits, "softmax": lambda: logits.softmax(1), "sigmoid": logits.sigmoid}[self._of_output(score)]()
             total = outputs.gather(1, self.targets[:, None]).sum()
         found = torch.autograd.grad(total, activations, allow_unused=True)[0] if total.requires_grad else None
         if found is None:
@@ -214,13 +214,25 @@ class Probe:
         return torch.stack(drops)
 
     def score_and_drops(self, score: str) -> tuple[Tensor, Tensor]:
-        """Return y (N,) and y - y^k (N,K), y being the target's logit ("score"), or in float64 its "softmax" or "sigmoid"."""
+        """Return y (N,) and y - y^k (N,K), y being the target's logit ("score"), or in float64 its "softmax" or "sigmoid".
+
+        Of a network with output=binary both are its confidence, the sigmoid: a softmax of its scores -z and z would be that of 2 z.
+        Raises UserError for both where output=raw.
+        """
+        score = self._of_output(score)
         if score == "score":
             return self.scores, self.drops
         if score == "softmax":
             return self.logits.double().softmax(1).gather(1, self.targets[:, None])[:, 0], self.softmax_drops
         y, drops = self.scores.double(), self.drops.double()
         return y.sigmoid(), _confidence_drop(y[:, None], y[:, None] - drops)
+
+    def _of_output(self, score: str) -> str:
+        """Return "score", "softmax" or "sigmoid" as the network's output means it. Raises UserError where it has no confidence."""
+        output = self.net.readout.output
+        if output == "raw" and score != "score":
+            raise UserError(f"model.output=raw has no {score}: choose methods of the score itself, as ablation_cam and grad_cam are")
+        return "sigmoid" if output == "binary" and score == "softmax" else score
 
     def region_drops(self, regions: Tensor) -> Tensor:
         """Return y - y^v (N,V), y^v with all channels zero inside region v; `regions` are masks (V,h,w) of the activations' cells."""

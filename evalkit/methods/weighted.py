@@ -9,7 +9,7 @@ from evalkit.errors import one_of, whole
 from evalkit.probe import Probe
 
 SCORES = ("score", "softmax", "sigmoid")
-"""The choices of y: the logit of the explained class, or its softmax or sigmoid."""
+"""The choices of y: the logit of the explained class, or its softmax or sigmoid (see `Probe.score_and_drops`)."""
 
 
 def cam(probe: Probe) -> Tensor:

@@ -1,9 +1,17 @@
 """The notebooks run from top to bottom, and come without outputs."""
 
+import os
+import re
+import secrets
+
 import nbformat
+import numpy as np
 import pytest
+import torch
 from builders import ROOT, tiny_overrides
 from nbclient import NotebookClient
+from PIL import Image
+from torch import nn
 
 from evalkit.config.compose import compose_jobs
 from evalkit.launch.run import run_job
@@ -41,3 +49,45 @@ def executed(name: str) -> str:
     assert not any(cell.get("outputs") for cell in notebook.cells)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "experiments")}}).execute()
     return str(notebook.cells)
+
+
+NETS = """
+from torch import nn
+
+def net(channels=3, outputs=1):
+    return nn.Sequential(nn.Conv2d(channels, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, outputs))
+"""
+
+
+@pytest.mark.parametrize(("output", "channels", "figures"), [("binary", 3, 4), ("sigmoid", 3, 4), ("raw", 3, 4), ("binary", 1, 4)])
+def test_one_photograph_of_other_outputs_and_channels(output, channels, figures, tmp_path, monkeypatch):
+    """The scores printed are the network's own: a sigmoid of the class's score, none without confidences."""
+    (tmp_path / "brought.py").write_text(NETS)
+    outputs = 3 if output == "sigmoid" else 1
+    torch.manual_seed(secrets.randbits(32))
+    with torch.no_grad():
+        net = nn.Sequential(nn.Conv2d(channels, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, outputs)).eval()
+        net[-1].bias += 1.0
+        torch.save(net.state_dict(), tmp_path / "net.pth")
+        Image.fromarray(torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8).numpy()).convert("L").save(tmp_path / "grey.png")
+        pixels = torch.from_numpy(np.array(Image.open(tmp_path / "grey.png"))).double() / 255
+        z = net.double()((pixels.expand(1, channels, 64, 64) - 0.5) / 0.5)[0]
+    names = {"binary": "[no,yes]", "raw": "[temp]", "sigmoid": "[a,b,c]"}[output]
+    half = f"[{','.join(['0.5'] * channels)}]"
+    settings = {
+        "factory": "brought.net", "args.channels": channels, "args.outputs": outputs, "output": output, "classes": names, "channels": channels,
+        "weights": tmp_path / "net.pth", "layer": 1, "mean": half, "std": half, "resize": "[64,64]",
+    }  # fmt: skip
+    network = " ".join(f"{'+' * key.startswith('args')}model.{key}={value}" for key, value in settings.items())
+    for key, value in {"MODEL": f"model=custom {network}", "PHOTO": str(tmp_path / "grey.png")}.items():
+        monkeypatch.setenv(f"EVALKIT_{key}", value)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    text = executed("one_photograph")
+    assert text.count("'image/png'") == figures
+    best = z.abs().max() if output != "sigmoid" else z.max()
+    printed = float(re.search(r"(?:confidence|score) (-?[\d.e-]+)", re.search(r"'text': '(.*?)'", text)[1])[1])
+    if output == "raw":
+        assert printed == pytest.approx(float(best), rel=2e-3) and "confidence 0." not in text
+    else:
+        assert printed == pytest.approx(float(best.sigmoid()), rel=2e-3)

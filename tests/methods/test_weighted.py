@@ -7,6 +7,8 @@ from builders import HALF, TinyFC, TinyGAP
 
 from evalkit import Probe, SplitModel, methods
 from evalkit.errors import UserError
+from evalkit.models.readout import Readout
+from evalkit.scores import confidence_and_logit
 
 
 def float64_reference(probe: Probe, name: str) -> torch.Tensor:
@@ -170,6 +172,34 @@ def test_a_saturated_confidence_still_ranks(drop):
     found = methods.ablation_cam(probe, drop=drop)
     total = torch.einsum("nk,nkhw->nhw", drops, probe.activations.double()).clamp(min=0)
     assert torch.allclose(found / found.amax().clamp(min=1e-300), total / total.amax().clamp(min=1e-300)) and found.dtype == torch.float64
+
+
+@pytest.mark.parametrize("word", ["softmax", "sigmoid"])
+def test_the_confidence_of_one_logit_is_its_sigmoid(word):
+    """Its two scores are -z and z, whose softmax would be the sigmoid of 2 z."""
+    net = SplitModel(TinyFC(1).double().eval(), "features", mean=HALF, std=HALF, readout=Readout(output="binary"))
+    probe = Probe(net, torch.rand(3, 3, 16, 16, dtype=torch.float64), targets=[0, 1, 1])
+    y, drops = probe.score_and_drops(word)
+    expected, wanted = confidence_and_logit(probe.logits, probe.targets, "binary")[0], torch.zeros_like(drops)
+    for k in range(drops.shape[1]):
+        ablated = probe.activations.clone()
+        ablated[:, k] = 0
+        after = confidence_and_logit(net.head(ablated).detach(), probe.targets, "binary")[0]
+        assert expected is not None and after is not None
+        wanted[:, k] = expected - after
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(drops, wanted, rtol=0, atol=1e-10)
+    slope = (expected * (1 - expected))[:, None, None, None]
+    torch.testing.assert_close(probe.scored_gradients(word), slope * probe.gradients, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("word", ["softmax", "sigmoid"])
+def test_a_quantity_has_no_confidence_to_drop(word):
+    net = SplitModel(TinyFC(1).eval(), "features", mean=HALF, std=HALF, readout=Readout(output="raw"))
+    probe = Probe(net, torch.rand(1, 3, 16, 16))
+    for explain in (lambda: methods.ablation_cam(probe, drop=word), lambda: methods.grad_cam(probe, gradient=word)):
+        with pytest.raises(UserError, match=f"model.output=raw has no {word}"):
+            explain()
 
 
 def test_ablation_variants_have_names(tiny_fc):
