@@ -71,6 +71,8 @@ class Classes:
         """Return the output of a class given by index, or by name in upper or lower case. Raises UserError where there is none."""
         if isinstance(given, int) or (given.isdecimal() and given not in self._by_name):
             if not 0 <= int(given) < self.outputs:
+                if self.quantity:
+                    raise UserError(f"target={given} is no output: of its one output z, target=0 explains z and target=1 explains -z")
                 raise UserError(f"target={given} is no output: the model has {self.outputs}, from 0 to {self.outputs - 1}")
             return int(given)
         by_short_name = {_short(name): index for name, index in reversed(self._by_name.items())}

@@ -56,7 +56,8 @@ def check_labels(config: RunConfig, source: Source, positions: Sequence[int], cl
         if certain and (config.target == "label" or config.images == "correct"):
             alike = "name them alike (model.classes=FILE, one wnid or name a line), or " if any(keys) else ""
             raise UserError(f"{note}; {alike}use target=predicted")
-        log.warning("%s: top-1 %s", note, "cannot be computed" if certain else "needs labels that the model knows")
+        if config.model.output != "raw":  # which has no top-1
+            log.warning("%s: top-1 %s", note, "cannot be computed" if certain else "needs labels that the model knows")
     if config.target == "label" and not streamed:
         unlabelled = [i for i, choices in enumerate(outputs) if not any(choices)]
         if unlabelled and not classes.map:

@@ -56,6 +56,11 @@ def load(config: ModelConfig, device: torch.device, size: tuple[int, int] | None
     module.to(device)
     nets = [cut(module, config, layer) for layer in config.layers]
     outputs = _check(nets, config, size or input_size(config), device)
+    if config.output == "binary" and isinstance(config.classes, tuple) and len(config.classes) != 2:
+        raise UserError(
+            f"model.classes gives {len(config.classes)} name{'s' * (len(config.classes) != 1)}, and model.output=binary needs two, the one "
+            "for z < 0 first, as in 'model.classes=[no,yes]'"
+        )
     quantity = config.output == "raw" and nets[-1].readout.shape != "(N,C)"
     classes = load_quantity(config.classes, config.class_map) if quantity else load_classes(config.classes, outputs, config.class_map)
     return LoadedModel(module, nets, preprocessing(config), classes, weights, hash_weights(module.state_dict()), executed)

@@ -49,6 +49,12 @@ RAW = (
 QUANTITY = (
     "Of one output z, z is explained where it is positive and -z where it is negative, so that a drop brings z nearer to 0, or past it."
 )
+DIRECTIONS = {
+    (0,): "Of one output z, z itself is explained for every image, also where it is negative, so that a drop lowers z.",
+    (1,): "Of one output z, -z is explained for every image, also where z is positive, so that a drop raises z.",
+    (0, 1): "Of one output z, both z and -z are explained for every image, so that Y is negative for one of them.",
+}
+"""What is explained of one output z where the target is named, by the outputs, 0 for z and 1 for -z."""
 CHANGE = (
     "Mean change of the score: after minus before, in points of confidence or units of the logit; where pixels were removed, "
     "the more negative the better."
@@ -145,9 +151,19 @@ def signs(run: Run) -> str:
             f"Left out of the drop in activation because Y <= 0: {counts['logit_not_positive']}. "
             f"Confidence above 0.9999 on {counts['nearly_certain_percent']:.1f} % of images."
         )
+    direction = _direction(run)
+    return f"{RAW}{direction and f' {direction}'} Left out of the drops because Y = 0: {counts['logit_not_positive']}."
+
+
+def _direction(run: Run) -> str:
+    """Return which of z and -z the rows of a network with one quantity explain; empty for other networks."""
     first, *rest = run.provenance.get("class_names") or [""]
-    quantity = rest == [f"-{first}"] and run.provenance["identity"]["target"] == "predicted"
-    return f"{RAW}{f' {QUANTITY}' * quantity} Left out of the drops because Y = 0: {counts['logit_not_positive']}."
+    if rest != [f"-{first}"]:
+        return ""
+    if run.provenance["identity"]["target"] == "predicted":
+        return QUANTITY
+    explained = sorted({int(target) for target in run.rows.target.dropna()})
+    return DIRECTIONS.get(tuple(explained), "")
 
 
 def scored_of(run: Run) -> str:
@@ -234,7 +250,7 @@ def interval(value: float, low: float, high: float) -> str:
     """Format a value with its interval: `41.52 [40.90, 42.11]`; `undefined` for nan, which `undefined` explains."""
     if not math.isfinite(value):
         return UNDEFINED
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{value:.2f} [no interval: too few images]"
+    return f"{value:z.2f} [{low:z.2f}, {high:z.2f}]" if math.isfinite(low) else f"{value:z.2f} [no interval: too few images]"
 
 
 def comparison_table(evaluated: Evaluated, point: Point) -> list[list[str]]:

@@ -59,7 +59,8 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
     figure, axes = plt.subplots(len(maps), columns, figsize=(3.5 * columns, 3.5 * len(maps) + 0.9), squeeze=False, layout="constrained")
     for row, (method, heat) in zip(axes, maps.items(), strict=True):
         row[0].imshow(photo)
-        row[0].set_title("photograph as the model sees it", fontsize=10)
+        more = "\n(its first three channels)" if len(probe.images[0]) > 3 else ""
+        row[0].set_title(f"photograph as the model sees it{more}", fontsize=10)
         row[1].imshow(photo.mean(axis=2), cmap="gray", vmin=0, vmax=1)  # a coloured one would mix with the map's colours
         overlaid = row[1].imshow(heat[0].cpu().numpy(), cmap=COLOURS, alpha=OVERLAY)
         scale = ScalarMappable(overlaid.norm, overlaid.cmap)  # opaque, unlike the overlay
@@ -81,7 +82,10 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
     random = " with RANDOM WEIGHTS" if model.weights.startswith(("random (", "random in part (")) else ""
     chosen = "predicted" if config.target == "predicted" else "chosen"
     at = layers_in_words(config.model.layer)
-    figure.suptitle(f'why "{name}"? ({chosen} class {index}) · {config.model.name}{random} at {at}', fontsize=12)
+    which = f"{chosen} class {index}"
+    if config.model.output == "raw":
+        which = ("its own sign" if chosen == "predicted" else chosen) if model.classes.quantity else f"{chosen} output {index}"
+    figure.suptitle(f'why "{name}"? ({which}) · {config.model.name}{random} at {at}', fontsize=12)
     return figure
 
 

@@ -71,6 +71,11 @@ class PhotoSession:
         return score if confidence is None else f"confidence {in_full(float(confidence))}{between}{score}"
 
     @property
+    def score_word(self) -> str:
+        """What the explained number is called: with model.output=raw there are no classes."""
+        return "score" if self.config.model.output == "raw" else "class score"
+
+    @property
     def random_weights(self) -> bool:
         """Whether the weights are random: every picture has to state it."""
         return self.model.weights.startswith(("random (", "random in part ("))

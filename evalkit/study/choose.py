@@ -17,6 +17,8 @@ def best_classes(run: Run, number: int) -> "pd.Series[float]":
 
     Raises UserError if the run has no labels, or left out the images that the network gets wrong.
     """
+    if run.raw:
+        raise UserError(f"{run.path} has no classes (model.output=raw), and this study needs classes, of which the best are shown")
     if run.provenance["identity"]["images"] == "correct":
         raise UserError(f"{run.path} left out what the network gets wrong, so its classes have no F1 score: run it with images=all")
     read = run.rows[run.rows.label.notna() & run.rows.predicted.notna()].drop_duplicates(ITEM)

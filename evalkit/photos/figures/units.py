@@ -38,7 +38,7 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
         _stems(lower, photo.probe.drops[0].double().cpu())
     for ax in axes[1::2, 0]:
         ax.set_ylabel("drop y - yᵏ")
-    title(figure, session, "Drop of the class score when one unit is ablated")
+    title(figure, session, f"Drop of the {session.score_word} when one unit is ablated")
     return figure
 
 
