@@ -3,6 +3,7 @@
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,10 @@ def _refuse_unless_library(group: str, name: str, known: list[str]) -> None:
 
         if _register_library_network(name):
             return
+        own = name.removesuffix(".py").replace("/", ".")
+        if name.endswith(".py") or ("." in name and "/" not in name and find_spec(name.partition(".")[0]) is not None):
+            factory = f"{own}.Net, Net being what builds it" if name.endswith(".py") else own
+            raise UserError(f"no model '{name}': a network of your own is model=custom model.factory={factory}")
         raise UserError(f"no model '{name}'{catalogue.elsewhere(name, [*known, *catalogue.names()])}")
     raise UserError(f"no {group} '{name}'{did_you_mean(name, known)}")
 

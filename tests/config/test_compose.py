@@ -204,3 +204,11 @@ def test_files_with_the_other_suffix_of_yaml(tmp_path):
         (tmp_path / group / "mine.yml").write_text("# @package _global_\nsample: 3\n")
         with pytest.raises(UserError, match=rf"{group}/mine\.yml is not read, .*: call it mine\.yaml$"):
             compose_jobs([f"{group}=[mine]" if group == "method" else f"{group}=mine"], conf=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "factory"), [("builders.py", "builders.Net, Net being what builds it"), ("builders.TinyFC", "builders.TinyFC")]
+)
+def test_a_network_of_ones_own_has_a_factory(name, factory):
+    with pytest.raises(UserError, match=f"model=custom model.factory={factory}"):
+        compose_jobs([f"model={name}"])

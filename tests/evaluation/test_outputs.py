@@ -13,7 +13,9 @@ from evalkit.config.compose import compose_jobs
 from evalkit.errors import UserError
 from evalkit.launch.run import run_job
 from evalkit.models import zoo
+from evalkit.output.tables import interval, signs
 from evalkit.photos.gallery import report_runs
+from evalkit.study.choose import best_classes
 
 
 def run(overrides):
@@ -92,6 +94,37 @@ def test_chosen_directions_of_a_quantity(folder, tmp_path):
     np.testing.assert_allclose(rows.logit_full, np.where(rows.target == 0, 1, -1) * z[rows["index"]], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("predicted", "-z where it is negative"),
+        ("0", "z itself is explained"),
+        ("-output", "-z is explained for every"),
+        ("[0,1]", "both z and -z"),
+    ],
+)
+def test_the_caption_says_which_direction_is_explained(target, says, folder, tmp_path):
+    run(one_output(folder, tmp_path / "run", "raw", f"target={target}", "method=[centre]"))
+    (loaded,) = load_runs([tmp_path / "run"])
+    assert says in signs(loaded) and signs(loaded).count("Of one output z") == 1
+    with pytest.raises(UserError, match="has no classes"):
+        best_classes(loaded, 5)
+
+
+def test_directions_have_two_numbers(folder, tmp_path):
+    with pytest.raises(UserError, match="target=0 explains z and target=1 explains -z"):
+        run(one_output(folder, tmp_path / "run", "raw", "target=5"))
+
+
+def test_several_raw_outputs_miss_no_labels(folder, tmp_path, caplog):
+    run([*tiny_overrides(folder, tmp_path / "run"), "model.output=raw", "model.classes=null", "method=[centre]"])
+    assert "top-1" not in caplog.text
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    assert interval(-0.001, -0.004, 0.001) == "0.00 [0.00, 0.00]" and interval(-0.006, -1, 0) == "-0.01 [-1.00, 0.00]"
+
+
 @pytest.mark.parametrize("wish", ["target=label", "images=correct"])
 def test_a_quantity_has_no_classes(wish, folder, tmp_path):
     with pytest.raises(UserError, match=f"{wish} needs classes, and builders.TinyFC puts out one quantity"):
@@ -107,7 +140,10 @@ def test_a_quantity_has_no_classes(wish, folder, tmp_path):
         ),
         (["+model.args.classes=1", "model.classes=null"], "has 1 output, and a softmax needs two classes or more: set model.output=binary"),
         (["+model.args.classes=1", "model.output=raw", "model.classes=[a,b]"], "one output takes a list of one name"),
-        (["+model.args.classes=1", "model.output=binary", "model.classes=[a]"], "gives 1 classes, but the model has 2 outputs"),
+        (
+            ["+model.args.classes=1", "model.output=binary", "model.classes=[a]"],
+            "gives 1 name, and model.output=binary needs two, the one for z < 0 first",
+        ),
         (["model.score=theirs.missing"], "model.score=theirs.missing: 'theirs' has no 'missing'"),
         (["model.select=logits"], "model.select=logits: the network returns a tensor"),
     ],

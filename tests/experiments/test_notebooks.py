@@ -75,8 +75,8 @@ def test_one_photograph_of_other_outputs_and_channels(output, channels, figures,
     names = {"binary": "[no,yes]", "raw": "[temp]", "sigmoid": "[a,b,c]"}[output]
     half = f"[{','.join(['0.5'] * channels)}]"
     settings = {
-        "factory": "brought.net", "args.channels": channels, "args.outputs": outputs, "output": output, "classes": names, "channels": channels,
-        "weights": tmp_path / "net.pth", "layer": 1, "mean": half, "std": half, "resize": "[64,64]",
+        "factory": "brought.net", "args.channels": channels, "args.outputs": outputs, "output": output, "classes": names,
+        "channels": channels, "weights": tmp_path / "net.pth", "layer": 1, "mean": half, "std": half, "resize": "[64,64]",
     }  # fmt: skip
     network = " ".join(f"{'+' * key.startswith('args')}model.{key}={value}" for key, value in settings.items())
     for key, value in {"MODEL": f"model=custom {network}", "PHOTO": str(tmp_path / "grey.png")}.items():
@@ -86,7 +86,9 @@ def test_one_photograph_of_other_outputs_and_channels(output, channels, figures,
     text = executed("one_photograph")
     assert text.count("'image/png'") == figures
     best = z.abs().max() if output != "sigmoid" else z.max()
-    printed = float(re.search(r"(?:confidence|score) (-?[\d.e-]+)", re.search(r"'text': '(.*?)'", text)[1])[1])
+    found = re.search(r"(?:confidence|score) (-?\d+\.\d+)", text)
+    assert found is not None
+    printed = float(found[1])
     if output == "raw":
         assert printed == pytest.approx(float(best), abs=2e-4) and "confidence 0." not in text
     else:

@@ -41,7 +41,9 @@ def test_pictures_say_what_there_is(overrides, tmp_path):
     assert z >= 0  # of -z and z, the predicted one
     drawn = texts(explain.draw(session.config, session.model, probe, {name: session.map(name, probe) for name in session.methods}))
     assert (f"score {z:.2f} →" in drawn, "confidence" in drawn, "(logit)" in drawn) == (raw, not raw, not raw)
+    assert ("class" in drawn) != raw
     photos = [ExplainedPhoto("0.png", probe)]
+    assert ("class score" in texts(units.draw(session, photos))) != raw
     for figure in (explanation, units):
         said = texts(figure.draw(session, photos))
         assert f"{z:.2f}" in said and ("confidence" in said) != raw

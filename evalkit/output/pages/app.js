@@ -155,7 +155,7 @@ function showNetwork() {
   $("classes").replaceChildren(...names.map((name, index) => names.indexOf(name) === names.lastIndexOf(name)
     ? make("option", { value: name }) : make("option", { value: index, label: `${name} (${index})` })));
   const top1 = network === null || network.random || network.top1 === null ? "" : `; top-1 ${network.top1.toFixed(1)} %`;
-  $("about").textContent = network === null ? "" : `${names.length} classes; weights: ${network.weights}${top1}`;
+  $("about").textContent = network === null ? "" : `${names.length} ${network.raw ? "outputs" : "classes"}; weights: ${network.weights}${top1}`;
   $("weights").textContent = network?.random ? "RANDOM WEIGHTS: this network has learnt nothing, and its maps explain nothing." : "";
 }
 
@@ -182,6 +182,8 @@ function showView() {
     return make("li", {}, button);
   }));
   if (view === null) return;
+  $("top").setAttribute("aria-label", `The ${view.raw ? "highest outputs" : "likeliest classes"}: press one to explain it`);
+  $("other").textContent = `Any other ${view.raw ? "output" : "class"}, by name or number`;
   $("picture").src = view.picture;
   $("picture").alt = `${view.name}, as the network sees it`;
   $("picture").classList.toggle("small", view.width < 150);

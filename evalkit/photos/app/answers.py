@@ -42,6 +42,7 @@ def network(explainer: Explainer, asked: Network) -> dict[str, Any]:
         "weights": printable(Path(session.model.weights).name),
         "random": session.random_weights,
         "top1": model.expected_top1,
+        "raw": model.output == "raw",
         "layer": explainer.layer(asked),
         "layers": [
             {"name": layer.name, "channels": layer.channels, "height": layer.grid.height, "width": layer.grid.width}
