@@ -23,3 +23,9 @@ def layer_of(name: str) -> str:
 def layers_in_words(layer: str | Sequence[str]) -> str:
     """Return `features.29` for one layer, `layers a, b` for several."""
     return layer if isinstance(layer, str) else f"layers {', '.join(layer)}"
+
+
+def by_layer(names: Sequence[str]) -> dict[str, list[str]]:
+    """Group the names of methods by their layers, those that do not depend on the layer last, under the empty name."""
+    layers = dict.fromkeys(sorted(map(layer_of, names), key=lambda layer: not layer))
+    return {layer: [name for name in names if layer_of(name) == layer] for layer in layers}

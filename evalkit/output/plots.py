@@ -1,6 +1,5 @@
 """Figures from summaries: metric against threshold, drop per method, win matrix. PNG for screens, PDF and SVG for papers."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -18,8 +16,10 @@ from matplotlib.figure import Figure
 from evalkit.analysis.cautions import cautions
 from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import CONTROLS, Run, at_point
-from evalkit.analysis.metrics import direction, relative_drop
-from evalkit.analysis.summary import PAPER_METRICS, scores_in, scores_of, win_matrix
+from evalkit.analysis.metrics import direction
+from evalkit.analysis.summary import PAPER_METRICS, scores_in, win_matrix
+from evalkit.output.distribution import distribution
+from evalkit.output.lettering import INCHES_PER_LINE, entitle, folded, legend_below, room
 from evalkit.output.tables import LABELS, MANY, PAPER_POINT, describe_point, main_points, network_in_paper, title, whom_win_beats
 
 METADATA: Any = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -27,10 +27,8 @@ METADATA: Any = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": Non
 FORMATS = tuple(METADATA)
 TEXT: Any = {"text.parse_math": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "evalkit"}
 """Text is stored as text in SVG and as TrueType in PDF; dollar signs in a name do not start a formula."""
-LETTERS_PER_INCH = 12
-"""Letters of a title, in its usual size, that fit into an inch."""
-INCHES_PER_LINE = 0.2
-"""Height of a line of the title."""
+LETTERS_PER_PANEL = 24
+"""Letters of a title that fit over one of the panels of `one_panel_a_method`."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -81,8 +79,8 @@ def against_threshold(run: Run, part: pd.DataFrame) -> Figure:
     for ax in axes[-1]:
         ax.set_xlabel(f"top x % of pixels {verb}")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), title=whom_win_beats(run))
-    _entitle(figure, run, title(run))
+    legend_below(figure, handles, labels, 6, title=whom_win_beats(run))
+    entitle(figure, title(run), cautions(run))
     return figure
 
 
@@ -91,10 +89,12 @@ def one_panel_a_method(run: Run, part: pd.DataFrame, score: str) -> Figure:
     select = str(part["select"].iloc[0])
     drops = part[(part.metric == "average_drop") & (part.score == score)].sort_values("top_percent")
     lines = {method: drops[drops.method == method] for method in run.methods}
+    names = {method: folded(method + (" (control)" if method in CONTROLS else ""), LETTERS_PER_PANEL) for method in lines}
     columns = 6
     rows = -(-len(lines) // columns)
+    height = 1.9 + INCHES_PER_LINE * max(name.count("\n") for name in names.values())
     figure, axes = plt.subplots(
-        rows, columns, figsize=(2.1 * columns, 1.9 * rows + 0.6), sharex=True, sharey=True, squeeze=False, layout="constrained"
+        rows, columns, figsize=(2.1 * columns, height * rows + 0.6), sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     for ax, (method, line) in zip(axes.flat, lines.items(), strict=False):
         for other in lines.values():
@@ -102,14 +102,14 @@ def one_panel_a_method(run: Run, part: pd.DataFrame, score: str) -> Figure:
         colour = "C1" if method in CONTROLS else "C0"
         ax.fill_between(line.top_percent, line.low, line.high, color=colour, alpha=0.25, linewidth=0)
         ax.plot(line.top_percent, line.value, marker="o", markersize=3, color=colour)
-        ax.set_title(method + (" (control)" if method in CONTROLS else ""), fontsize=9)
+        ax.set_title(names[method], fontsize=9)
         ax.set_ylim(bottom=0)
     for ax in axes.flat[len(lines) :]:
         ax.axis("off")
     verb = {"keep_top": "kept", "remove_top": "removed"}[select]
     figure.supxlabel(f"top x % of pixels {verb}", fontsize=10)
     figure.supylabel(f"average drop %, {score} ({direction('average_drop', select)} is better)", fontsize=10)
-    _entitle(figure, run, f"{title(run)}: 95 % intervals; the other methods in grey", fontsize=10)
+    entitle(figure, f"{title(run)}: 95 % intervals; the other methods in grey", cautions(run), fontsize=10)
     return figure
 
 
@@ -120,7 +120,7 @@ def drop_per_method(evaluated: Evaluated) -> Figure:
     pairs = 1 if len(points) < 4 else 2  # each point has a pair of panels
     rows = -(-len(points) // pairs)
     scores = list(scores_in(run))
-    size = (4.5 * len(scores) * pairs, 0.8 + rows * (0.9 + 0.32 * len(run.methods)))
+    size = (4.5 * len(scores) * pairs + room(run.methods), 0.8 + rows * (0.9 + 0.32 * len(run.methods)))
     figure, axes = plt.subplots(rows, len(scores) * pairs, figsize=size, sharey=True, squeeze=False, layout="constrained")
     panels = axes.reshape(-1, len(scores))
     for unused in panels[len(points) :].flat:
@@ -156,35 +156,8 @@ def drop_per_method(evaluated: Evaluated) -> Figure:
             ax.set_xlim(left=0)
     axes[0, 0].invert_yaxis()
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
-    _entitle(figure, run, title(run))
-    return figure
-
-
-def distribution(run: Run) -> Figure:
-    """Plot the share of images with at most a given drop, at the first main point, one line per method."""
-    point = main_points(run)[0]
-    scores = list(scores_in(run))
-    figure, axes = plt.subplots(1, len(scores), figsize=(5 * len(scores), 4.2), sharey=True, squeeze=False, layout="constrained")
-    axes = axes[0]
-    colours = sns.color_palette("colorblind" if len(run.methods) <= MANY else "viridis", len(run.methods))
-    shares = np.linspace(0, 100, 201)
-    for ax, score in zip(axes, scores, strict=True):
-        full, masked, _ = scores_of(run, point, score)
-        for method, drops, colour in zip(run.methods, relative_drop(full, masked, raw=run.raw), colours, strict=True):
-            defined = drops[~np.isnan(drops)]
-            if len(defined):
-                style = "--" if method in CONTROLS else "-"
-                at = np.percentile(defined, shares, method="inverted_cdf").clip(max=100)  # only drops that occurred
-                ax.plot(at, shares, style, color=colour, label=method, drawstyle="steps-post")
-        ax.set_xlim(0, 100)
-        ax.set_ylim(0, 100)
-        ax.set_xlabel(f"drop in {score}, % (above 100: drawn at 100)")
-    axes[0].set_ylabel("% of images with at most this drop")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=8)
-    better = direction("average_drop", point.select)
-    _entitle(figure, run, f"{title(run)}; {describe_point(point)}; the {better} the drop the better", fontsize=9)
+    legend_below(figure, handles, labels, len(labels), fontsize=8)
+    entitle(figure, title(run), cautions(run))
     return figure
 
 
@@ -194,26 +167,21 @@ def wins(run: Run) -> Figure:
     many = len(run.methods) > MANY
     side = 2.2 + (0.4 if many else 0.55) * len(run.methods)
     scores = list(scores_in(run))
-    width = len(scores) * side + (2.5 if many else 1 if len(scores) == 1 else 0)  # room for long names
-    figure, axes = plt.subplots(1, len(scores), figsize=(width, side), squeeze=False, layout="constrained")
+    longer = room(run.methods)
+    upright = many or longer > 0
+    width = len(scores) * (side + longer) + (2.5 if upright else 1 if len(scores) == 1 else 0)  # room for long names
+    figure, axes = plt.subplots(
+        1, len(scores), figsize=(width, side + longer), squeeze=False, layout="compressed" if longer else "constrained"
+    )
     for ax, score in zip(axes[0], scores, strict=True):
         shares, fmt = win_matrix(run, point, score), ".0f" if many else ".1f"
         sns.heatmap(shares, annot=True, fmt=fmt, cmap="cividis", vmin=0, vmax=100, square=True, ax=ax, cbar=False)
         ax.set_title(f"{score}: % of images where\nthe row beats the column", fontsize=9)
-        ax.tick_params(axis="x", rotation=90 if many else 35)
+        ax.tick_params(axis="x", rotation=90 if upright else 35)
         ax.tick_params(axis="y", rotation=0)
         ax.grid(False)
-    _entitle(figure, run, f"{title(run)}; {describe_point(point)}", fontsize=9)
+    entitle(figure, f"{title(run)}; {describe_point(point)}", cautions(run), fontsize=9)
     return figure
-
-
-def _entitle(figure: Figure, run: Run, text: str, **font: Any) -> None:
-    """Set the figure's title, with the run's cautions under it, in lines no wider than the figure."""
-    width = int(LETTERS_PER_INCH * figure.get_figwidth())
-    lines = [line for one in cautions(run) for line in textwrap.wrap(one, width)]
-    if lines:  # room above the axes, which the layout would take from them
-        figure.set_figheight(figure.get_figheight() + INCHES_PER_LINE * len(lines))
-    figure.suptitle("\n".join([text, *lines]), **font)
 
 
 def save(figure: Figure, stem: Path, dpi: int = 150) -> list[Path]:

@@ -10,7 +10,9 @@ from builders import FULL, MASKED, fresh, make_run
 from evalkit.analysis.evaluated import evaluate_run
 from evalkit.analysis.load import load_runs
 from evalkit.analysis.summary import summarise
+from evalkit.layer_names import at
 from evalkit.output import plots
+from evalkit.output.lettering import folded
 
 
 @pytest.fixture
@@ -93,3 +95,83 @@ def test_many_methods_get_a_panel_each(tmp_path):
     for method, ax in panels.items():
         assert len(ax.lines) == len(masked) + 1
         np.testing.assert_allclose(ax.lines[-1].get_ydata(), drops[drops.method == method].sort_values("top_percent").value)
+
+
+LAYERS = ["features.denseblock4.denselayer16.conv2", "features.denseblock3.denselayer24.conv2"]
+PLAIN = ["ablation_cam", "grad_cam", "guided_ablation_cam", "integrated_gradients", "guided_backprop", "layer_cam", "score_cam", "random"]
+
+
+def scored(folder, names, *, layer="l", top=20.0):
+    """A run of twenty images, few enough for a caution, in which one method's maps are constant, which makes a long one."""
+    rng = fresh()
+    full = rng.uniform(1, 9, 20)
+    constant = {(i, name): "degenerate" for i in range(20) for name in names[:2]}
+    return make_run(folder, full, {name: full * rng.uniform(0, 1.2, 20) for name in names}, status=constant, layer=layer, top=top)
+
+
+def at_both(*methods):
+    return [at(method, layer) for method in methods for layer in LAYERS]
+
+
+@pytest.mark.parametrize(
+    ("names", "layer"),
+    [
+        (at_both("ablation_cam"), LAYERS),
+        ([*at_both("ablation_cam", "grad_cam"), "random"], LAYERS),
+        ([*at_both("ablation_cam_tokens", "hires_cam", "grad_cam"), "integrated_gradients", "random", "centre"], LAYERS),
+        (["ablation_cam", "grad_cam"], "l"),
+        ([f"a_method_of_your_own_with_a_long_name_{i}" for i in range(3)], "l"),
+        (PLAIN, "l"),
+    ],
+)
+@pytest.mark.parametrize("raw", [False, True])
+def test_nothing_is_cut_off(tmp_path, names, layer, raw):
+    runs = [scored(tmp_path / str(top), names, layer=layer, top=top) for top in (20.0, 40.0)]
+    rows = pd.concat([run.rows for run in runs])
+    runs[0].provenance["identity"]["model"]["output"] = "raw" if raw else "softmax"
+    run = replace(runs[0], rows=rows.assign(prob_full=np.nan, prob_masked=np.nan) if raw else rows)
+    assert run.raw == raw
+    for name, figure in plots.figures(evaluate_run(run)):
+        figure.draw_without_rendering()
+        inside = figure.get_tightbbox()
+        width, height = figure.get_size_inches()
+        assert inside.x0 > -0.02 and inside.y0 > -0.02 and inside.x1 < width + 0.02 and inside.y1 < height + 0.02, name
+        assert "Caution: only 20 images are scored" in figure.get_suptitle()
+        shown = [ax.get_position() for ax in figure.axes if ax.axison]
+        assert min(box.width * width for box in shown) > 0.8 and min(box.height * height for box in shown) > 0.6, name
+        plots.plt.close(figure)
+
+
+def test_several_layers_get_a_panel_each(tmp_path):
+    names = [*at_both("ablation_cam", "grad_cam"), "random"]
+    run = scored(tmp_path / "run", names, layer=LAYERS)
+    figure = plots.distribution(run)
+    rows = run.rows.set_index(["method", "index"])
+    panels = {tuple(ax.get_title().split("\n")): ax for ax in figure.axes if ax.axison}
+    assert set(panels) == {(f"@{layer}", score) for layer in LAYERS for score in ("confidence", "activation")}
+    looks = set()
+    for (layer, _), ax in panels.items():
+        assert [line.get_label() for line in ax.lines] == ["ablation_cam", "grad_cam", "random"]
+        looks.add(tuple((line.get_color(), line.get_linestyle()) for line in ax.lines))
+        for line in ax.lines:
+            mine = rows.loc[line.get_label() if line.get_label() == "random" else line.get_label() + layer]
+            largest = (100 * (mine.logit_full - mine.logit_masked).clip(lower=0) / mine.logit_full).max()
+            assert line.get_xdata()[-1] == pytest.approx(largest)
+    (look,) = looks  # a method looks the same in all panels, and like no other one
+    assert len(set(look)) == 3
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ablation_cam", "grad_cam", "random"]
+
+
+def test_twenty_methods_at_layers_look_different(tmp_path):
+    names = [at(f"method_{i}", layer) for i in range(20) for layer in LAYERS]
+    figure = plots.distribution(scored(tmp_path / "run", [*names, "random", "constant", "centre"], layer=LAYERS))
+    assert len({(line.get_color(), line._dash_pattern[1] and tuple(line._dash_pattern[1])) for line in figure.axes[0].lines}) == 23
+
+
+def test_names_fold_at_the_layer_and_lose_nothing():
+    assert folded("grad_cam@norm", 20) == "grad_cam@norm"
+    assert folded("ablation_cam_tokens@blocks.10", 24) == "ablation_cam_tokens\n@blocks.10"
+    long = at("ablation_cam_tokens", LAYERS[0])
+    lines = folded(long, 24).split("\n")
+    assert "".join(lines) == long and max(map(len, lines)) <= 24 and all(line.endswith((".", "s", "2")) for line in lines)
+    assert "".join(folded("x" * 50, 24).split("\n")) == "x" * 50
