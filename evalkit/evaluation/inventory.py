@@ -59,16 +59,27 @@ def check_labels(config: RunConfig, source: Source, positions: Sequence[int], cl
         if config.model.output != "raw":  # which has no top-1
             log.warning("%s: top-1 %s", note, "cannot be computed" if certain else "needs labels that the model knows")
     if config.target == "label" and not streamed:
-        unlabelled = [i for i, choices in enumerate(outputs) if not any(choices)]
-        if unlabelled and not classes.map:
-            first = source.image_id(positions[unlabelled[0]]) + "".join(f", {_called(key, classes)}" for key in keys[unlabelled[0]][:1])
-            raise UserError(
-                f"target=label, but {len(unlabelled)} of {len(positions)} images have no label among the model's classes (the first is "
-                f"{first}); name them alike, give model.class_map, or leave them out of data.labels"
-            )
-        unknown = {key for pair in zip(keys, outputs, strict=True) for key, choices in zip(*pair, strict=True) if not choices}
-        if unknown:
-            log.warning("%d labels have no output in the model and are not explained: %s", len(unknown), _names(unknown, classes))
+        _check_unlabelled(source, positions, classes, keys, outputs)
+
+
+def _check_unlabelled(
+    source: Source,
+    positions: Sequence[int],
+    classes: Classes,
+    keys: Sequence[Sequence[ClassKey]],
+    outputs: Sequence[Sequence[Sequence[int]]],
+) -> None:
+    """Warn of labels without an output. Raises UserError where an image has no label among the model's classes and no class map says so."""
+    unlabelled = [i for i, choices in enumerate(outputs) if not any(choices)]
+    if unlabelled and not classes.map:
+        first = source.image_id(positions[unlabelled[0]]) + "".join(f", {_called(key, classes)}" for key in keys[unlabelled[0]][:1])
+        raise UserError(
+            f"target=label, but {len(unlabelled)} of {len(positions)} images have no label among the model's classes (the first is "
+            f"{first}); name them alike, give model.class_map, or leave them out of data.labels"
+        )
+    unknown = {key for pair in zip(keys, outputs, strict=True) for key, choices in zip(*pair, strict=True) if not choices}
+    if unknown:
+        log.warning("%d labels have no output in the model and are not explained: %s", len(unknown), _names(unknown, classes))
 
 
 def _check_indicators(source: Source, positions: Sequence[int], classes: Classes) -> None:

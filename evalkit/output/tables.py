@@ -246,11 +246,13 @@ def _label(metric: str, score: str) -> str:
     return LABELS[metric] if LABELS[metric].endswith(score) else f"{LABELS[metric]}, {score}"
 
 
-def interval(value: float, low: float, high: float) -> str:
-    """Format a value with its interval: `41.52 [40.90, 42.11]`; `undefined` for nan, which `undefined` explains."""
+def interval(value: float, low: float, high: float, decimals: int = 2) -> str:
+    """Format a value with its interval, whose ends have so many decimals: `41.52 [40.90, 42.11]`; `undefined` for nan (`undefined`)."""
     if not math.isfinite(value):
         return UNDEFINED
-    return f"{value:z.2f} [{low:z.2f}, {high:z.2f}]" if math.isfinite(low) else f"{value:z.2f} [no interval: too few images]"
+    if not math.isfinite(low):
+        return f"{value:z.2f} [no interval: too few images]"
+    return f"{value:z.2f} [{low:z.{decimals}f}, {high:z.{decimals}f}]"
 
 
 def comparison_table(evaluated: Evaluated, point: Point) -> list[list[str]]:

@@ -1,6 +1,6 @@
 """Tables for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 from rich import box
@@ -9,15 +9,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from evalkit.analysis.evaluated import Evaluated
-from evalkit.analysis.load import at_point
+from evalkit.analysis.load import Run, at_point
 from evalkit.analysis.metrics import lower_is_better
 from evalkit.analysis.summary import PAPER_METRICS, scores_in
+from evalkit.layer_names import AT, by_layer, method_of
 from evalkit.output import map_tables
 from evalkit.output.tables import LABELS, PAIRED, caption, comparison_table, describe_point, interval, main_points, published_label, title
 from evalkit.point import Point
 
 LOCATED = ("pointing", "energy_inside", "best_iou")
 """Measures of the maps that are printed; the others are only in the files."""
+LAYER_LETTERS = 24
+"""Letters of a layer's name on a line, so that a long one does not make the columns of values narrower."""
 
 
 def print_tables(console: Console, evaluated: Sequence[Evaluated]) -> None:
@@ -28,44 +31,67 @@ def print_tables(console: Console, evaluated: Sequence[Evaluated]) -> None:
             console.print(f"\n{title(run)}; {describe_point(point)}", style="bold", markup=False, highlight=False)
             for caution in one.cautions:
                 console.print(caution, style="bold yellow", markup=False, highlight=False)
+            if _of_layers(run):
+                console.print()
             for score in scores_in(run):
-                console.print(_score_table(one, point, score))
+                console.print(*_fitting(console, one, point, score), sep="\n")
             console.print("\n".join(caption(run)), markup=False, highlight=False)
-            tests = comparison_table(one, point)
-            if tests:
-                table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title=PAIRED, title_justify="left", title_style="italic")
-                for name in tests[0]:
-                    table.add_column(name, no_wrap=name != "difference", overflow="fold")
-                for before, (pair, *rest) in zip([[""], *tests[1:]], tests[1:], strict=False):
-                    table.add_row(escape(pair) if pair != before[0] else "", *map(escape, rest))
-                console.print(table)
+            _print_tests(console, comparison_table(one, point), apart=_of_layers(run))
         if not one.measures.empty and one.measures.metric.isin(LOCATED).any():
             console.print(f"\n{title(run)}; maps against boxes", style="bold", markup=False, highlight=False)
             console.print(_location_table(one))
 
 
-def _location_table(evaluated: Evaluated) -> Table:
-    run, measures = evaluated.run, evaluated.measures
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("maps", overflow="fold")
-    for metric in LOCATED:
-        table.add_column(f"{map_tables.MEASURE_LABELS[metric]} \N{UPWARDS ARROW}", justify="right")
-    values = measures[measures.metric.isin(LOCATED)].set_index(["method", "metric"])
-    for method in run.methods:
-        rows = [values.loc[(method, metric)] if (method, metric) in values.index else None for metric in LOCATED]
-        table.add_row(escape(method), *("" if row is None else interval(row.value, row.low, row.high) for row in rows))
+def _of_layers(run: Run) -> bool:
+    return any(by_layer(run.methods))
+
+
+def _grouped(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield each line's first cell and method: of several layers a line without a method names the layer of those below it."""
+    if not _of_layers(run):
+        yield from ((escape(method), method) for method in run.methods)
+        return
+    for layer, methods in by_layer(run.methods).items():
+        yield (f"[bold]{escape(AT + layer)}[/]" if layer else "[bold]any layer[/]"), ""
+        yield from ((f" {escape(method_of(method))}", method) for method in methods)
+
+
+def _table(run: Run, first: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=not _of_layers(run))
+    width = max(LAYER_LETTERS, 1 + max(len(method_of(method)) for method in run.methods)) if _of_layers(run) else None
+    table.add_column(first, overflow="fold", max_width=width)  # a name cut off may be that of another layer
     return table
 
 
-def _score_table(evaluated: Evaluated, point: Point, score: str) -> Table:
+def _location_table(evaluated: Evaluated) -> Table:
+    run, measures = evaluated.run, evaluated.measures
+    table = _table(run, "maps")
+    for metric in LOCATED:
+        table.add_column(f"{map_tables.MEASURE_LABELS[metric]} \N{UPWARDS ARROW}", justify="right")
+    values = measures[measures.metric.isin(LOCATED)].set_index(["method", "metric"])
+    for label, method in _grouped(run):
+        rows = [values.loc[(method, metric)] if (method, metric) in values.index else None for metric in LOCATED]
+        table.add_row(label, *("" if row is None else interval(row.value, row.low, row.high) for row in rows))
+    return table
+
+
+def _fitting(console: Console, evaluated: Evaluated, point: Point, score: str) -> list[Table | str]:
+    """Return the table of one score, of several layers with fewer decimals in the intervals where it would be too wide."""
+    table = _score_table(evaluated, point, score)
+    if not _of_layers(evaluated.run):
+        return [table]
+    fits = console.measure(table, options=console.options.update(width=1000)).maximum <= console.width
+    return [table if fits else _score_table(evaluated, point, score, decimals=1), ""]
+
+
+def _score_table(evaluated: Evaluated, point: Point, score: str, decimals: int = 2) -> Table:
     run, summary = evaluated.run, evaluated.summary
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    table.add_column(score, overflow="fold")  # a name cut off may be that of another layer
+    table = _table(run, score)
     for metric in PAPER_METRICS:
         arrow = "\N{DOWNWARDS ARROW}" if lower_is_better(metric, point.select) else "\N{UPWARDS ARROW}"
         table.add_column(f"{LABELS[metric]} {arrow}", justify="right")
     scored = at_point(summary[summary.score == score], point)
-    for method in run.methods:
+    for label, method in _grouped(run):
         estimates = scored[scored.method == method].set_index("metric")
         row = []
         for metric in PAPER_METRICS:
@@ -74,6 +100,29 @@ def _score_table(evaluated: Evaluated, point: Point, score: str) -> Table:
                 continue
             estimate = estimates.loc[metric]
             reference = f"\n({published_label(run, point)} {estimate.reference:.2f})" if pd.notna(estimate.reference) else ""
-            row.append(interval(estimate.value, estimate.low, estimate.high) + reference)
-        table.add_row(escape(method), *map(escape, row))
+            row.append(interval(estimate.value, estimate.low, estimate.high, decimals) + reference)
+        table.add_row(label, *map(escape, row))
     return table
+
+
+def _print_tests(console: Console, tests: list[list[str]], *, apart: bool) -> None:
+    """Print the paired tests; with `apart`, each pair's names, which may be long, stand on a line above its values."""
+    if not tests:
+        return
+    if not apart:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title=PAIRED, title_justify="left", title_style="italic")
+        for name in tests[0]:
+            table.add_column(name, no_wrap=name != "difference", overflow="fold")
+        for before, (pair, *rest) in zip([[""], *tests[1:]], tests[1:], strict=False):
+            table.add_row(escape(pair) if pair != before[0] else "", *map(escape, rest))
+        console.print(table)
+        return
+    console.print(f"{PAIRED}:", style="italic", markup=False, highlight=False)
+    for pair in dict.fromkeys(line[0] for line in tests[1:]):
+        console.print(f"\n{pair}", style="bold", markup=False, highlight=False)
+        table = Table(box=None, padding=(0, 1), show_header=False)
+        for i in range(1, len(tests[0])):
+            table.add_column(min_width=max(len(line[i]) for line in tests), overflow="fold")
+        for _, metric, value, p in (line for line in tests[1:] if line[0] == pair):
+            table.add_row(metric, escape(value), f"p {p}" if p.startswith("<") else f"p = {p}")
+        console.print(table)
