@@ -18,6 +18,7 @@ from evalkit.data.sources import Source, choose
 from evalkit.errors import UserError
 from evalkit.evaluation.apply import Method, load_methods
 from evalkit.evaluation.at_layers import at_layers
+from evalkit.evaluation.cancellation import warn_of_cancellation
 from evalkit.evaluation.inventory import check_labels
 from evalkit.evaluation.lists import warn_of_lists
 from evalkit.evaluation.opening import open_device, open_model
@@ -81,8 +82,10 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
         raise UserError(f"data={config.data.get('name')} holds no encoded images that decode=gpu could decode; use decode=pil")
     size = input_size(config.model, source, positions)
     model = open_model(config, device, size)
-    _check_outputs(config, model, source, positions, size)
+    images = _check_outputs(config, model, source, positions, size)
     methods = at_layers(configured, config.model.layers, model.nets, config.model.fuse)
+    if images is not None and local_rank == 0:
+        warn_of_cancellation(methods, model.net, images)
     targets = resolve(config.target, model.classes)
     check_labels(config, source, positions, model.classes, tell=local_rank == 0)
     if local_rank == 0:
@@ -144,11 +147,11 @@ def input_size(model: ModelConfig, source: Source, positions: list[int]) -> tupl
     raise UserError(f"none of the {len(positions)} images can be read (the first is {reasons[0]})")
 
 
-def _check_outputs(config: RunConfig, model: zoo.LoadedModel, source: Source, positions: list[int], size: tuple[int, int]) -> None:
+def _check_outputs(config: RunConfig, model: zoo.LoadedModel, source: Source, positions: list[int], size: tuple[int, int]) -> Tensor | None:
     """Check the network on two readable images, in a streamed data set the first ones, else of different parts and so often of two classes.
 
-    Raises UserError for outputs that cannot be scored (`check_on_images`), for images=correct where there is one output, and where
-    the settings fit none of the images tried (`Misfit`).
+    Returns these images (n,channels,H,W) as read; None if none can be. Raises UserError for outputs that cannot be scored
+    (`check_on_images`), for images=correct where there is one output, and where the settings fit none of the images tried (`Misfit`).
     """
     if model.classes.outputs < 2:
         if config.images == "correct":
@@ -167,6 +170,9 @@ def _check_outputs(config: RunConfig, model: zoo.LoadedModel, source: Source, po
             break
     if images:
         net = model.net
-        check_on_images(net, in_unit_range(stacked(images).to(net.device), net.dtype))
-    elif misfits:
+        batch = stacked(images)
+        check_on_images(net, in_unit_range(batch.to(net.device), net.dtype))
+        return batch
+    if misfits:
         raise UserError(f"none of the images tried fits the settings: {misfits[0]}")
+    return None
