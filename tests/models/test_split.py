@@ -393,9 +393,8 @@ def test_a_forward_that_was_replaced_on_the_object_is_told():
 
 def test_images_of_another_size_than_the_network_takes():
     """As the first images, and after others; in the trunk (a transformer's positions) and in the head (fully connected layers)."""
-    net = SplitModel(
-        nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(2), nn.Linear(16, 16), nn.Flatten(), nn.Linear(64, 5)), "2", mean=HALF, std=HALF
-    )
+    module = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(2), nn.Linear(16, 16), nn.Flatten(), nn.Linear(64, 5))
+    net = SplitModel(module, "2", mean=HALF, std=HALF, grid=(2, 2))  # its channels are first, so that it is not read without a grid
     with pytest.raises(UserError, match=r"^Sequential cannot process a 40x32 image: RuntimeError: .*; it takes 32x32: check"):
         _ = Probe(net, torch.rand(2, 3, 40, 32)).activations
     assert Probe(net, torch.rand(2, 3, 32, 32)).logits.shape == (2, 5)
