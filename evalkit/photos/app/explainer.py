@@ -13,6 +13,7 @@ from evalkit.config.schema import ClassChoice
 from evalkit.data.decode import extent
 from evalkit.errors import UserError, did_you_mean, first_line
 from evalkit.models import zoo
+from evalkit.models.failing import Failed
 from evalkit.models.layers import Layer, explainable
 from evalkit.models.settings import ModelConfig
 from evalkit.photos.app.album import Album
@@ -130,10 +131,9 @@ class Explainer:
             raise UserError(f"{width} x {height} pixels are too many for {network.model}, which takes images as they are (model.resize)")
         try:
             return session.model.net(session.image(picture))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as reason:  # such as a fully connected layer for images of another size
-            raise UserError(f"{network.model} cannot process an image of {width} x {height} pixels: {first_line(reason)}") from reason
+        except Failed as failed:  # such as a fully connected layer for images of another size; the hints there are for settings
+            reason = first_line(failed.__cause__ or failed)
+            raise UserError(f"{network.model} cannot process an image of {width} x {height} pixels: {reason}") from failed
 
     def resolve(self, view: View) -> ResolvedView:
         """Fill in default layer and target. Raises UserError for a class that the network does not have."""
