@@ -9,7 +9,8 @@ from torch import Tensor
 
 from evalkit.ablation import BYTE_BUDGET, Tier, class_weights, tier_of
 from evalkit.errors import UserError
-from evalkit.models.split import Context, SplitModel
+from evalkit.models.cuts import Context
+from evalkit.models.split import SplitModel
 from evalkit.pixels import in_unit_range
 
 T = TypeVar("T", bound=Tensor | tuple[Tensor, Context])

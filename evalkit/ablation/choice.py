@@ -11,9 +11,10 @@ from evalkit.ablation.tiers import ClosedForm, MixOnce, OneOutputChannel, Repeat
 from evalkit.ablation.tokens import NormThenLinear
 from evalkit.errors import cause
 from evalkit.models import channelwise
+from evalkit.models.cuts import Context
 from evalkit.models.graph import descendants, extract, is_batch_size, shape
 from evalkit.models.live_positions import without_dead_positions
-from evalkit.models.split import Context, SplitModel
+from evalkit.models.split import SplitModel
 
 log = logging.getLogger(__name__)
 

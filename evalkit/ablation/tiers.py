@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from evalkit.models.split import Context
+from evalkit.models.cuts import Context
 
 BYTE_BUDGET = 256 * 2**20
 """Bytes that the variants of one chunk may take by default."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from evalkit.ablation.attention import Attention, Parts
 from evalkit.ablation.tiers import BYTE_BUDGET, Repeat, chunks
-from evalkit.models.split import Context
+from evalkit.models.cuts import Context
 
 _Affine = tuple[Tensor, Tensor, Tensor]
 """Of a linear layer: a (T,out) for one image, or the layer's matrix; w (K,out) and c (out), as in `NormThenLinear`."""

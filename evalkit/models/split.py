@@ -14,10 +14,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx, nn
 
-from evalkit.errors import UserError, cause, did_you_mean, first_line
+from evalkit.errors import UserError, cause, first_line
 from evalkit.models import graph as cutting
-from evalkit.models import outlets
 from evalkit.models.copies import eval_copy, uncompiled_name
+from evalkit.models.cuts import Context, GraphCut, HookCut
 from evalkit.models.evidence import Evidence, observe
 from evalkit.models.failing import Failed, cannot_process, device_and_dtype
 from evalkit.models.grid import Chosen, Grid, grid_of, needs_evidence
@@ -25,9 +25,6 @@ from evalkit.models.normalisation import check_normalisation
 from evalkit.models.readout import Readout, described
 
 log = logging.getLogger(__name__)
-
-Context = tuple[Tensor, ...]
-"""Tensors (N, ...) that the head reads besides the activations: none where the layer separates the graph."""
 
 
 class SplitModel:
@@ -75,7 +72,7 @@ class SplitModel:
         """Channels of the images; 1 also where one number normalises all channels."""
         self.autocast: torch.dtype | None = None
         """Set to torch.bfloat16 to run the trunk, but not the head, in that precision."""
-        self._cut: _GraphCut | _HookCut
+        self._cut: GraphCut | HookCut
         self._checked = False
         self._layout = torch.contiguous_format
         self._chosen = grid, prefix
@@ -86,14 +83,14 @@ class SplitModel:
 
     def _cut_module(self) -> None:
         try:
-            self._cut = _GraphCut(cutting.trace(self.module, self.readout), self.layer)
+            self._cut = GraphCut(cutting.trace(self.module, self.readout), self.layer)
         except UserError:
             raise
         except Exception as reason:  # torch.fx documents no closed set of errors; a hook is slower but correct
             self._fall_back(f"torch.fx cannot trace {self.name} ({cause(reason)})")
 
     def _fall_back(self, why: str) -> None:
-        self._cut = _HookCut(self.module, self.readout, self.layer, why)
+        self._cut = HookCut(self.module, self.readout, self.layer, why)
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Context]:
         """Map images (N,3,H,W) in [0,1] to activations A (N,K,h,w) and the head's context, without gradients."""
@@ -182,7 +179,7 @@ class SplitModel:
     @property
     def head_graph(self) -> fx.GraphModule | None:
         """The traced head: its first placeholder is the activations, the others are the context. None where a hook is used."""
-        return self._cut.behind(self.grid) if isinstance(self._cut, _GraphCut) else None
+        return self._cut.behind(self.grid) if isinstance(self._cut, GraphCut) else None
 
     @cached_property
     def layers(self) -> list[str]:
@@ -216,16 +213,16 @@ class SplitModel:
                 f"{self.name} puts out other logits for an image when another image is in its batch, for example because of a "
                 "normalisation over the batch or of dynamic quantisation; hand over a network that treats each image by itself"
             )
-        if isinstance(self._cut, _GraphCut) and self.readout.shape != traced:
+        if isinstance(self._cut, GraphCut) and self.readout.shape != traced:
             self._cut_module()
-        if isinstance(self._cut, _GraphCut):
+        if isinstance(self._cut, GraphCut):
             self._check_graph(pair, together)
-        if isinstance(self._cut, _HookCut) and not close(self._cut.head(*self._cut.trunk(pair.clone())), together, self.slack):
+        if isinstance(self._cut, HookCut) and not close(self._cut.head(*self._cut.trunk(pair.clone())), together, self.slack):
             raise UserError(
                 f"{self.name} is not deterministic: its logits change when '{self.layer}' is given its own output again, "
                 "for example because of a functional dropout without training=self.training"
             )
-        if isinstance(self._cut, _HookCut):  # said here, since an error may come before
+        if isinstance(self._cut, HookCut):  # said here, since an error may come before
             log.warning("%s: falling back to a hook, which repeats the whole network", self._cut.why)
         self._checked = True
 
@@ -245,7 +242,7 @@ class SplitModel:
         return max(1e-3, 16 * torch.finfo(self.dtype).eps, 2e-2 * rounded)
 
     def _check_graph(self, pair: Tensor, logits: Tensor) -> None:
-        assert isinstance(self._cut, _GraphCut)
+        assert isinstance(self._cut, GraphCut)
         try:
             output, context = self._cut.trunk(pair.clone())
             if not isinstance(output, Tensor) or not output.dim() or len(output) != len(pair):
@@ -286,93 +283,3 @@ def close(values: object, expected: Tensor, slack: float) -> bool:
         return False
     largest = float(expected.nan_to_num(posinf=0, neginf=0).abs().max())
     return torch.allclose(values, expected, rtol=slack, atol=slack * largest, equal_nan=True)
-
-
-class _GraphCut:
-    """The graph in two parts: what does not depend on the layer's output, and what does."""
-
-    def __init__(self, traced: cutting.Traced, layer: str) -> None:
-        (output,) = next(reversed(traced.graph.nodes)).args
-        if not isinstance(output, fx.Node):
-            raise TypeError(f"it returns {described(output)}")
-        node = traced.node(layer)
-        self.layers = traced.layers
-        after = cutting.descendants(node)
-        if output is not node and output not in after:
-            raise UserError(f"layer '{layer}' does not influence the output")
-        beside = cutting.crossing(traced.graph, node)
-        sizes = {}
-        for tensor in cutting.measured(traced.graph, node):
-            with traced.graph.inserting_after(tensor):
-                sizes[tensor] = traced.graph.call_function(cutting.carried, (tensor,))
-        beside += sizes.values()
-        nodes = list(traced.graph.nodes)
-        inputs = [n for n in nodes if n.op == "placeholder"][:1]
-        before = [n for n in nodes if n not in after and n.op not in ("placeholder", "output")]
-        behind = [n for n in nodes if n in after and n.op != "output"]
-        self.before = cutting.extract(traced.root, before, inputs, (node, beside))
-        self.after = cutting.extract(traced.root, behind, [node, *beside], output, sizes)
-        self._behind: dict[tuple[str, int], fx.GraphModule] = {}
-
-    def behind(self, grid: Grid) -> fx.GraphModule:
-        """Return the head that reads maps, and the prefix tokens if there are any; it is made once, since methods ask for each batch."""
-        key = grid.layout, (grid.prefix > 0) - (grid.prefix < 0)
-        if key not in self._behind:
-            self._behind[key] = cutting.behind_grid(self.after, grid)
-        return self._behind[key]
-
-    def trunk(self, normalised: Tensor) -> tuple[Tensor, Context]:
-        activations, context = self.before(normalised)
-        return activations, tuple(context)
-
-    def head(self, activations: Tensor, context: Context) -> Tensor:
-        return self.after(activations, *context)
-
-
-class _HookCut:
-    """A forward hook that reads or replaces the layer's output; the head repeats the whole network."""
-
-    def __init__(self, module: nn.Module, readout: Readout, layer: str, why: str) -> None:
-        parts = dict(module.named_modules())
-        self.layers = [name for name in parts if name]
-        name, _, place = layer.partition(":")
-        if name not in self.layers or not (place.isdecimal() or place == layer[len(name) :] == ""):
-            known = did_you_mean(layer, self.layers)
-            raise UserError(
-                f"layer '{layer}' is no module of {type(module).__name__}, and only modules can be explained, since {why}{known}"
-            )
-        self.module, self.readout, self.layer, self.target = module, readout, layer, parts[name]
-        self.why = why
-        self.place = int(place) if place else None
-
-    def trunk(self, normalised: Tensor) -> tuple[Tensor, Context]:
-        seen: list[Tensor] = []
-
-        def keep(_module: nn.Module, _args: object, out: object) -> None:
-            seen.append(outlets.chosen(out, self.place, self.layer)[1].clone())
-
-        handle = self.target.register_forward_hook(keep)
-        try:
-            self.module(normalised.clone())  # it may change its input, which the head needs again
-        finally:
-            handle.remove()
-        if not seen and any("forward" in vars(part) for part in self.module.modules()):
-            raise UserError(
-                f"layer '{self.layer}' is not called in one forward pass: forward was replaced on the object, and what replaces it may "
-                "call another object's layers; override forward in a subclass instead"
-            )
-        if len(seen) != 1:
-            times = "not called" if not seen else f"called {len(seen)} times"
-            raise UserError(f"layer '{self.layer}' is {times} in one forward pass; choose one that is called once")
-        return seen[0], (normalised,)
-
-    def head(self, activations: Tensor, context: Context) -> Tensor:
-        def replace(_module: nn.Module, _args: object, out: object) -> object:
-            return outlets.replaced(out, outlets.chosen(out, self.place, self.layer)[0], activations)
-
-        handle = self.target.register_forward_hook(replace)
-        try:
-            logits: Tensor = self.readout(self.module(*context))
-            return logits
-        finally:
-            handle.remove()
