@@ -43,9 +43,17 @@ class Evidence:
     """Whether a LayerNorm or a linear layer takes the last of four axes for the channels."""
     read: Mapping[int, tuple[bool, ...]] = field(default_factory=dict)
     """By T: which tokens of the last output (N,T,K) that is not read as a whole influence the network's outputs."""
+    fixed: Mapping[int, tuple[bool, ...]] = field(default_factory=dict)
+    """By T: which tokens of the first output (N,T,K) are the same for two images, as a class token is before the first attention."""
 
     def behind(self, tokens: int, extra: int) -> bool:
-        """Return whether the `extra` of so many tokens lie behind the grid: they alone are read of the last output, or alone are not."""
+        """Return whether the `extra` of so many tokens lie behind the grid: they alone are the same for two images.
+
+        Where no tokens are, or all, the last output tells: of it they alone are read, or alone are not.
+        """
+        fixed = self.fixed.get(tokens)
+        if fixed is not None and extra:
+            return all(fixed[-extra:]) and not any(fixed[:-extra])
         read = self.read.get(tokens)
         if read is None or not extra:
             return False
@@ -107,27 +115,37 @@ class _Watch:
 
 
 def observe(module: nn.Module, images: Tensor, picked: Callable[[Any], Any] = lambda outputs: outputs) -> Evidence:
-    """Run a network once and return what it tells; where gradients can be computed, also which tokens its outputs depend on.
+    """Run a network once and return what it tells: of two images, the first one and its negative, mirrored.
 
     Args:
         module: The network in eval mode; it is not changed.
-        images: (N,C,H,W), normalised, on its device; on the meta device only shapes are found.
+        images: (N,C,H,W), normalised, on its device, of which the first is taken; on the meta device only shapes are found.
         picked: Makes scores of what the module returns, or picks the part that is scored.
 
     Raises:
         Exception: whatever the module raises.
     """
-    watch, values = _Watch(len(images)), not images.is_meta
+    images, values = torch.cat([images[:1], -images[:1].flip(3)]).detach(), not images.is_meta
+    watch = _Watch(len(images))
     handles = [part.register_forward_hook(watch) for part in module.modules()]
     try:
         with torch.set_grad_enabled(values):
-            total = weighted_sum(picked(module(images.detach().clone().requires_grad_(values).clone())))
+            total = weighted_sum(picked(module(images.clone().requires_grad_(values).clone())))
     finally:
         for handle in handles:
             handle.remove()
     counts = tuple(dict.fromkeys(tensor.shape[1] for tensor in watch.tokens))
     evidence = prefix_tokens(module), frozenset(watch.sizes), frozenset(watch.channels), counts, watch.reads_last
-    return Evidence(*evidence, _read(watch.tokens, total) if values else {})
+    return Evidence(*evidence, _read(watch.tokens, total), _fixed(watch.tokens)) if values else Evidence(*evidence)
+
+
+def _fixed(tokens: list[Tensor]) -> dict[int, tuple[bool, ...]]:
+    fixed: dict[int, tuple[bool, ...]] = {}
+    for tensor in tokens:
+        same = (tensor[0] == tensor[1]).all(1).tolist()
+        if any(same) and not all(same):
+            fixed.setdefault(len(same), tuple(same))
+    return fixed
 
 
 def _read(tokens: list[Tensor], total: Tensor) -> dict[int, tuple[bool, ...]]:
