@@ -1,7 +1,6 @@
 """A run that is stopped within a shard goes on after what was finished of it, to the rows of an uninterrupted run."""
 
 import json
-import os
 import shutil
 import signal
 from dataclasses import replace
