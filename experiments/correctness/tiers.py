@@ -82,17 +82,18 @@ def main(
     csv_file: Annotated[Path, typer.Option("--csv", help="The table.")],
     count: Annotated[int, typer.Option("--channels", help="Random channels per network.")] = 8,
     size: Annotated[int, typer.Option(help="Side of the image.")] = 96,
+    model: Annotated[list[str] | None, typer.Option(help="Only these networks.")] = None,
 ) -> None:
     """Measure all networks."""
     rows: list[dict[str, Any]] = []
-    for name in catalogue.names():
+    for name in model or catalogue.names():
         try:
             rows.append(measure(name, SIZES.get(name, size), count))
         except NoLayer as reason:
             rows.append({"model": name, "reason": str(reason)})
         print(rows[-1], flush=True)
+        pd.DataFrame(rows).convert_dtypes().to_csv(csv_file, index=False)
         gc.collect()
-    pd.DataFrame(rows).convert_dtypes().to_csv(csv_file, index=False)
 
 
 if __name__ == "__main__":
