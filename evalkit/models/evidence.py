@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -41,8 +42,8 @@ class Evidence:
     """Sizes T of all outputs (N,T,K), each once, in the order of the data."""
     reads_last: bool = False
     """Whether a LayerNorm or a linear layer takes the last of four axes for the channels."""
-    read: Mapping[int, tuple[bool, ...]] = field(default_factory=dict)
-    """By T: which tokens of the last output (N,T,K) that is not read as a whole influence the network's outputs."""
+    read: Callable[[], Mapping[int, tuple[bool, ...]]] = dict
+    """By T: which tokens of the last output (N,T,K) that is not read as a whole influence the network's outputs; found when asked."""
     fixed: Mapping[int, tuple[bool, ...]] = field(default_factory=dict)
     """By T: which tokens of the first output (N,T,K) are the same for two images, as a class token is before the first attention."""
 
@@ -54,8 +55,8 @@ class Evidence:
         fixed = self.fixed.get(tokens)
         if fixed is not None and extra:
             return all(fixed[-extra:]) and not any(fixed[:-extra])
-        read = self.read.get(tokens)
-        if read is None or not extra:
+        read = self.read().get(tokens) if extra else None
+        if read is None:
             return False
         grid, last = read[:-extra], read[-extra:]
         return (any(last) and not any(grid)) or (all(grid) and not any(last))
@@ -125,18 +126,26 @@ def observe(module: nn.Module, images: Tensor, picked: Callable[[Any], Any] = la
     Raises:
         Exception: whatever the module raises.
     """
-    images, values = torch.cat([images[:1], -images[:1].flip(3)]).detach(), not images.is_meta
+    images = torch.cat([images[:1], -images[:1].flip(3)]).detach()
+    with torch.no_grad():
+        watch, _ = _watched(module, images, picked)
+    counts = tuple(dict.fromkeys(tensor.shape[1] for tensor in watch.tokens))
+    evidence = prefix_tokens(module), frozenset(watch.sizes), frozenset(watch.channels), counts, watch.reads_last
+    if images.is_meta:
+        return Evidence(*evidence)
+    # Gradients take the memory of all outputs, and most networks tell without them.
+    return Evidence(*evidence, cache(lambda: _read(module, images, picked)), _fixed(watch.tokens))
+
+
+def _watched(module: nn.Module, images: Tensor, picked: Callable[[Any], Any]) -> tuple[_Watch, Tensor]:
+    """Return what was seen in one pass, and one number that depends on all scores."""
     watch = _Watch(len(images))
     handles = [part.register_forward_hook(watch) for part in module.modules()]
     try:
-        with torch.set_grad_enabled(values):
-            total = weighted_sum(picked(module(images.clone().requires_grad_(values).clone())))
+        return watch, weighted_sum(picked(module(images.clone())))
     finally:
         for handle in handles:
             handle.remove()
-    counts = tuple(dict.fromkeys(tensor.shape[1] for tensor in watch.tokens))
-    evidence = prefix_tokens(module), frozenset(watch.sizes), frozenset(watch.channels), counts, watch.reads_last
-    return Evidence(*evidence, _read(watch.tokens, total), _fixed(watch.tokens)) if values else Evidence(*evidence)
 
 
 def _fixed(tokens: list[Tensor]) -> dict[int, tuple[bool, ...]]:
@@ -148,8 +157,10 @@ def _fixed(tokens: list[Tensor]) -> dict[int, tuple[bool, ...]]:
     return fixed
 
 
-def _read(tokens: list[Tensor], total: Tensor) -> dict[int, tuple[bool, ...]]:
-    tokens = [tensor for tensor in reversed(tokens) if tensor.requires_grad]
+@torch.enable_grad()
+def _read(module: nn.Module, images: Tensor, picked: Callable[[Any], Any]) -> dict[int, tuple[bool, ...]]:
+    watch, total = _watched(module, images.clone().requires_grad_(), picked)
+    tokens = [tensor for tensor in reversed(watch.tokens) if tensor.requires_grad]
     if not tokens or not total.requires_grad:
         return {}
     try:
