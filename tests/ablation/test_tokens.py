@@ -125,7 +125,8 @@ def test_a_channel_that_holds_most_of_the_variance(dtype, slack):
     expected = brute_force_drops(module, "blocks.1", (images - 0.5) / 0.5, torch.tensor([0, 3]), range(24), 1)
     probe = Probe(SplitModel(module.to(dtype), "blocks.1", mean=HALF, std=HALF), images.to(dtype), targets=torch.tensor([0, 3]))
     assert probe.tier.number == 2
-    assert float((probe.drops - expected).abs().max()) <= slack * float(expected.abs().max())
+    rounding = 8 * torch.finfo(dtype).eps * float(probe.logits.abs().max())  # of a logit, whatever the size of the drop
+    assert float((probe.drops - expected).abs().max()) <= slack * float(expected.abs().max()) + rounding
 
 
 def test_weights_may_change_between_two_probes():
