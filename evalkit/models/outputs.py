@@ -67,14 +67,14 @@ def check_meaning(net: SplitModel, images: Tensor, output: str) -> None:
 
 
 def reads_positions(net: SplitModel, images: Tensor) -> bool:
-    """Return whether the outputs depend on the positions of the layer, on images (N,3,H,W) as in `SplitModel`.
+    """Return whether the outputs depend on the positions of the layer, on images (N,3,H,W) as in `SplitModel`, of which some have passed.
 
     They do not where only a class token is read behind it: all gradients with respect to the positions are exactly 0, and those
     with respect to the prefix tokens are not. Without prefix tokens, or without gradients, the answer is True.
     """
-    activations, context = net.trunk(images)
     if not net.grid.prefix:
         return True
+    activations, context = net.trunk(images)
     tensors = activations.requires_grad_(), context[0].requires_grad_()
     with torch.enable_grad():
         total = weighted_sum(net.head(tensors[0], (tensors[1], *context[1:])))
