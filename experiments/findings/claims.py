@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python experiments/findings/claims.py DATA OUT
 
-DATA holds the image sets and weights/ that each module names. OUT receives the runs, claims.csv (columns: claim_rows.COLUMNS) and claims.md.
+DATA holds the image sets and weights/ that each module names. OUT receives
+the runs, claims.csv (columns: claim_rows.COLUMNS) and claims.md.
 A claim that was measured before is kept in claims.csv when --claim names others.
 """
 
