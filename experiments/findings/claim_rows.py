@@ -14,7 +14,7 @@ COLUMNS = ("claim", "source", "network", "data", "measure", "images", "n", "valu
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of a document, and what it is measured on: `source` is "seeds/<number>, <section>", `seeds` those of random draws."""
+    """A sentence of a document, and what it is measured on; `source` is its authors, year and section."""
 
     claim: str
     source: str

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import claim_gradients
 import pandas as pd
 import typer
 from claim_rows import COLUMNS, Row
@@ -18,7 +19,9 @@ from claim_rows import COLUMNS, Row
 from evalkit.cli.script import run_script
 from evalkit.errors import UserError, did_you_mean
 
-MODULES: dict[str, Callable[[Path, Path], list[Row]]] = {}
+MODULES: dict[str, Callable[[Path, Path], list[Row]]] = {
+    "gradients": claim_gradients.measure,
+}
 """Claims by name: functions of DATA and OUT that return rows."""
 
 
