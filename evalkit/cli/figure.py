@@ -1,4 +1,4 @@
-"""evalkit figure: the figures of the Ablation-CAM paper, for any model and photograph."""
+"""evalkit figure: the figures of the Ablation-CAM paper, and pictures of what a network has learnt."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evalkit.cli.console import show
-from evalkit.cli.options import ConfFolder, expanded
-from evalkit.cli.photo_arguments import ImageArguments, photo_command
+from evalkit.cli.options import ConfFolder, Overrides, expanded
+from evalkit.cli.photo_arguments import ImageArguments, network_command, photo_command
 
 if TYPE_CHECKING:
     from evalkit.photos.figures.layout import Draw
 
-figure_app = typer.Typer(no_args_is_help=True, help="Figures of the Ablation-CAM paper, for any model and photograph: PNG, PDF and SVG.")
+figure_app = typer.Typer(no_args_is_help=True, help="Figures for a paper, for any model and photograph: PNG, PDF and SVG.")
 
 Out = Annotated[Path, typer.Option(callback=expanded, help="Folder for the files.")]
 FOLDER = Path("figures")
@@ -79,6 +79,43 @@ def explanation(arguments: ImageArguments, out: Out = FOLDER, conf: ConfFolder =
     from evalkit.photos.figures import explanation
 
     _write("explanation", explanation.draw, arguments, out, conf, drawn=explanation.DEFAULT)
+
+
+@figure_app.command()
+def activations(
+    arguments: ImageArguments,
+    out: Out = FOLDER,
+    conf: ConfFolder = None,
+    by: Annotated[str, typer.Option(help="Order of the channels: number, drop (of the class score by ablation) or mean.")] = "number",
+) -> None:
+    """All channels of a layer for a photograph, a small map each, on as many pages as they need.
+
+    evalkit figure activations dog.jpg model=vgg16 --by drop
+    """
+    command = photo_command("figure activations", arguments, out, conf, methods=None)
+    from evalkit.photos.figures import activations
+
+    for file in activations.write(command.config, command.files, command.out, by):
+        show(str(file))
+
+
+@figure_app.command()
+def filters(
+    overrides: Overrides = None,
+    out: Out = FOLDER,
+    conf: ConfFolder = None,
+    layer: Annotated[str | None, typer.Option(help="Name of the convolution; default the first one that the image passes.")] = None,
+    common: Annotated[bool, typer.Option("--common-scale", help="One scale for all filters, not one for each.")] = False,
+) -> None:
+    """The filters of a convolution, by default of the first one: in colour where it reads RGB, else channel by channel in grey.
+
+    evalkit figure filters model=alexnet
+    """
+    config = network_command("figure filters", overrides or [], conf, {"model.layer": "name the convolution with --layer"})
+    from evalkit.photos.figures import filters
+
+    for file in filters.write(config, layer, out, common=common):
+        show(str(file))
 
 
 def _write(

@@ -69,14 +69,20 @@ def write(name: str, draw: Draw, config: RunConfig, files: Sequence[Path], out: 
     `classes` returns a probe for each class of a photograph to show. Raises UserError if a file cannot be read, the panels
     do not fit on a page, or the folder cannot be written.
     """
-    session, pictures = open_photographs(config, files)
-    chosen = [
-        ExplainedPhoto(file.name, probe) for file, picture in zip(files, pictures, strict=True) for probe in classes(session, picture)
-    ]
+    session, photos = chosen(config, files, classes)
     writable_folder(out, "--out")
     more = f"-and-{len(files) - 1}-more" if len(files) > 1 else ""
     with style():
-        return save(draw(session, chosen), out / f"{files[0].stem}{more}-{name}", DPI)
+        return save(draw(session, photos), out / f"{files[0].stem}{more}-{name}", DPI)
+
+
+def chosen(
+    config: RunConfig, files: Sequence[Path], classes: Classes = PhotoSession.probes
+) -> tuple[PhotoSession, list[ExplainedPhoto]]:
+    """Open a session, and return it with each photograph and each of its classes to show. Raises UserError if a file cannot be read."""
+    session, pictures = open_photographs(config, files)
+    pairs = zip(files, pictures, strict=True)
+    return session, [ExplainedPhoto(file.name, probe) for file, picture in pairs for probe in classes(session, picture)]
 
 
 def panels(rows: int, columns: int, width: float, row_height: float) -> tuple[Figure, list[list[Axes]]]:
@@ -133,8 +139,12 @@ def title(figure: Figure, session: PhotoSession, what: str) -> None:
     config = session.config.model
     weights = "RANDOM WEIGHTS" if session.random_weights else f"weights {Path(session.model.weights.removeprefix('embedded:')).name}"
     layers = f"layer {config.layer}" if isinstance(config.layer, str) else layers_in_words(config.layer)
-    about = printable(f"{config.name}, {layers}, {weights}")
-    figure.suptitle("\n".join([what, *textwrap.wrap(about, int(figure.get_figwidth() * 16))]))
+    heading(figure, what, f"{config.name}, {layers}, {weights}")
+
+
+def heading(figure: Figure, what: str, about: str) -> None:
+    """Write two texts above all panels: what is shown, and of what."""
+    figure.suptitle("\n".join([what, *textwrap.wrap(printable(about), int(figure.get_figwidth() * 16))]))
 
 
 def note(figure: Figure, text: str) -> None:
