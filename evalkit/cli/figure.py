@@ -8,6 +8,7 @@ import typer
 from evalkit.cli.console import show
 from evalkit.cli.options import ConfFolder, Overrides, expanded
 from evalkit.cli.photo_arguments import ImageArguments, network_command, photo_command
+from evalkit.errors import UserError
 
 if TYPE_CHECKING:
     from evalkit.photos.figures.layout import Draw
@@ -115,6 +116,38 @@ def filters(
     from evalkit.photos.figures import filters
 
     for file in filters.write(config, layer, out, common=common):
+        show(str(file))
+
+
+@figure_app.command()
+def impression(
+    arguments: Annotated[list[str], typer.Argument(help="Classes by name or index, then overrides.", metavar="CLASS... [OVERRIDES]...")],
+    out: Out = FOLDER,
+    conf: ConfFolder = None,
+    second: Annotated[
+        list[str] | None, typer.Option(help="An override of a second network that judges the images, as model=resnet50; may be repeated.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps of gradient ascent.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise and of the random transformations.")] = 0,
+) -> None:
+    """Images that the network takes for a class, made from noise by gradient ascent (Addepalli et al. 2020), without any photograph.
+
+    An impression that only its own network recognises is noise that fools it: a second network tells.
+
+    evalkit figure impression tabby espresso model=resnet50 --second model=vgg16
+    """
+    overrides = [argument for argument in arguments if "=" in argument]
+    classes = [argument for argument in arguments if "=" not in argument]
+    if not classes:
+        raise UserError("figure impression needs a class by name or index, as in: evalkit figure impression tabby model=resnet50")
+    instead = {"target": "name the classes in front of the overrides"}
+    config = network_command("figure impression", overrides, conf, instead)
+    judge = network_command("--second", second, conf, instead) if second else None
+    from evalkit.photos.figures import impression
+    from evalkit.photos.impression import Ascent
+
+    config = config.model_copy(update={"target": classes})
+    for file in impression.write(config, judge, Ascent(steps=steps, seed=seed), out):
         show(str(file))
 
 

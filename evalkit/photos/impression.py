@@ -42,7 +42,9 @@ class Impression:
     logits: Tensor
 
 
-def impress(score: Callable[[Tensor], Tensor], shape: tuple[int, int, int], settings: Ascent, device: torch.device | str = "cpu") -> Impression:
+def impress(
+    score: Callable[[Tensor], Tensor], shape: tuple[int, int, int], settings: Ascent, device: torch.device | str = "cpu"
+) -> Impression:
     """Maximise `score`, from images (1,C,H,W) in [0,1] to one logit (1,), by gradient ascent; `shape` is (C,H,W).
 
     In each iteration the image moves by rate * (g / rms(g) - smoothness * d TV / d image), g being the gradient of the logit of the
@@ -55,7 +57,7 @@ def impress(score: Callable[[Tensor], Tensor], shape: tuple[int, int, int], sett
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         image = (GREY + 0.1 * torch.randn(1, channels, *canvas)).clamp(0, 1).to(device)
-        start, logits = middle(image), []
+        start, logits = middle(image).clone(), []
         for step in range(settings.steps):
             image.requires_grad_()
             logit = score(change(image)).sum()

@@ -118,7 +118,10 @@ def _page(
         ax.text(x, y + below * 0.1, text, fontsize=size, va="top", ha="left", color="0.15")
     figure.text((SIDE + 0.12) / PAGE, 1 - (TITLE + 0.02) / total, _about(session, photo, maps, part, by, place), va="top", fontsize=7)
     title(figure, session, "Channels of a layer")
-    note(figure, "Each map runs from its least value (dark) to its greatest (bright), so that brightness cannot be compared between channels.")
+    note(
+        figure,
+        "Each map runs from its least value (dark) to its greatest (bright), so that brightness cannot be compared between channels.",
+    )
     return figure
 
 

@@ -89,7 +89,9 @@ def draw(filters: np.ndarray, *, colour: bool, common: bool) -> Figure:
             "name an earlier one with --layer"
         )
     pictures, vanishing = tiles(filters, colour=colour, common=common)
-    notes = [f"Grey is 0, brighter is above 0; the scale is symmetric about 0, {'one for all filters' if common else 'each filter by itself'}."]
+    notes = [
+        f"Grey is 0, brighter is above 0; the scale is symmetric about 0, {'one for all filters' if common else 'each filter by itself'}."
+    ]
     if colour:
         notes.append("Weights of red, green and blue are shown as these colours.")
     if vanishing:

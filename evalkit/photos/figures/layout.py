@@ -76,9 +76,7 @@ def write(name: str, draw: Draw, config: RunConfig, files: Sequence[Path], out: 
         return save(draw(session, photos), out / f"{files[0].stem}{more}-{name}", DPI)
 
 
-def chosen(
-    config: RunConfig, files: Sequence[Path], classes: Classes = PhotoSession.probes
-) -> tuple[PhotoSession, list[ExplainedPhoto]]:
+def chosen(config: RunConfig, files: Sequence[Path], classes: Classes = PhotoSession.probes) -> tuple[PhotoSession, list[ExplainedPhoto]]:
     """Open a session, and return it with each photograph and each of its classes to show. Raises UserError if a file cannot be read."""
     session, pictures = open_photographs(config, files)
     pairs = zip(files, pictures, strict=True)
