@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -18,13 +18,15 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def page(name: str, data: Mapping[str, Any], *, connect: str = "'none'", **context: Any) -> str:
+def page(name: str, data: Mapping[str, Any], *, connect: str = "'none'", before: Sequence[str] = (), **context: Any) -> str:
     """Return `<name>.html`, which extends base.html, with style.css and `<name>.js`; the script reads `data` from #data as JSON.
+
+    `before` are the names of further scripts, which stand before it in the same element.
 
     The page's security policy allows no other script and no other file, so text in the page cannot run or load anything.
     `connect` is the connect-src of the policy: the addresses that the script may request.
     """
-    script = (resources.files(__name__) / f"{name}.js").read_text(encoding="utf-8")
+    script = "\n".join((resources.files(__name__) / f"{one}.js").read_text(encoding="utf-8") for one in (*before, name))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "

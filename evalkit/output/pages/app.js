@@ -3,7 +3,7 @@ const start = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 
 // The choices of the user, mirrored in the address; null means the choice of the network.
-const choices = { photo: start.photos[0].key, model: start.models[0], random: false, layer: null, target: start.target,
+const choices = { photo: start.photos[0].key, model: start.models[0], random: false, layer: null, target: start.target, channels: false, channel: null, by: null,
   methods: start.methods.filter((method) => method.chosen).map((method) => method.name), ...start.point };
 // What is shown: the network, its view of the photograph, and the methods whose maps of that view are drawn.
 let network = null, networkKey = "", view = null, viewKey = "";
@@ -78,6 +78,7 @@ async function answer() {
     if (dirty) return;
     if (methods.length) await explain(methods);
   }
+  if (!dirty && choices.channels) await openChannels();
 }
 
 async function openNetwork() {
@@ -143,6 +144,7 @@ function clearView() {
   viewKey = "";
   drawn.clear();
   panels.clear();
+  clearChannels();
   showPanels();
   showView();
 }
@@ -167,6 +169,7 @@ function showChoices() {
   if (network !== null) $("layer").value = choices.layer ?? network.layer;
   $("top-percent").value = choices.top;
   $("top-percent").disabled = choices.select === "soft";
+  showChannelChoices();
   $("percent").textContent = choices.select === "soft" ? "–" : `${choices.top} %`;
 }
 
@@ -279,13 +282,16 @@ function readAddress() {
   for (const name of ["select", "fill"]) if ([...$(name).options].some((option) => option.value === address.get(name))) choices[name] = address.get(name);
   if (named) choices.methods = inOrder((name) => named.includes(name));
   if (top >= 0 && top <= 100) choices.top = top;
+  choices.channels = address.get("channels") === "true";
+  choices.channel = /^\d+$/.test(address.get("channel") ?? "") ? Number(address.get("channel")) : null;
+  choices.by = [...$("by").options].some((option) => option.value === address.get("by")) ? address.get("by") : null;
   if (address.has("model")) choices.random = address.get("random") === "true";
 }
 
 // The controls.
-const options = { model: { random: false, layer: null, target: null }, layer: {}, select: {}, fill: {} };  // with the choices that each resets
+const options = { model: { random: false, layer: null, target: null, channel: null }, layer: { channel: null }, select: {}, fill: {} };  // with the choices that each resets
 for (const [name, reset] of Object.entries(options)) $(name).addEventListener("change", () => choose({ ...reset, [name]: $(name).value }));
-$("random").addEventListener("click", () => choose({ random: true, layer: null, target: null }));
+$("random").addEventListener("click", () => choose({ random: true, layer: null, target: null, channel: null }));
 $("top-percent").addEventListener("input", () => choose({ top: Number($("top-percent").value) }));
 $("methods").addEventListener("change", ({ target: { value, checked } }) => {
   if (!checked) drawn.delete(value);
@@ -299,6 +305,7 @@ $("file").addEventListener("change", () => {
   $("file").value = "";
 });
 $("download").addEventListener("click", download);
+listenToChannels();
 addEventListener("hashchange", () => { readAddress(); choose({}); });
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {

@@ -62,8 +62,8 @@ def view(explainer: Explainer, asked: View) -> dict[str, Any]:
     def scored(index: int) -> dict[str, Any]:
         confidence, logit = confidence_and_logit(logits, torch.tensor([index], device=logits.device), session.config.model.output)
         name = printable(session.model.classes.name(index))
-        shown = None if confidence is None else _finite(float(confidence))
-        return {"index": index, "name": name, "confidence": shown, "logit": _finite(float(logit))}
+        shown = None if confidence is None else finite(float(confidence))
+        return {"index": index, "name": name, "confidence": shown, "logit": finite(float(logit))}
 
     return {
         "name": explainer.album[resolved.photo].name,
@@ -128,10 +128,10 @@ def _change(before: float, after: float, *, raw: bool = False) -> dict[str, Any]
     """Return both values, and the drop as the paper defines it for one image (eq. 5), in %."""
     full, masked = np.array([before]), np.array([after])
     drop = float(relative_drop(full, masked, raw=raw)[0])
-    return {"before": _finite(before), "after": _finite(after), "drop": _finite(drop), "increased": bool(increased(full, masked)[0])}
+    return {"before": finite(before), "after": finite(after), "drop": finite(drop), "increased": bool(increased(full, masked)[0])}
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
     """Return None for nan and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
 

@@ -23,6 +23,7 @@ from evalkit.output.pages import page
 from evalkit.photos.app import answers
 from evalkit.photos.app.album import MOST_BYTES, png_uri
 from evalkit.photos.app.answers import ExplainRequest
+from evalkit.photos.app.channels import ChannelRequest, channel, channels
 from evalkit.photos.app.explainer import Explainer, Network, View
 from evalkit.photos.pictures import heat, to_pil
 
@@ -47,7 +48,7 @@ def application(explainer: Explainer, hosts: Collection[str]) -> ASGIApp:
     computing, decoding = ThreadPoolExecutor(max_workers=1), ThreadPoolExecutor(max_workers=1)
 
     async def index(_: Request) -> Response:
-        return HTMLResponse(page("app", _start(explainer, token), connect="'self'"))
+        return HTMLResponse(page("app", _start(explainer, token), connect="'self'", before=("channels",)))
 
     async def upload(request: Request) -> Response:
         content, name = await _body(request, MOST_BYTES), request.query_params.get("name", "photograph")
@@ -66,6 +67,8 @@ def application(explainer: Explainer, hosts: Collection[str]) -> ASGIApp:
         Route("/upload", upload, methods=["POST"]),
         answering(Network, answers.network),
         answering(View, answers.view),
+        answering(View, channels),
+        answering(ChannelRequest, channel),
         answering(ExplainRequest, answers.explain),
         answering(ExplainRequest, answers.figure, partial(Response, media_type="image/png")),
     ]

@@ -15,7 +15,7 @@ from commands import Command
 from playwright.sync_api import Page, expect
 
 from evalkit.data.digits import Digits
-from evalkit.photos.app import answers
+from evalkit.photos.app import answers, channels
 from evalkit.photos.app.answers import ExplainRequest
 from evalkit.photos.app.explainer import Explainer, View
 from evalkit.photos.app.offer import open_album, open_offer
@@ -265,6 +265,86 @@ def test_the_address_can_be_shared(page, address, browser, explainer):
     settled(other)
     assert shown(other, "cam") == shown(page, "cam") == expected(explainer, "cam", 45, photo="s2", model="digits_gap", target=6)
     other.close()
+
+
+def open_channels(page) -> None:
+    page.locator("#channels-fold summary").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#channels button").first).to_be_visible(timeout=60_000)
+    settled(page)
+
+
+def order(page) -> list[int]:
+    return page.locator("#channels button").evaluate_all("them => them.map(it => Number(it.dataset.channel))")
+
+
+def test_all_channels_of_the_layer(page, explainer):
+    """Tiles, order, keyboard and the enlarged channel, against the probe of this process."""
+    open_channels(page)
+    probe = explainer.probe(explainer.resolve(View(photo="s0", model="digits_fc")))
+    assert order(page) == list(range(64))
+    expect(page.locator("#channels-about")).to_have_text("64 channels of 16 x 16 positions.")
+    values = {"drop": probe.drops[0], "weight": probe.gradients[0].mean((1, 2)), "mean": probe.activations[0].mean((1, 2))}
+    for name, by_number in values.items():
+        page.get_by_label("In the order of").select_option(name)
+        assert order(page) == by_number.argsort(descending=True, stable=True).tolist()
+    page.get_by_label("In the order of").focus()
+    first, second, *_ = order(page)
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.dataset.channel") == str(second)
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    settled(page)
+    expect(page.locator("#channel h3")).to_have_text(f"Channel {second}")
+    expect(page.locator(f"[data-channel='{second}']")).to_have_attribute("aria-pressed", "true")
+    shown = [float(text.replace("\N{MINUS SIGN}", "-")) for text in page.locator("#channel td").all_inner_texts()]
+    assert shown == pytest.approx([float(by_number[second]) for by_number in values.values()], rel=6e-3)
+    found = channels.channel(explainer, channels.ChannelRequest(view=View(photo="s0", model="digits_fc"), number=second))
+    assert page.locator("#channel img").get_attribute("src") == found["picture"]
+    assert {"channels": "true", "channel": str(second), "by": "mean"}.items() <= fragment(page).items()
+    assert page.evaluate("document.querySelector('#channels').scrollWidth <= document.querySelector('#channels').clientWidth")
+
+
+def test_channels_follow_the_photograph_and_the_layer(page, explainer):
+    open_channels(page)
+    page.locator("#channels button").nth(7).click()
+    settled(page)
+    page.locator("#photos button").nth(3).click()
+    settled(page)
+    expect(page.locator("#channel h3")).to_have_text("Channel 7")  # it stays, of the new photograph
+    seen = View(photo="s3", model="digits_fc")
+    assert (
+        page.locator("#channel img").get_attribute("src")
+        == channels.channel(explainer, channels.ChannelRequest(view=seen, number=7))["picture"]
+    )
+    grid = page.locator("#channels")
+    assert channels.channels(explainer, seen)["sprite"] in grid.evaluate("it => it.style.getPropertyValue('--sprite')")
+    page.get_by_label("Layer that is explained").select_option("features.2")
+    settled(page)
+    expect(page.locator("#channels button")).to_have_count(16)
+    expect(page.locator("#channel")).to_be_hidden()
+    inner = View(photo="s3", model="digits_fc", layer="features.2")
+    assert channels.channels(explainer, inner)["sprite"] in grid.evaluate("it => it.style.getPropertyValue('--sprite')")
+    page.locator("#channels-fold summary").click()
+    settled(page)
+    assert "channels" not in fragment(page)
+
+
+def test_an_address_with_a_channel(page, address, explainer):
+    page.goto("about:blank")
+    page.goto(f"{address}/#model=digits_gap&methods=grad_cam&channels=true&channel=5&by=drop")
+    settled(page)
+    expect(page.locator("#channel h3")).to_have_text("Channel 5")
+    drops = explainer.probe(explainer.resolve(View(photo="s0", model="digits_gap"))).drops[0]
+    assert order(page) == drops.argsort(descending=True, stable=True).tolist()
+    page.goto("about:blank")
+    page.goto(f"{address}/#model=digits_gap&methods=grad_cam&channels=true&channel=64&by=colour")
+    settled(page)
+    expect(page.locator("#problem")).to_contain_text("layer 'features.13' has no channel 64: it has 64, from 0 to 63")
+    expect(page.locator("#channel")).to_be_hidden()
+    assert order(page) == list(range(64)) and "channel" not in fragment(page)
 
 
 def test_an_address_of_another_server(page, address):
