@@ -81,7 +81,7 @@ def total_variation(image: Tensor) -> Tensor:
 
 
 def _transformation(size: tuple[int, int], settings: Ascent) -> Callable[[Tensor], Tensor]:
-    """Return a random rotation, scaling, crop to `size` and colour jitter of images, differentiable; drawn from torch's global generator."""
+    """Return a random rotation, scaling, crop to `size` and colour jitter, differentiable; torch's global generator draws them."""
     scale = 1 - settings.scale, 1 + settings.scale
     # Filled with 0, and 0 made grey below: with any other colour, torchvision writes into a tensor that autograd needs.
     turn = v2.RandomAffine(settings.degrees, scale=scale, interpolation=InterpolationMode.BILINEAR, fill=None)

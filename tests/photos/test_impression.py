@@ -71,7 +71,7 @@ def test_the_logit_rises_and_the_seed_decides(channels):
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(made.image, again.image) and torch.equal(made.logits, again.logits)
     assert not torch.equal(made.image, other.image) and not torch.equal(made.start, other.start)
-    assert made.image.shape == (1, channels, 32, 40) and 0 <= float(made.image.min()) and float(made.image.max()) <= 1
+    assert made.image.shape == (1, channels, 32, 40) and float(made.image.min()) >= 0 and float(made.image.max()) <= 1
     with torch.no_grad():
         assert net(made.image)[0, 1] > net(made.start)[0, 1]
 
@@ -109,7 +109,8 @@ def test_a_digit_is_recognised_by_the_second_network():
     assert figure.scores(second, made.image, 3)[0] > figure.scores(second, made.start, 3)[0]
 
 
-ONE = ["model=custom", "model.factory=builders.TinyChannels", "+model.args.classes=1", "model.layer=features", "model.channels=1", "model.mean=[0.5]",
+ONE = ["model=custom", "model.factory=builders.TinyChannels", "+model.args.classes=1",
+       "model.layer=features", "model.channels=1", "model.mean=[0.5]",
        "model.std=[0.5]", "model.resize=[24,28]", "model.classes=[no,yes]", "model.output=binary"]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from torch import nn
 from typer.testing import CliRunner
 
+from evalkit import Probe, SplitModel
 from evalkit.cli.main import app
 from evalkit.config.compose import compose_jobs
 from evalkit.data.digits import Digits
@@ -87,9 +88,9 @@ class Backwards(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.never = nn.Conv2d(3, 2, 3)
-        self.second = nn.Conv2d(4, 5, 3, groups=2)
+        self.second = nn.Conv2d(4, 6, 3, groups=2)
         self.first = nn.Conv2d(3, 4, (1, 5))
-        self.linear = nn.Linear(5, 3)
+        self.linear = nn.Linear(6, 3)
 
     def forward(self, x):
         return self.linear(self.second(self.first(x)).mean((2, 3)))
@@ -201,9 +202,6 @@ def test_many_channels_take_several_pages(photo, tmp_path):
 
         def forward(self, x):
             return self.fc(self.features(x).relu().mean((2, 3)))
-
-    from evalkit import SplitModel  # noqa: PLC0415
-    from evalkit.probe import Probe  # noqa: PLC0415
 
     opened = open_photo_session(compose_jobs(["model=digits_fc"])[0].config)
     probe = Probe(SplitModel(Wide(), "features", mean=(0.5,) * 3, std=(0.5,) * 3), torch.rand(1, 3, 64, 64))

@@ -64,7 +64,7 @@ def _free(stem: Path, written: Sequence[Path]) -> Path:
 
 
 def ordered(probe: Probe, by: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the numbers of all channels (K,) in an order, ties by number, and the values (K,) by number that give it; None for "number"."""
+    """Return the numbers of all channels (K,) in an order, ties by number, and the values (K,) that give it; None for "number"."""
     if by == "number":
         return np.arange(probe.activations.shape[1]), None
     values = (probe.drops if by == "drop" else probe.activations.mean((2, 3)))[0].double().cpu().numpy()

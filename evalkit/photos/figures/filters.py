@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from evalkit.config.schema import RunConfig
-from evalkit.errors import UserError, did_you_mean, printable
+from evalkit.errors import UserError, did_you_mean
 from evalkit.files import writable_folder
 from evalkit.models import zoo
 from evalkit.models.convolutions import convolutions
@@ -27,7 +27,7 @@ ROWS_OF = (8, 10, 16, 20, 32, 40, 64)
 FINEST = 24
 """Least height of a filter in pixels of the picture, so that the gaps between filters are narrow."""
 VANISHING = 1e-3
-"""A filter whose largest weight is smaller than this part of the layer's largest is drawn grey: scaled up, it would look like the others."""
+"""A filter whose largest weight is below this part of the layer's largest is drawn grey: scaled up, it would look like the others."""
 
 
 def write(config: RunConfig, layer: str | None, out: Path, *, common: bool = False) -> list[Path]:

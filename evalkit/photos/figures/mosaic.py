@@ -24,7 +24,10 @@ def mosaic(tiles: np.ndarray, columns: int, gap: int, below: int = 0) -> np.ndar
 
 
 def heat_tiles(maps: np.ndarray, colours: str) -> np.ndarray:
-    """Colour maps (n,h,w), each scaled from its least value to its greatest; returns (n,h,w,3), uint8. A constant map gets the lowest colour."""
+    """Colour maps (n,h,w), each scaled from its least value to its greatest; returns (n,h,w,3), uint8.
+
+    A constant map gets the lowest colour.
+    """
     low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
     scaled = (maps - low) / np.where(high > low, high - low, 1)
     coloured: np.ndarray = colormaps[colours](scaled, bytes=True)
