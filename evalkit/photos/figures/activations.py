@@ -31,6 +31,8 @@ TITLE, NOTE = 0.45, 0.4
 """Heights above and below, in inches."""
 LABEL = 0.105
 """Height of a channel's label, in inches."""
+ACROSS = (8, 10, 12, 16)
+"""Numbers of channels in a row; the first with which all fit on one page is taken, else the last."""
 FINEST = 28
 """Least height of a map in pixels of the picture."""
 
@@ -76,10 +78,10 @@ def pages(session: PhotoSession, photo: ExplainedPhoto, by: str) -> list[Figure]
     maps = photo.probe.activations[0].float().cpu().numpy()
     order, values = ordered(photo.probe, by)
     k, h, w = maps.shape
-    columns = 8 if k <= 64 else 16
-    pitch = PAGE / columns
     room = HEIGHT - TITLE - SIDE - 0.1 - NOTE
-    fit = columns * max(1, int(room / (pitch * h / w + LABEL)))
+    holds = {columns: columns * max(1, int(room / (PAGE / columns * h / w + LABEL))) for columns in ACROSS}
+    columns = next((columns for columns in ACROSS if holds[columns] >= k), ACROSS[-1])
+    fit = holds[columns]
     parts = [order[first : first + fit] for first in range(0, k, fit)]
     return [_page(session, photo, maps, part, values, columns, by, (i * fit, len(parts))) for i, part in enumerate(parts)]
 
