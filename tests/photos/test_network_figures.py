@@ -35,7 +35,7 @@ def invoke(*arguments) -> str:
     if isinstance(done.exception, UserError):
         raise done.exception
     assert done.exit_code == 0, done.output
-    return done.output
+    return done.stdout  # what torch.fx cannot trace is said on stderr
 
 
 def words(svg) -> str:
@@ -147,10 +147,10 @@ def test_the_first_convolution_in_colour_and_another_in_grey():
         (["model=digits_gap"], "First convolution: 16 filters of 3x3 digits_gap, layer features.0, weights digits_gap.safetensors"),
         (["model=digits_gap", "model.weights=null"], "layer features.0, RANDOM WEIGHTS"),
         (["model=digits_gap", "--layer", "features.4"], "Convolution: 32 filters of 3x3 digits_gap, layer features.4"),
-        ([*CUSTOM, "model.factory=builders.Patches"], "First convolution: 12 filters of 8x8 custom, layer embed"),
+        ([*CUSTOM, "model.factory=builders.Patches"], "First convolution: 12 filters of 8x8 builders.Patches, layer embed"),
         (
             [*CUSTOM, "model.factory=builders.TinyChannels", "model.channels=1", "model.mean=[0.5]", "model.std=[0.5]"],
-            "First convolution: 8 filters of 5x5 custom, layer features.0",
+            "First convolution: 8 filters of 5x5 builders.TinyChannels, layer features.0",
         ),
     ],
 )
