@@ -34,7 +34,7 @@ SUMS: dict[str, Callable[[Probe], Tensor]] = {
     "layer_cam": lambda probe: (probe.gradients.relu() * probe.activations).sum((1, 2, 3)),
     "ablation_cam": lambda probe: probe.drops.sum(1),
     "spatial_ablation": lambda probe: methods.spatial_ablation(probe).sum((1, 2)),
-    "integrated_gradients": lambda probe: methods.integrated_gradients(probe).sum((1, 2)),
+    "integrated_gradients": lambda probe: methods.integrated_gradients(probe, batch_size=8).sum((1, 2)),
 }
 """Sums (N,): of the drops for Ablation-CAM, of the pooled map for CAM, of the cells or pixels for the others.
 

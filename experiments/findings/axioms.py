@@ -46,12 +46,11 @@ from evalkit.models.split import SplitModel
 from evalkit.probe import Probe
 
 CONF = Path(__file__).parents[1] / "conf"
-SLOW = ("gradient", "guided_backprop", "integrated_gradients", "occlusion", "score_cam")
-"""Methods that run the whole network several times: fewer images, one draw of each rewriting."""
+SLOW = ("spatial_ablation", "gradient", "guided_backprop", "integrated_gradients", "occlusion", "score_cam")
+"""Methods that run much of the network many times, or backwards: fewer images, one draw of each rewriting."""
 TOO_SLOW = ("integrated_gradients", "occlusion", "score_cam")
 """Methods that take seconds an image on networks for photographs; their rewritings are measured on the small networks only."""
-BATCH = 20
-DRAWS = 2
+BATCH = 10
 Row = dict[str, Any]
 
 
@@ -78,13 +77,13 @@ def with_weights(model: str, weights: str, images: str) -> tuple[str, ...]:
 
 
 NETWORKS = {
-    "digits_fc": Network(("model=digits_fc", "data=digits"), 100, 10, pooled=False),
-    "digits_gap": Network(("model=digits_gap", "data=digits"), 100, 10, pooled=True),
+    "digits_fc": Network(("model=digits_fc", "data=digits"), 60, 5, pooled=False),
+    "digits_gap": Network(("model=digits_gap", "data=digits"), 60, 5, pooled=True),
     "squeezevgg10": Network(
-        with_weights("squeezevgg10", "squeezevgg10_imagenette", "imagenette224"), 60, 4, pooled=False, left_out=TOO_SLOW
+        with_weights("squeezevgg10", "squeezevgg10_imagenette", "imagenette224"), 40, 3, pooled=False, left_out=TOO_SLOW
     ),
     "mobilenet_v2": Network(
-        with_weights("mobilenet_v2_half", "mobilenet_v2_imagenet", "imagenet_val_acuity"), 60, 4, pooled=True, left_out=TOO_SLOW
+        with_weights("mobilenet_v2_half", "mobilenet_v2_imagenet", "imagenet_val_acuity"), 40, 3, pooled=True, left_out=TOO_SLOW
     ),
 }
 
@@ -103,7 +102,7 @@ def toy_rows() -> list[Row]:
     return rows
 
 
-def network_rows(name: str, data: Path, count: int | None) -> list[Row]:
+def network_rows(name: str, data: Path, count: int | None, draws: int) -> list[Row]:
     """Return the rows of completeness and implementation invariance for one network, with at most `count` images."""
     spec = NETWORKS[name]
     images = min(spec.images, count or spec.images)
@@ -115,13 +114,13 @@ def network_rows(name: str, data: Path, count: int | None) -> list[Row]:
     quick, slow = [method for method in chosen if method not in SLOW], [method for method in chosen if method in SLOW]
     few = pixels[: spec.few]
 
-    sums = [m for m in SUMS if m in quick]
-    batches = pixels.split(BATCH)
-    rows = completeness({"network": name}, [Probe(net, batch) for batch in batches], sums)
-    rows += completeness({"network": name}, [Probe(net, few)], ["integrated_gradients"])
+    rows = completeness(
+        {"network": name}, [Probe(net, batch) for batch in pixels.split(BATCH)], [method for method in SUMS if method in quick]
+    )
+    rows += completeness({"network": name}, [Probe(net, few)], ["spatial_ablation", "integrated_gradients"])
     before = Explained(net, pixels, None, quick), Explained(net, few, None, slow)
     for rewriting in (*REWRITES, FINER):
-        quick_nets = other_networks(session.model.module, config, net, pixels[:1], rewriting, spec.pooled)
+        quick_nets = other_networks(session.model.module, config, net, pixels[:1], rewriting, spec.pooled, draws)
         after = [Explained(other, pixels, before[0].targets, quick) for other in quick_nets]
         about = {"axiom": "implementation invariance", "network": name, "rewriting": rewriting}
         rows += invariance(about, before[0], after)
@@ -139,7 +138,7 @@ def other_networks(
         made = [finer(module, layer, pooled=pooled)]
     else:
         channels = net.trunk(image)[0].shape[1]
-        generators = [torch.Generator().manual_seed(seed) for seed in range(DRAWS)]
+        generators = [torch.Generator().manual_seed(seed) for seed in range(draws)]
         normalised = (image - net.mean) / net.std
         made = [(rewritten(module, layer, normalised, REWRITES[rewriting](channels, rng)), layer) for rng in generators]
     return [SplitModel(changed, at, mean=config.mean, std=config.std) for changed, at in made]
@@ -211,6 +210,7 @@ def main(
     out: Annotated[Path, typer.Argument(help="Folder for axioms.csv.")],
     chosen: Annotated[list[str], typer.Option("--network", help=f"Networks, or {TOYS}; all by default.")] = [TOYS, *NETWORKS],  # noqa: B006 - typer copies it
     count: Annotated[int | None, typer.Option("--images", min=2, help="Largest number of images.")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Draws of each random rewriting.")] = 1,
 ) -> None:
     """Measure the chosen networks, and write axioms.csv."""
     for name in chosen:
@@ -219,7 +219,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     file = out / "axioms.csv"
     for name in chosen:
-        rows = toy_rows() if name == TOYS else network_rows(name, data, count)
+        rows = toy_rows() if name == TOYS else network_rows(name, data, count, draws)
         table = pd.DataFrame(rows).reindex(columns=COLUMNS)
         if file.exists():
             before = pd.read_csv(file)

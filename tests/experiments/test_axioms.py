@@ -170,19 +170,19 @@ def test_sums_by_loops():
     probe = Probe(cut(module), images, targets=[1, 3])
     for i, c in enumerate((1, 3)):
         a = probe.activations[i]
-        y, nothing = (float(probe.net.head(x[None])[0, c]) for x in (a, torch.zeros_like(a)))
+        y, nothing = (float(probe.net.head(x[None])[0, c].detach()) for x in (a, torch.zeros_like(a)))
         drops, windows = 0.0, 0.0
         for k in range(len(a)):
-            drops += y - float(probe.net.head(torch.cat([a[:k], a[k : k + 1] * 0, a[k + 1 :]])[None])[0, c])
+            drops += y - float(probe.net.head(torch.cat([a[:k], a[k : k + 1] * 0, a[k + 1 :]])[None])[0, c].detach())
         for row in range(a.shape[1]):
             for column in range(a.shape[2]):
                 without = a.clone()
                 without[:, row, column] = 0
-                windows += y - float(probe.net.head(without[None])[0, c])
+                windows += y - float(probe.net.head(without[None])[0, c].detach())
         assert float(SUMS["ablation_cam"](probe)[i]) == pytest.approx(drops)
         assert float(SUMS["spatial_ablation"](probe)[i]) == pytest.approx(windows)
         assert float(change(probe, "ablation_cam")[i]) == pytest.approx(y - nothing)
-        black = float(module(torch.full((1, 3, 16, 16), -1.0, dtype=torch.float64))[0, c])
+        black = float(module(torch.full((1, 3, 16, 16), -1.0, dtype=torch.float64))[0, c].detach())
         assert float(change(probe, "integrated_gradients")[i]) == pytest.approx(y - black)
     signed = {"grad_cam": 0.0, "grad_cam_pp": 0.0, "hires_cam": 0.0, "layer_cam": 0.0}
     for name in signed:  # where no weight is negative, the map before the ReLU is the map
@@ -212,8 +212,8 @@ def test_the_whole_experiment_on_a_small_network(tmp_path, monkeypatch):
     small = axioms.Network(("model=digits_gap", "data=digits"), 3, 2, pooled=True, left_out=("occlusion", "score_cam"))
     monkeypatch.setitem(axioms.NETWORKS, "digits_gap", small)
     monkeypatch.setattr(axioms, "METHODS", {name: METHODS[name] for name in ("cam", "ablation_cam", "grad_cam", "gradient")})
-    axioms.main(tmp_path, tmp_path, ["digits_gap"], 3)
-    axioms.main(tmp_path, tmp_path, [axioms.TOYS], None)
+    axioms.main(tmp_path, tmp_path, ["digits_gap"], 3, 2)
+    axioms.main(tmp_path, tmp_path, [axioms.TOYS], None, 1)
     table = pd.read_csv(tmp_path / "axioms.csv")
     assert set(table.axiom) == {"completeness", "implementation invariance", "sensitivity", "null player", "redundant units"}
     one = table[(table.network == "digits_gap") & (table.axiom == "implementation invariance")]
@@ -228,4 +228,4 @@ def test_the_whole_experiment_on_a_small_network(tmp_path, monkeypatch):
 
 def test_an_unknown_network_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="no network 'digits_fd'; did you mean 'digits_fc'"):
-        axioms.main(tmp_path, tmp_path, ["digits_fd"], None)
+        axioms.main(tmp_path, tmp_path, ["digits_fd"], None, 1)
