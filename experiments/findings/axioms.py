@@ -130,7 +130,7 @@ def network_rows(name: str, data: Path, count: int | None, draws: int) -> list[R
 
 
 def other_networks(
-    module: nn.Module, config: ModelConfig, net: SplitModel, image: Tensor, rewriting: str, pooled: bool
+    module: nn.Module, config: ModelConfig, net: SplitModel, image: Tensor, rewriting: str, pooled: bool, draws: int
 ) -> list[SplitModel]:
     """Return the network rewritten, once for each draw, and cut again."""
     layer = config.only_layer("this script")
