@@ -77,6 +77,15 @@ def test_equal_alpha_is_grad_cam(figure):
     assert weighted_gradients(figure, alpha) == pytest.approx(weights_of(figure, methods.grad_cam))
 
 
+def test_equation_15_holds_for_the_weights_of_equation_14_only(figure):
+    """It says that the maps' sums times w_k add up to Y. Eq. 19 follows from it with Y = exp(S), and then they must add up to 1."""
+    by_14 = sum(1 * n for n in ACTIVE)
+    assert by_14 == pytest.approx(float(figure.scores[0]))
+    by_19 = sum(w * n for w, n in zip(weights_of(figure, methods.grad_cam_pp), ACTIVE, strict=True))
+    assert by_19 == pytest.approx(15 * 15 / 17 + 4 * 4 / 6 + 2 * 2 / 4)
+    assert abs(by_19 - 1) > 10 and abs(by_19 - by_14) > 4
+
+
 def test_other_methods_on_the_same_maps(figure):
     """Ablating a map costs its n of 21; LayerCAM, HiResCAM and XGrad-CAM weigh all active cells alike."""
     assert weights_of(figure, methods.ablation_cam) == pytest.approx([15 / 21, 4 / 21, 2 / 21])
