@@ -1,6 +1,6 @@
 """Test the axioms by which the Ablation-CAM paper judges itself (section 6.2, after Sundararajan et al., ICML 2017), method by method.
 
-    OMP_NUM_THREADS=1 python experiments/findings/axioms.py DATA OUT        (digits_fc: one and a half minutes on one CPU core)
+    OMP_NUM_THREADS=1 python experiments/findings/axioms.py DATA OUT        (five minutes on one CPU core)
 
 DATA holds imagenette224/, imagenet_val_acuity/ and weights/. OUT receives axioms.csv. A network that was measured before is kept
 in it when --network names others.
