@@ -11,7 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import claim_bias
+import claim_cost
+import claim_discrimination
 import claim_gradients
+import claim_instances
+import claim_protocols
+import claim_regions
+import claim_variants
 import pandas as pd
 import typer
 from claim_report import markdown, read
@@ -22,6 +29,14 @@ from evalkit.errors import UserError, did_you_mean
 
 MODULES: dict[str, Callable[[Path, Path], list[Row]]] = {
     "gradients": claim_gradients.measure,
+    "instances": claim_instances.measure,
+    "regions": claim_regions.measure,
+    "protocols": claim_protocols.measure,
+    "discrimination": claim_discrimination.measure,
+    "bias": claim_bias.measure,
+    "softmax": claim_variants.softmax,
+    "ablated_input": claim_variants.ablated_input,
+    "cost": claim_cost.measure,
 }
 """Claims by name: functions of DATA and OUT that return rows."""
 
