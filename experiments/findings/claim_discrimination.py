@@ -21,7 +21,7 @@ PLAIN = ("guided_backprop", "gradient", "grad_cam", "ablation_cam")
 METHODS = (*PLAIN, "guided_grad_cam", "guided_ablation_cam")
 ALIKE = 0.9
 """Correlation from which two maps count as almost identical."""
-IMAGES = 100
+IMAGES = 60
 
 HOW = (
     "Spearman's correlation of the absolute values of an image's maps of two classes, over all pixels; 1: the class is ignored. On "
