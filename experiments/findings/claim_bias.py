@@ -22,7 +22,7 @@ MARGIN = 1
 
 CLAIM = Claim(
     "The bias of the softmax's input can be set to 0: it has little to no impact on the classification performance.",
-    "seeds/002, section 2",
+    "Bisen and Bakshi, section 2",
     "",
     "",
     how="The last linear layer's bias is set to 0 and the accuracy compared on the same images, in percentage points; p of the "

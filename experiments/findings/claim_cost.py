@@ -33,23 +33,23 @@ FORWARD, GRAD, EXACT, HEAD, WHOLE, BLANK = (
 HOW = (
     f"Processor seconds on one thread for the map of one random image, weights random, {TURNS} turns after a warm-up in one process: the "
     "median, and the lowest and highest in the place of an interval (n: turns); ratios are those within a turn. The loop over the head is "
-    f"that of seeds/000, section 2 (batches of {BATCH}); the whole network is repeated for {PASSES} channels and the time scaled to all."
+    f"that of Pandit 2020, section 2 (batches of {BATCH}); the whole network is repeated for {PASSES} channels and the time scaled to all."
 )
 LONGER = Claim(
     "Ablation-CAM takes much longer than Grad-CAM, since every activation map needs a pass (Xception: 96 s against 26 s).",
-    *("seeds/000, section 5", "", "random image"),
+    *("Pandit 2020, section 5", "", "random image"),
     seeds="0",
     how=HOW,
 )
 GREATER = Claim(
     "The computational time of a single Ablation-CAM is greater than that of Grad-CAM.",
-    *("seeds/001, section 7", "", "random image"),
+    *("Desai and Ramaswamy 2020, section 7", "", "random image"),
     seeds="0",
     how=f"{HOW} Here Ablation-CAM is computed without a loop, which gives the same drops.",
 )
 CHEAPER = Claim(
     "Weights from an ablated input are less computationally expensive than Ablation-CAM.",
-    *("seeds/000, section 6", "", "random image"),
+    *("Pandit 2020, section 6", "", "random image"),
     seeds="0",
     how=HOW,
 )

@@ -26,16 +26,18 @@ IMAGES = 60
 HOW = (
     "Spearman's correlation of the absolute values of an image's maps of two classes, over all pixels; 1: the class is ignored. On "
     "imagenette224 and imagenet_val_acuity the two classes are those with the highest scores, on coco256 every two categories that the "
-    "image shows and that have outputs (COCO: the explained output is the category's highest). An image whose map is empty for one class "
+    "image shows and that have outputs, each explained by its highest output. An image whose map is empty for one class "
     "has no correlation. Pixel maps are maxima of absolute values over colours."
 )
 NEARLY_ALL = Claim(
     "Guided backpropagation is not class-discriminative: the maps of two classes are almost identical.",
-    *("seeds/001, sections 2 and 4; seeds/002, end of section 4", "", ""),
+    *("Desai and Ramaswamy 2020, section 2; Bisen and Bakshi, section 4", "", ""),
     how=f"{HOW} Almost identical: a correlation above {ALIKE}.",
 )
 CAMS = Claim(
-    "Grad-CAM and Ablation-CAM are class-discriminative.", "seeds/001, sections 1 and 6.5; seeds/002, end of section 4", "", "", how=HOW
+    "Grad-CAM and Ablation-CAM are class-discriminative.",
+    *("Desai and Ramaswamy 2020, sections 1 and 6.5; Bisen and Bakshi, section 4", "", ""),
+    how=HOW,
 )
 PRODUCTS = Claim("Guided Grad-CAM and Guided Ablation-CAM are class-discriminative.", CAMS.source, "", "", how=HOW)
 

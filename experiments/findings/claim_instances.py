@@ -13,7 +13,7 @@ LOCATED = (HIT, ENERGY, IOU)
 """Measures of detection, which the claim is about; drops describe."""
 CLAIM = Claim(
     "Ablation-CAM is even better than Grad-CAM at detecting multiple occurrences of an object.",
-    "seeds/001, sections 1 and 5, figure 3",
+    "Desai and Ramaswamy 2020, section 5 and figure 3",
     "",
     "coco256, all images and categories that have an output",
     how="The gain of Ablation-CAM over Grad-CAM, paired, in points (positive is better), for categories that the network recognises "

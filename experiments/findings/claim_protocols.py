@@ -13,7 +13,7 @@ CAMS = ("cam", "grad_cam", "grad_cam_pp", "ablation_cam")
 CONTROLS = ("random", "centre", "constant")
 CLAIM = Claim(
     "Removing the highest scoring 25 % (method 2) works better than multiplying by the map (method 1).",
-    "seeds/002, sections 5.1 and 5.2",
+    "Bisen and Bakshi, sections 5.1 and 5.2",
     "",
     "",
     how="A protocol works if it tells methods from controls. Superiority: the share of images where a method's drop is better than a "

@@ -22,7 +22,7 @@ TOP = "of the box in the top 20 % of the pixels, %"
 WHOLE = "of the image above 20 % of the map's maximum, %"
 CLAIM = Claim(
     "Grad-CAM highlights relatively smaller, incomplete regions of an object, which Ablation-CAM does not.",
-    "seeds/001, sections 2 and 5",
+    "Desai and Ramaswamy 2020, sections 2 and 5",
     "",
     "",
     how="Correctly classified images with boxes. Both maps are upsampled to the input; a pixel is highlighted above 20 % of its map's "

@@ -5,37 +5,53 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from claim_rows import CANNOT_BE_TOLD, DOES_NOT_HOLD, HOLDS, together
+from claim_rows import CANNOT_BE_TOLD, COLUMNS, DOES_NOT_HOLD, HOLDS, together
 
 RULE = (
     "A row that tests a claim says what the claim expects of its value. The row **holds** if the whole 95 % interval is where it is "
     "expected, **does not hold** if the whole interval is on the other side, and **cannot be told** otherwise. A claim holds if all of its "
-    "tested rows do, and does not hold if one of them does not. Rows without an expectation describe. Intervals and p are those of a "
-    "bootstrap that draws images, and differences are paired, except where the text says otherwise; there is no correction for the number "
-    "of comparisons."
+    "tested rows do, and does not hold if one of them does not; the first tested row is the one in the table above. Rows without an "
+    "expectation describe. Intervals and p are those of a bootstrap that draws images, and differences are paired, except where the text "
+    "says otherwise."
 )
+LIMITS = (
+    "**What this does not show.** What the documents' own networks do: their weights and images are not here, and each section names the "
+    "network and the images that stand for them. p values are not corrected for the number of comparisons. A claim that cannot be told may "
+    "hold on more images."
+)
+MADE = (
+    "`{command}` measures all claims, `--claim NAME` one of them. `claims.csv` has all rows. Images and weights are not part of this "
+    "repository. Two cores of a shared machine, CPU, one thread for each claim."
+)
+COMMAND = "python experiments/findings/claims.py DATA OUT"
 TEXT = ("claim", "source", "network", "data", "measure", "expects", "verdict", "seeds", "how", "module")
 """The columns that hold text, which may be empty."""
 
 
 def read(file: Path) -> pd.DataFrame:
-    """Return the rows of claims.csv."""
+    """Return the rows of claims.csv; columns that an earlier version did not write are empty."""
     table = pd.read_csv(file, dtype=dict.fromkeys(TEXT, str))
-    return table.assign(**{name: table[name].fillna("") for name in TEXT})
+    table = table.reindex(columns=[*COLUMNS, "module"])
+    return table.assign(**{name: table[name].astype(object).fillna("") for name in TEXT})
 
 
 def markdown(table: pd.DataFrame) -> str:
     """Return the tables of all rows (columns: `claim_rows.COLUMNS` and module)."""
     by_claim = list(table.groupby(["claim", "source"], sort=False))
-    parts = ["# Claims of the documents, tested", RULE, _overview([(*key, rows) for key, rows in by_claim])]
+    head = ["the claim", "source", "main number", "verdict"]
+    overview = _pipes(head, [[claim, source, _main(rows), _verdict(rows)] for (claim, source), rows in by_claim])
+    parts = ["# Claims of the documents, tested", overview, RULE, LIMITS]
     for (claim, source), rows in by_claim:
-        parts += [f"## {claim}", f"Source: {source}. {_said(rows)}", *_sections(rows)]
-    return "\n\n".join(parts) + "\n"
+        parts += [f"## {claim.rstrip('.')}", f"{source}. {_said(rows)}", *_sections(rows)]
+    return "\n\n".join([*parts, "## How it was made", MADE.format(command=COMMAND)]) + "\n"
 
 
-def _overview(claims: Sequence[tuple[str, str, pd.DataFrame]]) -> str:
-    lines = [[claim, source, _verdict(rows)] for claim, source, rows in claims]
-    return _pipes(["the claim", "source", "verdict"], lines)
+def _main(rows: pd.DataFrame) -> str:
+    """Return the first row that tests the claim, else the first row."""
+    tested = rows[rows.expects != ""]
+    row = (tested if len(tested) else rows).iloc[0]
+    measure, value, *_ = _line(row)
+    return f"{measure}: {value} ({row.network}, n = {row.n})"
 
 
 def _said(rows: pd.DataFrame) -> str:

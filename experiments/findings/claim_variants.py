@@ -16,11 +16,11 @@ HOW = (
 )
 SOFTMAX = Claim(
     "Visualizations with weights from the drop in confidence are less trustworthy than with the drop in class score.",
-    *("seeds/001, section 4", "", ""),
+    *("Desai and Ramaswamy 2020, section 4", "", ""),
     how=f"{HOW} Trust itself is a judgement of people; these rows test faithfulness.",
 )
 ABLATED = Claim(
-    "Weights from an ablated input give results that are not as good as Ablation-CAM's.", "seeds/000, section 6", "", "", how=HOW
+    "Weights from an ablated input give results that are not as good as Ablation-CAM's.", "Pandit 2020, section 6", "", "", how=HOW
 )
 METRICS = {
     "average_drop": ("drop in {}, points of the average drop", "> 0"),

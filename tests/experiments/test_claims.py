@@ -10,7 +10,7 @@ from claim_rows import COLUMNS, Claim, together, verdict
 
 from evalkit.errors import UserError
 
-CLAIM = Claim("Snow is white.", "seeds/009, section 1", "net", "pictures", seeds="0", how="Looked at.")
+CLAIM = Claim("Snow is white.", "Frost 1901, section 1", "net", "pictures", seeds="0", how="Looked at.")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_rows_by_hand():
 
 def test_the_driver_keeps_what_was_measured(tmp_path, monkeypatch):
     of_snow = [CLAIM.level("size | weight", [1.0, 2.0]), CLAIM.difference("gain", [2.0, 2.0], [1.0, 1.0], expects="> 0")]
-    of_ice = [Claim("Ice is hot.", "seeds/009, 2", "net", "p").difference("heat", [0.0, 0.0], [1.0, 1.0], expects="> 0")]
+    of_ice = [Claim("Ice is hot.", "Frost 1901, 2", "net", "p").difference("heat", [0.0, 0.0], [1.0, 1.0], expects="> 0")]
     modules = {"first": lambda data, out: of_snow, "second": lambda data, out: of_ice}
     monkeypatch.setattr(claims, "MODULES", modules)
     claims.main(tmp_path, tmp_path / "out", ["second"])
@@ -54,8 +54,11 @@ def test_the_driver_keeps_what_was_measured(tmp_path, monkeypatch):
     assert table.module.to_list() == ["first", "first", "second"] and list(table.columns) == [*COLUMNS, "module"]
     claims.main(tmp_path, tmp_path / "out", ["none"])
     assert (tmp_path / "out" / "claims.md").read_text() == text == markdown(table)
-    assert "| Snow is white. | seeds/009, section 1 | holds |" in text and "| Ice is hot. | seeds/009, 2 | does not hold |" in text
+    assert "| Snow is white. | Frost 1901, section 1 | gain: 1 [1, 1] (net, n = 2) | holds |" in text
+    assert "| Ice is hot. | Frost 1901, 2 | heat: -1 [-1, -1] (net, n = 2) | does not hold |" in text
     assert "| gain | 1 [1, 1] | < 0.001 | 2 | 2 | > 0 | holds |" in text and "| size \\| weight | 1.5 [1, 2] |" in text
+    table.drop(columns=["expects", "verdict", "how"]).to_csv(tmp_path / "out" / "claims.csv", index=False)  # as earlier versions wrote it
+    assert read(tmp_path / "out" / "claims.csv").expects.eq("").all()
     with pytest.raises(UserError, match="no claim 'frist'"):
         claims.main(tmp_path, tmp_path / "out", ["frist"])
 
