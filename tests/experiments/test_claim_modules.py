@@ -125,7 +125,7 @@ def test_bias_against_the_network_without_it(folder, tmp_path):
     with_bias = Probe(session.model.net, images).logits
     session.model.module.fc.bias.data.zero_()
     net = session.model.net
-    without = session.model.module((in_unit_range(images, net.dtype) - net.mean) / net.std).detach()
+    without = session.model.module.eval()((in_unit_range(images, net.dtype) - net.mean) / net.std).detach()
     assert torch.allclose(logits.float(), with_bias, atol=1e-5) and torch.allclose((logits - bias).float(), without, atol=1e-5)
 
 
