@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from claim_rows import CANNOT_BE_TOLD, COLUMNS, DOES_NOT_HOLD, HOLDS, together
 
@@ -93,6 +94,8 @@ def _line(row: "pd.Series[object]") -> list[str]:
 
 def _number(value: float) -> str:
     """Return a number with three significant digits, but all digits before the point."""
+    if np.isnan(value):
+        return "undefined"
     if abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.3g}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
