@@ -15,6 +15,7 @@ import claim_bias
 import claim_cost
 import claim_discrimination
 import claim_gradients
+import claim_impressions
 import claim_instances
 import claim_protocols
 import claim_regions
@@ -37,6 +38,7 @@ MODULES: dict[str, Callable[[Path, Path], list[Row]]] = {
     "softmax": claim_variants.softmax,
     "ablated_input": claim_variants.ablated_input,
     "cost": claim_cost.measure,
+    "impressions": claim_impressions.measure,
 }
 """Claims by name: functions of DATA and OUT that return rows."""
 
