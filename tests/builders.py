@@ -119,6 +119,42 @@ def save_pictures(folder: Path) -> Path:
     return folder
 
 
+VOC_OBJECT = (
+    "<object><name>{}</name><pose>Left</pose><truncated>0</truncated><difficult>{}</difficult>"
+    "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
+    "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part></object>"
+)
+VOC_OBJECTS = {  # class, difficult, then the first and last pixel in x and y, counted from 1
+    "000001": [("dog", 0, 1, 1, 8, 16), ("person", 0, 11, 3, 20, 16)],
+    "000002": [("dog", 0, 2, 2, 9, 9), ("dog", 1, 11, 11, 20, 16), ("cat", 1, 3, 3, 3, 8)],
+    "000003": [("person", 0, 5, 5, 15, 15)],
+    "000004": [("cat", 1, 1, 1, 20, 16)],
+    "000005": [("cat", 0, 1, 1, 10, 16), ("person", 0, 12, 1, 20, 16)],
+    "000006": [("cat", 0, 4, 4, 12, 12), ("dog", 0, 13, 1, 20, 16), ("cat", 0, 1, 1, 2, 2)],
+}
+COLOURS = {"dog": (220, 40, 40), "person": (40, 220, 40), "cat": (40, 40, 220)}
+
+
+def save_voc(parent: Path, year: int = 2007) -> Path:
+    """Save 6 pictures of 20x16 as an archive of VOC unpacks: train has the first 3, val the others; objects are coloured."""
+    rng, folder = np.random.default_rng(0), parent / "VOCdevkit" / f"VOC{year}"
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    for name, objects in VOC_OBJECTS.items():
+        pixels = rng.integers(0, 60, (16, 20, 3), dtype=np.uint8)
+        for label, _, x1, y1, x2, y2 in objects:
+            pixels[y1 - 1 : y2, x1 - 1 : x2] = COLOURS[label]
+        Image.fromarray(pixels).save(folder / "JPEGImages" / f"{name}.jpg", quality=95)
+        size = "<size><width>20</width><height>16</height><depth>3</depth></size>"
+        inside = "".join(VOC_OBJECT.format(*thing) for thing in objects)
+        text = f"<annotation><filename>{name}.jpg</filename>{size}{inside}</annotation>"
+        (folder / "Annotations" / f"{name}.xml").write_text(text)
+    names = list(VOC_OBJECTS)
+    for split, chosen in (("train", names[:3]), ("val", names[3:]), ("trainval", names)):
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in chosen))
+    return folder
+
+
 def tiny_overrides(folder: Path, out: Path, factory: str = "builders.TinyFC") -> list[str]:
     """A whole run of a tiny random network on the pictures of `folder`."""
     classes = out.parent / "classes.txt"

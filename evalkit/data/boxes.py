@@ -172,10 +172,11 @@ def _key(where: str, text: str, column: str) -> str | int | None:
         raise UserError(f"{where}: index must be a whole number, not '{text}'") from reason
 
 
-def _box(where: str, key: str | int | None, texts: Sequence[str]) -> Box:
-    """Parse a box from the texts of w, h, x1, y1, x2, y2."""
+def _box(where: str, key: str | int | None, texts: Sequence[str], first: int = 0) -> Box:
+    """Parse a box from the texts of w, h, x1, y1, x2, y2; `first` is subtracted from x1 and y1."""
     try:
         width, height, x1, y1, x2, y2 = (float(text) for text in texts)
+        x1, y1 = x1 - first, y1 - first
     except ValueError as reason:
         raise UserError(f"{where}: {', '.join(COLUMNS)} must be numbers, not {', '.join(texts)}") from reason
     if not (1 <= width < math.inf and 1 <= height < math.inf and x1 < x2 and y1 < y2):
@@ -199,6 +200,15 @@ def _read_annotations(folder: Place) -> dict[str, list[Box]]:
 
 def _read_annotation(file: Place) -> list[Box]:
     """Read all objects of one image. Coordinates are taken as edges, as is common; the error is at most one pixel."""
+    return [box for box, _ in read_objects(file)]
+
+
+def read_objects(file: Place, first: int = 0) -> list[tuple[Box, bool]]:
+    """Read the objects of one file of Pascal VOC: the box of each, and whether it is marked as difficult.
+
+    `first` is the number of the first pixel where the coordinates are those of the outermost pixels (VOC: 1), 0 where they are edges.
+    Raises UserError: the file is no XML, or a box is none, as in `read_boxes`.
+    """
     try:
         root = ET.fromstring(file.read_bytes())
     except (ET.ParseError, ValueError, LookupError) as reason:  # the latter two of encodings that the parser does not know
@@ -208,8 +218,9 @@ def _read_annotation(file: Place) -> list[Box]:
         return [(parent.findtext(path) or "").strip() for path in paths]
 
     size = texts(root, "size/width", "size/height")
-    boxes = []
+    objects = []
     for thing in root.iter("object"):
         x1, y1, x2, y2 = texts(thing, "bndbox/xmin", "bndbox/ymin", "bndbox/xmax", "bndbox/ymax")
-        boxes.append(_box(str(file), texts(thing, "name")[0] or None, [*size, x1, y1, x2, y2]))
-    return boxes
+        name, difficult = texts(thing, "name", "difficult")
+        objects.append((_box(str(file), name or None, [*size, x1, y1, x2, y2], first), difficult == "1"))
+    return objects

@@ -68,6 +68,11 @@ class Source(Protocol):
         ...
 
 
+def shows_nothing(source: Source, position: int) -> bool:
+    """Return whether an image is known to show none of the classes: it has no label in a data set that annotates every object."""
+    return bool(getattr(source, "exhaustive", False)) and not source.class_keys(position)
+
+
 Folder = Annotated[str, Field(description="the folder that holds the images", examples=["/data/photos"])]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from evalkit.config.schema import RunConfig
 from evalkit.data.labels import Classes
 from evalkit.data.listing import Listing, is_array, suffix
-from evalkit.data.sources import ClassKey, FileList, ListedClass, Source
+from evalkit.data.sources import ClassKey, FileList, ListedClass, Source, shows_nothing
 from evalkit.data.text import normalised
 from evalkit.errors import UserError
 
@@ -70,7 +70,7 @@ def _check_unlabelled(
     outputs: Sequence[Sequence[Sequence[int]]],
 ) -> None:
     """Warn of labels without an output. Raises UserError where an image has no label among the model's classes and no class map says so."""
-    unlabelled = [i for i, choices in enumerate(outputs) if not any(choices)]
+    unlabelled = [i for i, choices in enumerate(outputs) if not any(choices) and not shows_nothing(source, positions[i])]
     if unlabelled and not classes.map:
         first = source.image_id(positions[unlabelled[0]]) + "".join(f", {_called(key, classes)}" for key in keys[unlabelled[0]][:1])
         raise UserError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evalkit.ablation import BYTE_BUDGET
-from evalkit.data.sources import ClassKey
+from evalkit.data.sources import ClassKey, shows_nothing
 from evalkit.errors import UserError
 from evalkit.evaluation.session import Session
 from evalkit.probe import Probe
@@ -35,7 +35,7 @@ def explained(
     """Choose the targets of images (n,channels,H,W), uint8 or in [0,1], and return a probe with one row per target; None without targets.
 
     An image has one target for each class that is explained for it. Left out are, under images=correct, images that the
-    model gets wrong, and under target=label those without a label in the model's class map.
+    model gets wrong, and under target=label those without a label in the model's class map, and those that show nothing (`shows_nothing`).
     """
     net = session.model.net
     probe = Probe(net, images, indices=torch.tensor(positions), byte_budget=byte_budget)
@@ -77,7 +77,7 @@ def _targets(session: Session, scores: _Scores, i: int, predicted: int, position
     if session.config.images == "correct" and predicted not in labels:
         return []
     if session.targets == "label":
-        if not labels and not classes.map:
+        if not labels and not classes.map and not shows_nothing(session.source, position):
             called = f"it is called '{keys[0]}'" if keys else "it has none"  # only streamed data: others were checked beforehand
             raise UserError(
                 f"target=label, but {session.source.image_id(position)} has no label among the model's classes ({called}); "
