@@ -1,7 +1,7 @@
 """PASCAL VOC in the layout of its development kit, with several labels an image, boxes, and objects marked as difficult.
 
-VOC's own evaluation (Everingham et al., "The PASCAL Visual Object Classes challenge", IJCV 2010, sections 3.3 and 4.1) counts an object
-that is marked as difficult neither as present nor as absent.
+Everingham et al., "The PASCAL Visual Object Classes challenge", IJCV 2010. In the challenge's evaluation of classifiers (VOCevalcls of its
+development kit), an image is neither positive nor negative for a class of which it shows only objects marked as difficult.
 """
 
 import re
@@ -15,11 +15,6 @@ from evalkit.data.text import read_names
 from evalkit.errors import UserError, one_of
 from evalkit.files import Place
 
-CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike",
-    "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
-"""The 20 classes, in VOC's order."""
 SPLITS = ("train", "val", "trainval", "test")
 YEARS = tuple(range(2007, 2013))
 PARENTS = ("", "VOCdevkit", "TrainVal/VOCdevkit")
