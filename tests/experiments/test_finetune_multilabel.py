@@ -54,7 +54,7 @@ def test_from_a_network_to_the_figure_and_the_study_by_one_command_each(year, tm
     ran = through_main("run", *tuned, *data, *methods)
     assert ran.returncode == 0, ran.stderr
     figure = through_main("figure", "saturation", str(year / "JPEGImages" / "000005.jpg"), *tuned, "--out", "figures")
-    assert figure.returncode == 0 and (tmp_path / "figures" / "saturation.png").exists(), figure.stderr
+    assert figure.returncode == 0 and (tmp_path / "figures" / "000005-saturation.png").exists(), figure.stderr
     prepared = through_main("study", "prepare", "which", "run", "--out", "study")
     assert prepared.returncode == 0 and "8 items of 2 images" in prepared.stdout, prepared.stderr
     key = json.loads((tmp_path / "study" / "key.json").read_text())
