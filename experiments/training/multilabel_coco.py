@@ -1,14 +1,14 @@
 """Fine-tune squeezevgg10 for several labels on COCO photographs, and make the paper's figure 4 and its study of 6.5 from the result.
 
-    PYTHONPATH=DATA/weights OMP_NUM_THREADS=1 python experiments/training/multilabel_coco.py DATA OUT     (2 minutes on a free CPU core a seed)
+    PYTHONPATH=DATA/weights OMP_NUM_THREADS=1 python experiments/training/multilabel_coco.py DATA OUT    (2 CPU minutes a seed)
 
-A stand-in for VGG16 on PASCAL VOC 2007 (Ablation-CAM paper, sections 5 and 6.5). DATA holds coco256 (126 photographs, boxes.csv), nips17_dev
-and weights/squeezevgg10_imagenette.safetensors. Half of the photographs, drawn by the seed, are held out. The classes are those that at
-least 8 of all photographs show: in fewer, a half would hold hardly any, and an average precision would be that of one or two images.
+A stand-in for VGG16 on PASCAL VOC 2007 (Ablation-CAM paper, sections 5 and 6.5). DATA holds coco256 (126 photographs, boxes.csv),
+nips17_dev and weights/squeezevgg10_imagenette.safetensors. Half of the photographs, drawn by the seed, are held out. The classes are
+those that at least 8 of all photographs show: of rarer ones a half holds one or two images, on which no average precision can be told.
 
 OUT receives a folder for each seed (finetune_multilabel.py), multilabel.csv with the metrics of all seeds, and from the first seed the
-run of the held-out photographs with target=label, the study `which` of it, and figure 4 of the photograph of nips17_dev, the set that may be shown,
-whose second class has the highest score.
+run of the held-out photographs with target=label, the study `which` of it, and figure 4. The figure shows the photograph of nips17_dev,
+the set that may be shown in public, whose second class has the highest score.
 """
 
 from collections.abc import Sequence
