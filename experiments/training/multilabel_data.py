@@ -108,11 +108,10 @@ def chosen_classes(train: Part, held_out: Part, least: int) -> list[str]:
 
 
 def write_list(file: Path, part: Part, classes: Sequence[str]) -> None:
-    """Write a labels list of the images that show one of the classes, with all their labels, so that none seems to show fewer."""
+    """Write a labels list of the images that show some of the classes, with these alone: others have no output."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "class"])
     for position in part.positions:
-        names = part.names(position)
-        writer.writerows([part.source.image_id(position), name] for name in (names if set(names) & set(classes) else ()))
+        writer.writerows([part.source.image_id(position), name] for name in part.names(position) if name in classes)
     publish(file, text.getvalue().encode())

@@ -30,7 +30,7 @@ def test_two_seeds_a_table_a_study_and_a_figure(tmp_path: Path, reachable):
     assert set(found.seed) == {0, 1} and set(found["class"]) <= {"a", "b", "c", "cup", "mean"}
     held_out = pd.read_csv(tmp_path / "seed0" / "held_out.csv")
     assert (found[(found.seed == 0) & (found.part == "held_out")].images == 6).all() and held_out.file.nunique() == 6
-    multilabel_coco.study([*data, f"data.labels={tmp_path}/seed0/held_out.csv", f"data.boxes={pictures}/boxes.csv", "workers=0"], tmp_path)
+    multilabel_coco.study([*data, f"data.boxes={pictures}/boxes.csv", "workers=0"], tmp_path)
     key = json.loads((tmp_path / "study" / "key.json").read_text())
     assert key["contestants"] == ["guided_ablation_cam", "guided_grad_cam"] and key["items"]
     sizes = {item["image_id"] for item in key["items"].values()}
