@@ -6,9 +6,9 @@ A stand-in for VGG16 on PASCAL VOC 2007 (Ablation-CAM paper, sections 5 and 6.5)
 nips17_dev and weights/squeezevgg10_imagenette.safetensors. Half of the photographs, drawn by the seed, are held out. The classes are
 those that at least 8 of all photographs show: of rarer ones a half holds one or two images, on which no average precision can be told.
 
-OUT receives a folder for each seed (finetune_multilabel.py), multilabel.csv with the metrics of all seeds, and from the first seed the
-run of the held-out photographs with two of the classes, the study `which` of it, and figure 4. The figure shows the photograph of nips17_dev,
-the set that may be shown in public, whose second class has the highest score.
+OUT receives a folder for each seed (finetune_multilabel.py), multilabel.csv with the metrics of all seeds, and from the first seed
+figure 4, the run of the held-out photographs that show two of the classes, and the study `which` of it. The figure shows the photograph
+of nips17_dev, the set that may be shown in public, whose second class has the highest score.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def finetune(overrides: Sequence[str], out: Path, seeds: int, **options: object)
 
 
 def study(data: Sequence[str], out: Path) -> None:
-    """Explain both labels of the held-out images with exactly two of the classes, and prepare the study. Raises UserError where none has."""
+    """Explain both labels of the held-out images with exactly two of the classes, and prepare the study. Raises UserError: there are none."""
     labels = pd.read_csv(out / "seed0" / "held_out.csv")
     labels[labels.groupby("file")["class"].transform("size") == 2].to_csv(out / "pairs.csv", index=False)
     given = [f"model={NAME}", *data, f"data.labels={out}/pairs.csv", METHODS, "target=label", "maps=store", f"out={out}/run"]
