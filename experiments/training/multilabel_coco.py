@@ -60,7 +60,7 @@ def finetune(overrides: Sequence[str], out: Path, seeds: int, **options: object)
 
 
 def study(data: Sequence[str], out: Path) -> None:
-    """Explain both labels of the held-out images with exactly two of the classes, and prepare the study. Raises UserError: there are none."""
+    """Explain both labels of the held-out images with two of the classes, and prepare the study. Raises UserError: there are none."""
     labels = pd.read_csv(out / "seed0" / "held_out.csv")
     labels[labels.groupby("file")["class"].transform("size") == 2].to_csv(out / "pairs.csv", index=False)
     given = [f"model={NAME}", *data, f"data.labels={out}/pairs.csv", METHODS, "target=label", "maps=store", f"out={out}/run"]
