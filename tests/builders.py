@@ -95,6 +95,28 @@ class TinyChannels(nn.Module):
         return self.fc(self.features(x).mean((2, 3)))
 
 
+class Pointwise(nn.Module):
+    """Ends as SqueezeNet does: a 1x1 convolution, a ReLU, the mean over all positions."""
+
+    def __init__(self, *ending: nn.Module) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+        self.classifier = nn.Sequential(nn.Conv2d(6, 4, 1), *(ending or (nn.ReLU(),)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x)).mean((2, 3))
+
+
+class PointwiseHighest(Pointwise):
+    """Takes the highest position, so that the mean of the features does not give the scores."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x)).amax((2, 3))
+
+
 class NaNNet(TinyGAP):
     """Puts out NaN for an all-black image."""
 

@@ -155,10 +155,8 @@ def test_the_new_layer_begins_at_the_prevalence_and_alone_changes_first(year, tm
 
 def test_scores_behind_a_1x1_convolution_and_scores_that_need_more_than_features(year):
     overrides = [one for one in arguments(year) if "factory" not in one and "layer" not in one]
-    for name, pooled in (("Convolution", True), ("Squared", False)):
-        config, train, _ = parts(
-            [*overrides, f"model.factory=test_finetune_multilabel.{name}", "model.layer=features"], ["data.split=val"], 0, 0, None
-        )
+    for name, pooled in (("Pointwise", True), ("PointwiseHighest", False)):
+        config, train, _ = parts([*overrides, f"model.factory=builders.{name}", "model.layer=features"], ["data.split=val"], 0, 0, None)
         trainer = open_trainer(config, train, ["cat", "dog"], batch=2, flip=False, seed=0)
         assert trainer.ending.head == "classifier.0" and trainer.ending.without == (["classifier.1"] if pooled else [])
         torch.nn.init.normal_(trainer.head.weight)
@@ -167,28 +165,6 @@ def test_scores_behind_a_1x1_convolution_and_scores_that_need_more_than_features
         assert (features is not None) == pooled
         if features is not None:
             torch.testing.assert_close(trainer.head(features[0]).flatten(1), trainer.run(images))
-
-
-class Convolution(torch.nn.Module):
-    """As SqueezeNet ends: a 1x1 convolution, a ReLU, the mean over positions."""
-
-    def __init__(self, ending: tuple[torch.nn.Module, ...] = (torch.nn.ReLU(),)) -> None:
-        super().__init__()
-        self.features = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU())
-        self.classifier = torch.nn.Sequential(torch.nn.Conv2d(6, 4, 1), *ending)
-
-    def forward(self, x):
-        return self.classifier(self.features(x)).mean((2, 3))
-
-
-class Squared(Convolution):
-    """Scores whose mean is no linear function of the features: the largest position counts."""
-
-    def __init__(self) -> None:
-        super().__init__(())
-
-    def forward(self, x):
-        return self.classifier(self.features(x)).amax((2, 3))
 
 
 def test_a_seeded_share_is_held_out_and_listed_with_the_labels_of_the_network(tmp_path):
