@@ -3,8 +3,9 @@
 import io
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import resources
 from itertools import chain
 
@@ -104,6 +105,17 @@ class TarFile(Encoded):
 def wnids() -> list[str]:
     """Return the wnids of the 1000 classes, in the order of the outputs of torchvision's models."""
     return (resources.files("evalkit.data") / "imagenet_wnids.txt").read_text().split()
+
+
+@cache
+def synonyms() -> Mapping[str, str]:
+    """Return the names of the 1000 classes by wnid, as in `teddy, teddy bear`; none where timm, which has them, is not installed."""
+    try:
+        from timm.data import ImageNetInfo  # noqa: PLC0415 - optional, and slow to import
+    except ImportError:
+        return {}
+    info = ImageNetInfo("imagenet-1k")
+    return {info.index_to_label_name(i): info.index_to_description(i) for i in range(info.num_classes())}
 
 
 def _flat_labels(folder: Place, labels: str | None, devkit: str | None) -> dict[str, tuple[ClassKey, ...]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torchvision.models import ResNet50_Weights
 
-from evalkit.data.imagenet import wnids
+from evalkit.data.class_words import by_words
+from evalkit.data.imagenet import synonyms, wnids
 from evalkit.data.sources import ClassKey, ListedClass, is_wnid
 from evalkit.data.text import normalised, read_names, read_table
 from evalkit.errors import UserError, did_you_mean
@@ -17,6 +18,8 @@ from evalkit.files import local
 
 _SAME_NAME = ((134, 517), (638, 639))
 """Outputs of ImageNet's classes with one name in most lists: the cranes (bird and machine) and the maillots (swimsuit and tights)."""
+_LISTED = 12
+"""Largest number of classes that are listed where a name stands for several."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,37 @@ class Classes:
         return next((full for full in self.keys or () if _loose(full) != sought and sought in map(_loose, _parts(full))), None)
 
     def output(self, given: int | str) -> int:
-        """Return the output of a class given by index, or by name in upper or lower case. Raises UserError where there is none."""
+        """Return the output of a class given by index or name (see `by_words`; a name as it is written comes first).
+
+        Raises UserError where there is none, or a name stands for several.
+        """
         if isinstance(given, int) or (given.isdecimal() and given not in self._by_name):
             if not 0 <= int(given) < self.outputs:
                 if self.quantity:
                     raise UserError(f"target={given} is no output: of its one output z, target=0 explains z and target=1 explains -z")
                 raise UserError(f"target={given} is no output: the model has {self.outputs}, from 0 to {self.outputs - 1}")
             return int(given)
-        by_short_name = {_short(name): index for name, index in reversed(self._by_name.items())}
-        if _short(given) not in by_short_name:
-            raise UserError(f"target={given}: the model has no such class{self._hint(given, by_short_name)}")
-        return self._by_name.get(given, by_short_name[_short(given)])
+        if _short(given) in self._by_short_name:
+            return self._by_name.get(given, self._by_short_name[_short(given)])
+        found = by_words(given, {index: self.all_names(index) for index in range(self.outputs)})
+        if not found:
+            raise UserError(f"target={given}: the model has no such class{self._hint(given, self._by_short_name)}")
+        if len(found) > 1:
+            listed = ", ".join(f"{self.name(index)} ({index})" for index in found[:_LISTED]) + ", ..." * (len(found) > _LISTED)
+            raise UserError(f"target={given} may be {listed}: give the name of one as it is written here, or its index")
+        return found[0]
+
+    def read_as(self, given: int | str) -> str | None:
+        """Return the names of the class that a name was read as word by word; None for an index, or a name that a class has."""
+        if isinstance(given, int) or given.isdecimal() or _short(given) in self._by_short_name:
+            return None
+        return ", ".join(self.all_names(self.output(given)))
+
+    def all_names(self, index: int) -> list[str]:
+        """Return the names of an output: the parts of its line, and for a wnid the synonyms of ImageNet's class, where known."""
+        lines = [names[index] for names in (self.names, self.keys) if names is not None]
+        known = [synonyms().get(line, "") if is_wnid(line) else line for line in lines]
+        return list(dict.fromkeys(part.strip() for line in known for part in line.split(",") if part.strip()))
 
     def _hint(self, name: str, by_short_name: Mapping[str, int]) -> str:
         """Return the hint for a name that no class has, with readable names."""
@@ -121,6 +144,10 @@ class Classes:
         """Return a short, readable name."""
         listed = self.names or self.keys
         return str(index) if listed is None else listed[index].split(",")[0]
+
+    @cached_property
+    def _by_short_name(self) -> dict[str, int]:
+        return {_short(name): index for name, index in reversed(self._by_name.items())}
 
     @cached_property
     def _by_name(self) -> dict[str, int]:

@@ -86,7 +86,7 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
     methods = at_layers(configured, config.model.layers, model.nets, config.model.fuse)
     if images is not None and local_rank == 0:
         warn_of_cancellation(methods, model.net, images)
-    targets = resolve(config.target, model.classes)
+    targets = resolve(config.target, model.classes, tell=local_rank == 0)
     check_labels(config, source, positions, model.classes, tell=local_rank == 0)
     if local_rank == 0:
         warn_of_lists(source, positions, model.classes)
@@ -108,12 +108,20 @@ def load_source(settings: Mapping[str, Any]) -> Source:
     return source
 
 
-def resolve(target: str | int | Sequence[str | int], classes: Classes) -> str | list[int]:
-    """Return "predicted", "label", or the indices of classes given by index or name. Raises UserError for an unknown class."""
+def resolve(target: str | int | Sequence[str | int], classes: Classes, *, tell: bool = True) -> str | list[int]:
+    """Return "predicted", "label", or the indices of classes given by index or name. Raises UserError for an unknown class.
+
+    `tell` says in the log as which class a name was read that no class has as it is written.
+    """
     if target in ("predicted", "label"):
         return str(target)
     chosen = [target] if isinstance(target, str | int) else target
-    return list(dict.fromkeys(classes.output(one) for one in chosen))
+    outputs = list(dict.fromkeys(classes.output(one) for one in chosen))
+    for one in chosen if tell else ():
+        names = classes.read_as(one)
+        if names is not None:
+            log.warning("target '%s' read as '%s'", one, names)
+    return outputs
 
 
 def data_size(config: RunConfig) -> tuple[int, int]:

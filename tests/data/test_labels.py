@@ -2,7 +2,9 @@
 
 import pytest
 
-from evalkit.data.imagenet import wnids
+from evalkit.data import labels
+from evalkit.data.class_words import by_words
+from evalkit.data.imagenet import synonyms, wnids
 from evalkit.data.labels import Classes, load_classes
 from evalkit.data.sources import ListedClass
 from evalkit.errors import UserError
@@ -94,3 +96,62 @@ def test_two_outputs_of_one_name(tmp_path):
     file.write_text("\n".join([*names[:-1], names[0]]) + "\n")
     with pytest.raises(UserError, match="lines 1 and 1000 both say 'class 0'"):
         load_classes(str(file), 1000)
+
+
+@pytest.mark.parametrize(
+    ("given", "output"),
+    [("ball point pen", 418), ("Ball-Point Pen", 418), ("teddy bear", 850), ("teddy bears", 850), ("golden_retriever", 207),
+     ("hot dog", 934), ("sea lion pup", 150), ("jack o lantern", 607), ("jack-o-lantern", 607)],
+)  # fmt: skip
+@pytest.mark.parametrize("timm", [True, False])
+def test_a_name_of_several_words_is_read_word_by_word(given, output, timm, monkeypatch):
+    """With and without timm, which knows the synonyms of ImageNet's classes."""
+    if not timm:
+        monkeypatch.setattr(labels, "synonyms", dict)
+    classes = load_classes("imagenet", 1000)
+    assert classes.output(given) == output and classes.name(output) in classes.read_as(given)
+
+
+def test_synonyms_of_imagenets_classes():
+    pytest.importorskip("timm")
+    assert list(synonyms()) == wnids()
+    classes = load_classes("imagenet", 1000)
+    assert classes.output("Biro") == classes.output("ballpen") == 418
+    assert classes.read_as("Biro") == "ballpoint, ballpoint pen, ballpen, Biro"
+    torchvisions = [classes.name(i) for i in range(1000)]
+    agree = sum(torchvisions[i].lower() in synonyms()[wnid].lower() for i, wnid in enumerate(wnids()))
+    assert agree > 990  # of the same class at the same place; a few are spelt otherwise
+
+
+@pytest.mark.parametrize("name", ["teddy", "TEDDY", "teddy, teddy bear", "n04399382", "850", 850])
+def test_a_name_that_a_class_has_is_not_read_otherwise(name):
+    classes = load_classes("imagenet", 1000)
+    assert classes.output(name) == 850 and classes.read_as(name) is None
+
+
+def test_a_name_of_several_classes_is_listed(monkeypatch):
+    classes = load_classes("imagenet", 1000)
+    with pytest.raises(UserError, match=r"target=retriever may be flat-coated retriever \(205\), .*Chesapeake Bay retriever \(209\): give"):
+        classes.output("retriever")
+    with pytest.raises(UserError, match=r"\(251\), .*, \.\.\.: give the name of one"):
+        classes.output("dog")  # more than a message lists
+    voc = Classes(3, ["person", "car", "dining table"])
+    with pytest.raises(UserError, match=r"target=person or car may be person \(0\), car \(1\)"):
+        voc.output("person or car")
+    assert voc.output("diningtable") == voc.output("table") == 2
+
+
+def test_a_slip_and_markup_are_no_descriptions():
+    classes = load_classes("imagenet", 1000)
+    with pytest.raises(UserError, match="did you mean 'tiger shark'"):
+        classes.output("tiger shrk")
+    for given in ("<b>espresso</b>", "espresso\x1b[2J", "espresso;cup", "", "  ", "-"):
+        assert by_words(given, {0: ["espresso"]}) == []
+    assert by_words("an espresso", {0: ["espresso"]}) == [0]
+
+
+def test_a_part_within_a_longer_part_does_not_count():
+    names = {3: ["bear"], 5: ["American black bear"], 6: ["black bear"], 7: ["black"]}
+    assert by_words("an American black bear cub", names) == [5]
+    assert by_words("bear in black", names) == [3, 7]
+    assert by_words("bear in black", {**names, 8: ["in black"]}) == [3, 8]

@@ -99,6 +99,14 @@ def test_classes_by_name_and_lists_of_them(folder, tmp_path):
         run([*tiny_overrides(folder, tmp_path / "other"), "target=dd"])
 
 
+def test_a_name_read_word_by_word_is_said_and_recorded_as_given(folder, tmp_path, caplog):
+    settings = tiny_overrides(folder, tmp_path / "run")
+    made = run([*settings, "target=[the c,a]"])
+    assert [r.message for r in caplog.records if "read as" in r.message] == ["target 'the c' read as 'c'"]
+    assert set(made.rows().target) == {0, 2} and made.provenance["identity"]["target"] == ["the c", "a"]
+    run([*settings, "target=[the c,a]"])  # the same run
+
+
 def test_imagenet_classes_by_name():
     classes = load_classes("imagenet", 1000)
     assert classes.output("Golden Retriever") == classes.output(207) == classes.output("207") == classes.output("n02099601") == 207
