@@ -13,6 +13,13 @@ from evalkit.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from evalkit.study.records import Design
 
+LEFT_OUT: "dict[Design, str]" = {
+    "better": "of these classes, explained as another class than the label; a run with target=label keeps them, as the paper did",
+    "trust": "of these classes, which not both networks classify correctly",
+    "which": "without exactly two labelled categories",
+}
+"""By design: which images are left out."""
+
 study_app = typer.Typer(no_args_is_help=True, help="The paper's blinded human studies: a page for raters, its key, and their scores.")
 
 
@@ -25,10 +32,16 @@ def prepare(
             metavar="DESIGN",
         ),
     ],
-    runs: Annotated[list[str], typer.Argument(help="Finished runs made with maps=store: two for trust, else one.", metavar="RUN...")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Finished runs made with maps=store: of two models for trust, else of one.", metavar="RUN..."),
+    ],
     out: Annotated[Path, typer.Option(callback=expanded, help="A new folder for the page and the key.")] = Path("study"),
     images: Annotated[int | None, typer.Option(min=1, help="Number of images of each class (which: of all); default all.")] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="Number of classes, those of the highest F1; default the paper's 5.")] = None,
+    classes_from: Annotated[
+        str | None, typer.Option(help="The run whose F1 chooses the classes; default all that are shown (of two, the lower F1 counts).")
+    ] = None,
     methods: Annotated[str, typer.Option(help="The methods, as in grad_cam,ablation_cam; default those of the paper.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice of images.")] = 0,
     data_root: Annotated[str | None, typer.Option(help="Folder of the images, if they have moved since the run.")] = None,
@@ -47,12 +60,23 @@ def prepare(
 
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     key, left_out = prepare_study(
-        cast("Design", design), runs, out, images=images, classes=classes, methods=chosen, seed=seed, data_root=data_root
+        cast("Design", design),
+        runs,
+        out,
+        images=images,
+        classes=classes,
+        classes_from=classes_from,
+        methods=chosen,
+        seed=seed,
+        data_root=data_root,
     )
     distinct = len({item.index for item in key.items.values()})
-    excluded = f" ({left_out} others did not fit the design)" if left_out else ""
-    show(f"{out / records.PAGE}: {len(key.items)} items of {distinct} images{excluded}; give this one file to every rater")
+    show(f"{out / records.PAGE}: {len(key.items)} items of {distinct} images; give this one file to every rater")
     show(f"{out / records.KEY}: what its ids stand for; do not share it before all answers are in")
+    if key.design != "which":
+        show(f"classes: {', '.join(sorted({item.target_name for item in key.items.values()}))}")
+    if left_out:
+        note(f"left out: {left_out} other image{'s' * (left_out != 1)} {LEFT_OUT[key.design]}")
 
 
 @study_app.command()

@@ -1,6 +1,6 @@
 """Choice of the images that a study shows, as in the paper, from the rows of finished runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 from sklearn.metrics import f1_score
@@ -12,8 +12,25 @@ from evalkit.errors import UserError
 COLUMNS = ["index", "image_id", "label", "predicted", "target", "target_name"]
 
 
-def best_classes(run: Run, number: int) -> "pd.Series[float]":
-    """Return the classes with the highest F1 of the run's predictions (section 6.3), best first; ties by class index.
+def best_classes(judges: Sequence[Run], number: int, of: Run) -> "pd.Series[float]":
+    """Return the classes with the highest F1 of the judges' predictions (section 6.3), as outputs of the run `of`, best first.
+
+    Of several judges the lowest F1 of a class counts, so that each of the networks performs well on it, and their order does
+    not matter. Ties go to the higher mean, then by class index, or by name where the networks number their classes
+    differently. Raises UserError as `f1_scores` does.
+    """
+    numbered = [_counterparts(judge, of) for judge in judges]
+    scores = [f1_scores(judge).rename(index=own).loc[lambda f1: f1.index.notna()] for judge, own in zip(judges, numbered, strict=True)]
+    table = pd.concat([one.groupby(level=0).max() for one in scores], axis=1, join="inner")
+    names = of.provenance["class_names"] if any(own is not None for own in numbered) else None
+    ties = [index if names is None else names[int(index)] for index in table.index]
+    order = pd.DataFrame({"worst": -table.min(axis=1), "mean": -table.mean(axis=1), "tie": ties}, table.index)
+    found = order.sort_values(["worst", "mean", "tie"]).head(number)
+    return pd.Series(-found.worst, found.index.astype(int))
+
+
+def f1_scores(run: Run) -> "pd.Series[float]":
+    """Return the F1 of the run's predictions for each class among its labels, by output.
 
     Raises UserError if the run has no labels, or left out the images that the network gets wrong.
     """
@@ -29,23 +46,33 @@ def best_classes(run: Run, number: int) -> "pd.Series[float]":
     columns = MultiLabelBinarizer(sparse_output=True).fit([*labels, *predicted])  # an image may have several labels
     score = f1_score(columns.transform(labels), columns.transform(predicted), average=None, zero_division=0)
     scores: pd.Series[float] = pd.Series(score, columns.classes_)
-    return scores[scores.index.isin(set.union(*labels))].nlargest(number)
+    return scores[scores.index.isin(set.union(*labels))]
 
 
-def better(run: Run, classes: int, number: int | None, seed: int) -> tuple[pd.DataFrame, int]:
+def _counterparts(run: Run, of: Run) -> Callable[[int], float] | None:
+    """Return the function from outputs of a run to those of another by the classes' names (nan: it has none); None if they are the same."""
+    own, others = (one.provenance.get("class_names") for one in (run, of))
+    if not own or not others or own == others:
+        return None
+    place = {name: float(i) for i, name in enumerate(others)}
+    return lambda output: place.get(own[output], float("nan"))
+
+
+def better(run: Run, judges: Sequence[Run], classes: int, number: int | None, seed: int) -> tuple[pd.DataFrame, int]:
     """Return images of the best classes (section 6.3), and how many of these are left out.
 
-    Images whose map explains another class than their label are left out: raters cannot judge maps of a class that the
-    image does not show.
+    The paper shows all images of a class with maps of this class. A run with target=label has them; of a run with another
+    target, images whose map explains another class than their label are left out: raters cannot judge maps of a class that
+    the image does not show.
     """
     items = items_of(run)
-    items = items[items.label.isin(best_classes(run, classes).index)]
+    items = items[items.label.isin(best_classes(judges, classes, run).index)]
     chosen = items[items.target == items.label]
     return _per_class(chosen, number, seed), len(items) - len(chosen)
 
 
-def trust(runs: tuple[Run, Run], classes: int, number: int | None, seed: int) -> tuple[pd.DataFrame, int]:
-    """Return images of the first run's best classes that both networks get right (section 6.4), and how many are left out.
+def trust(runs: tuple[Run, Run], judges: Sequence[Run], classes: int, number: int | None, seed: int) -> tuple[pd.DataFrame, int]:
+    """Return images of the best classes that both networks get right (section 6.4), and how many are left out.
 
     `second_target` is the output of the second network for the same class. Raises UserError if the runs saw different
     images.
@@ -54,11 +81,12 @@ def trust(runs: tuple[Run, Run], classes: int, number: int | None, seed: int) ->
     prints = [run.provenance["identity"]["data"]["fingerprint"] for run in runs]
     if prints[0] != prints[1]:
         raise UserError(f"{first.path} and {second.path} saw different images (their data fingerprints differ)")
+    best = best_classes(judges, classes, first).index
     items = items_of(first)
-    items = items[items.label.isin(best_classes(first, classes).index)].drop_duplicates("index")
+    items = items[items.label.isin(best)].drop_duplicates("index")
     other = _right(second)[["image_id", "target", "target_name"]].rename(columns=lambda name: name.replace("target", "second_target"))
     both = _right(first).merge(other, on="image_id")
-    both = both[both["index"].isin(items["index"])]
+    both = both[both.target.isin(best)].sort_values(["index", "target_name"])
     same = (both.target == both.second_target) | (both.target_name == both.second_target_name)  # the same label, if an image has several
     return _per_class(both[same], number, seed), len(items) - int(same.sum())
 
@@ -67,11 +95,8 @@ def which(run: Run, number: int | None, seed: int, labels: Callable[[int], int])
     """Return both classes of images with exactly two labelled categories (section 6.5), and the number of other images.
 
     `labels` returns the number of labelled categories, with or without an output of the model, at a position of the data
-    set. Raises UserError if the run did not explain labels.
+    set.
     """
-    target = run.provenance["identity"]["target"]
-    if target != "label":
-        raise UserError(f"{run.path} explained target={target}; `which` asks about both categories of an image: run it with target=label")
     items = items_of(run)
     two = items[items.groupby("index")["target"].transform("size") == 2]
     chosen = [index for index in two["index"].unique() if labels(index) == 2]

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import f1_score
 from studies import digits, page_data, pairs, run
 
-from evalkit.analysis.load import load_runs
+from evalkit.analysis.load import Run, load_runs
 from evalkit.errors import UserError
 from evalkit.photos.pictures import heat
 from evalkit.photos.run_images import RunImages
@@ -44,7 +45,7 @@ def test_the_classes_of_the_highest_f1(runs):
     for digit in range(10):
         true, called = rows.label == digit, rows.predicted == digit
         expected[digit] = 2 * (true & called).sum() / (true.sum() + called.sum())
-    found = choose.best_classes(loaded, 5)
+    found = choose.best_classes([loaded], 5, loaded)
     assert found.to_dict() == {c: pytest.approx(expected[c]) for c in sorted(expected, key=lambda c: (-expected[c], c))[:5]}
     assert list(found.index) == sorted(expected, key=lambda c: (-expected[c], c))[:5]
     assert f1_score(rows.label, rows.predicted, labels=found.index, average=None) == pytest.approx(found.to_numpy())
@@ -54,7 +55,7 @@ def test_the_classes_of_the_highest_f1(runs):
 def test_better_shows_images_whose_class_is_their_label(runs, tmp_path):
     key, left_out = prepare("better", [str(runs[0])], tmp_path / "study")
     (loaded,) = load_runs([runs[0]])
-    best = choose.best_classes(loaded, 5).index
+    best = choose.best_classes([loaded], 5, loaded).index
     rows = loaded.rows.drop_duplicates("index")
     rows = rows[rows.label.isin(best)]
     assert {item.index for item in key.items.values()} == set(rows[rows.label == rows.predicted]["index"])
@@ -64,6 +65,77 @@ def test_better_shows_images_whose_class_is_their_label(runs, tmp_path):
     again, _ = prepare("better", [str(runs[0])], tmp_path / "again", images=2, classes=3, seed=1)
     assert {item.index for item in again.items.values()} == {item.index for item in few.items.values()}
     assert not again.items.keys() & few.items.keys() and again.study != few.study
+
+
+def test_better_keeps_misclassified_images_of_a_run_that_explained_labels(runs, tmp_path):
+    """As the paper: all images of the best classes, each with maps of its label; random weights err often."""
+    poor = digits(tmp_path / "poor", "digits_fc", 80, "model.weights=null", "target=label")
+    with pytest.raises(UserError, match=r"no image of .* run it with target=label"):
+        prepare(
+            "better", [str(digits(tmp_path / "one", "digits_fc", 80, "target=0"))], tmp_path / "no", classes_from=str(runs[1]), classes=1
+        )
+    (loaded,) = load_runs([poor])
+    rows = loaded.rows.drop_duplicates("index")
+    key, left_out = prepare("better", [str(poor)], tmp_path / "study", classes_from=str(runs[0]))
+    best = choose.best_classes(load_runs([runs[0]]), 5, loaded).index
+    assert left_out == 0 and {item.index for item in key.items.values()} == set(rows[rows.label.isin(best)]["index"])
+    assert all(item.target == rows.set_index("index").label[item.index] for item in key.items.values())
+    assert (rows[rows.label.isin(best)].predicted != rows[rows.label.isin(best)].label).sum() > 5
+    own = choose.best_classes([loaded], 5, loaded)  # a run with target=label has predictions, and so an F1
+    for digit, found in own.items():
+        true, called = rows.label == digit, rows.predicted == digit
+        assert found == pytest.approx(2 * (true & called).sum() / (true.sum() + called.sum()))
+
+
+def test_the_command_says_what_keeps_misclassified_images(runs, tmp_path):
+    _, left_out = prepare("better", [str(runs[0])], tmp_path / "known", classes=10)
+    ended = command("study", "prepare", "better", str(runs[0]), "--classes", "10", "--out", str(tmp_path / "study"))
+    assert f"left out: {left_out} other images of these classes" in ended.stderr and left_out > 1
+    assert "a run with target=label keeps them" in ended.stderr
+
+
+def test_trust_does_not_depend_on_the_order_of_the_runs(runs, tmp_path):
+    first, second = map(str, runs)
+    untrained = str(digits(tmp_path / "untrained", "digits_gap", 80, "model.weights=null", "method=[ablation_cam]"))
+    for number, (other, given) in enumerate(
+        [(second, {"classes": 3}), (second, {"images": 2}), (untrained, {"classes": 10}), (untrained, {"classes_from": first})]
+    ):
+        studies = [
+            prepare("trust", order, tmp_path / f"{number}-{order[0] == first}", **given) for order in ([first, other], [other, first])
+        ]
+        shown = [(sorted((item.index, item.target) for item in key.items.values()), left_out) for key, left_out in studies]
+        assert shown[0] == shown[1] and len(shown[0][0]) > 0
+    loaded = load_runs([first, untrained])
+    f1 = [choose.f1_scores(one) for one in loaded]
+    lowest = {c: min(f1[0][c], f1[1][c]) for c in f1[0].index}
+    mean = {c: (f1[0][c] + f1[1][c]) / 2 for c in f1[0].index}
+    expected = sorted(lowest, key=lambda c: (-lowest[c], -mean[c], c))[:4]
+    assert list(choose.best_classes(loaded, 4, loaded[0]).index) == list(choose.best_classes(loaded[::-1], 4, loaded[1]).index) == expected
+    assert expected != list(choose.best_classes(loaded[:1], 4, loaded[0]).index)
+
+
+def test_classes_are_matched_by_name_where_networks_number_them_differently():
+    """Three classes, in the second network's outputs as c, a, b."""
+
+    def made(names, labels, predicted):
+        rows = pd.DataFrame({"index": range(len(labels)), "target": predicted, "label": [names.index(x) for x in labels]})
+        rows["predicted"] = rows.target = [names.index(x) for x in predicted]
+        about = {"class_names": names, "identity": {"images": "all", "model": {}}}
+        return Run(tmp, about, rows, rows, [], ())
+
+    tmp, labels = Path("run"), list("aaabbbcccd")
+    one, two = made(list("abcd"), labels, "aaabbccccd"), made(list("dcab"), labels, "aaabbbcaad")
+    found = choose.best_classes([one, two], 3, one), choose.best_classes([two, one], 3, two)
+    by_name = [{names[i]: f1 for i, f1 in one.items()} for names, one in zip(("abcd", "dcab"), found, strict=True)]
+    assert by_name[0] == by_name[1] == {"d": 1, "b": pytest.approx(0.8), "a": pytest.approx(0.75)}
+    assert list(by_name[0]) == list(by_name[1]) == ["d", "b", "a"]
+
+
+def test_methods_of_a_second_run_are_found(runs, tmp_path):
+    """The run that the message of a missing method asks for."""
+    added = digits(tmp_path / "added", "digits_fc", 80, "method=[guided_grad_cam]")
+    key, _ = prepare("better", [str(runs[0]), str(added)], tmp_path / "study", methods=["guided_grad_cam", "grad_cam"], images=1)
+    assert key.contestants == ("guided_grad_cam", "grad_cam") and len(key.items) == 5
 
 
 def test_trust_shows_what_both_networks_get_right(runs, tmp_path):
@@ -173,7 +245,7 @@ def test_a_study_is_never_overwritten(runs, tmp_path):
     arguments = ["study", "prepare", "better", str(runs[0]), "--images", "1", "--classes", "2", "--out", str(tmp_path / "study")]
     first = command(*arguments)
     assert first.returncode == 0, first.stderr
-    assert "2 items of 2 images" in first.stdout and "give this one file to every rater" in first.stdout
+    assert "classes: " in first.stdout and "2 items of 2 images" in first.stdout and "give this one file to every rater" in first.stdout
     key = read_key(tmp_path / "study")
     again = command(*arguments)
     assert again.returncode == 2 and "exists, and answers to its study need its key" in again.stderr
@@ -188,9 +260,21 @@ def test_mistakes_end_in_one_sentence(runs, paired, folder, tmp_path):
         ("better", [one, two], {}, "needs one run .*; .* hold 2"),
         ("trust", [one], {}, "needs two runs, of two models on the same images"),
         ("trust", [one, str(paired)], {}, "saw different images"),
-        ("which", [one], {"methods": ["ablation_cam", "grad_cam"]}, "explained target=predicted; .* run it with target=label"),
-        ("which", [one], {}, "has no method 'guided_ablation_cam', which the paper's study shows: choose others"),
-        ("which", [str(paired)], {"classes": 3}, "--classes is for"),
+        (
+            "which",
+            [one],
+            {},
+            r"explained target=predicted, .*: run it with target=label 'method=\[guided_ablation_cam,guided_grad_cam\]' maps=store, into",
+        ),
+        (
+            "better",
+            [one],
+            {"methods": ["guided_grad_cam", "grad_cam"]},
+            rf"{one} has no guided_grad_cam: repeat its command with 'method=\[guided_grad_cam\]' maps=store out={one}-more, then name",
+        ),
+        ("which", [str(paired)], {"classes": 3}, "--classes and --classes-from are for"),
+        ("which", [str(paired)], {"classes_from": one}, "--classes and --classes-from are for"),
+        ("better", [one], {"classes_from": str(runs[0].parent)}, "--classes-from takes one run, and .* holds 2"),
         ("better", [one], {"methods": ["ablation_cam"]}, "shows two different methods, not ablation_cam"),
         ("better", [one], {"methods": ["grad_cam", "grad_cam"]}, "two different methods"),
         ("trust", [one, two], {"methods": ["grad_cam", "ablation_cam"]}, "shows one method"),
