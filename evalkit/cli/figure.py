@@ -83,6 +83,49 @@ def explanation(arguments: ImageArguments, out: Out = FOLDER, conf: ConfFolder =
 
 
 @figure_app.command()
+def trust(
+    arguments: ImageArguments,
+    out: Out = FOLDER,
+    conf: ConfFolder = None,
+    second: Annotated[
+        list[str] | None, typer.Option(help="An override of the second network, as model=alexnet; may be repeated.", metavar="OVERRIDE")
+    ] = None,
+) -> None:
+    """Figure 6: one method's maps of two networks side by side, for the class that the first one predicts or target=... names.
+
+    evalkit figure trust dog.jpg model=vgg16 --second model=alexnet
+    """
+    if not second:
+        raise UserError("figure trust compares two networks: name the second one, as in --second model=alexnet")
+    chosen = next((o for o in second if o.lstrip("+~").startswith(("method", "target"))), None)
+    if chosen is not None:
+        raise UserError(
+            f"--second takes no '{chosen}': both networks explain one class by the same methods, which the first one's overrides name"
+        )
+    from evalkit.photos.figures import trust
+    from evalkit.photos.figures.layout import write
+
+    first = photo_command("figure trust", arguments, out, conf, methods=trust.DEFAULT)
+    other = photo_command("figure trust --second", [*map(str, first.files), *second], out, conf, methods=trust.DEFAULT)
+    config = other.config.model_copy(update={"method": first.config.method})
+    for file in write("trust", trust.beside(config, first.files), first.config, first.files, first.out):
+        show(str(file))
+
+
+@figure_app.command()
+def categories(arguments: ImageArguments, out: Out = FOLDER, conf: ConfFolder = None) -> None:
+    """Figure 7: each method's map of two categories of a photograph, by default of guided Grad-CAM and guided Ablation-CAM.
+
+    Shows the two classes with the highest scores, unless target=[...] names others.
+
+    evalkit figure categories drive.jpg model=vgg16 'target=[sports car,seat belt]'
+    """
+    from evalkit.photos.figures import categories
+
+    _write("categories", categories.draw, arguments, out, conf, drawn=categories.DEFAULT, classes=categories.categories)
+
+
+@figure_app.command()
 def activations(
     arguments: ImageArguments,
     out: Out = FOLDER,

@@ -23,7 +23,7 @@ from evalkit.config.compose import compose_jobs
 from evalkit.data.digits import Digits, TwoDigits
 from evalkit.data.labels import Classes
 from evalkit.errors import UserError
-from evalkit.photos.figures import explanation, layout, methods, saturation, unit, units
+from evalkit.photos.figures import categories, explanation, layout, methods, saturation, trust, unit, units
 from evalkit.photos.figures.layout import ExplainedPhoto
 from evalkit.photos.session import PhotoSession, open_photo_session
 
@@ -202,6 +202,62 @@ def test_a_named_target_replaces_the_two_best():
     assert [int(probe.targets[0]) for probe in probes] == [3, 8, 1]
 
 
+def test_trust_shows_one_class_of_two_networks(tmp_path):
+    """The second network's own weights, and the first network's class, which the untrained one does not predict."""
+    first = session("model=digits_fc", "method=[ablation_cam]")
+    files = [tmp_path / f"{i}.png" for i in (5, 6)]
+    for i, file in zip((5, 6), files, strict=True):
+        Digits().load(i).save(file)
+    photos = [ExplainedPhoto(file.name, first.probe(Digits().load(i), t)) for i, file in zip((5, 6), files, strict=True) for t in (3, 8)]
+    second = compose_jobs(["model=digits_gap", "method=[ablation_cam]"])[0].config
+    figure = trust.beside(second, files)(first, photos)
+    other = open_photo_session(second)
+    panels = [ax for ax in figure.axes if ax.images and ax.get_xlabel() != ""]
+    assert len(panels) == 4 * 3 and [ax.get_title() for ax in panels[:3]] == ["", "digits_fc", "digits_gap"]
+    for row, (i, target) in enumerate([(5, 3), (5, 8), (6, 3), (6, 8)]):
+        shown = panels[3 * row : 3 * row + 3]
+        assert shown[0].get_xlabel() == f"{i}.png" and shown[0].get_ylabel() == f"{target} · ablation_cam"
+        for ax, opened in zip(shown[1:], (first, other), strict=True):
+            image = opened.probe(Digits().load(i)).images
+            brute = WholeNetwork(opened)
+            weights = torch.from_numpy(brute.drops(image, target, range(64)))
+            score = brute.score(image, target)
+            low = torch.einsum("k,khw->hw", weights, brute.activations[0].detach()).clamp(min=0)
+            assert np.abs(ax.images[0].get_array() - laid_over(image[0], low)).mean() < 1e-3
+            predicted = int(brute.module((image.double() - brute.mean) / brute.std)[0].argmax())
+            assert f"score {float(score):.2f}" in ax.get_xlabel()
+            assert (f"predicts {predicted}" in ax.get_xlabel()) == (predicted != target)
+
+
+def test_a_class_is_that_of_the_same_name_in_the_second_network():
+    first, second = Classes(3, ["cat", "crane", "crane"]), Classes(4, ["crane", "dog", "crane", "cat"])
+    assert [trust.counterpart(first, second, i, "net") for i in range(3)] == [3, 0, 2]
+    assert trust.counterpart(Classes(10), Classes(10), 7, "net") == 7
+    with pytest.raises(UserError, match=r"net has no class 'zebra': choose a class that both networks have"):
+        trust.counterpart(Classes(2, ["zebra", "cat"]), second, 0, "net")
+
+
+def test_categories_are_compared_within_a_photograph():
+    opened = session("model=two_digits", "method=[guided_grad_cam,ablation_cam]")
+    pictures = [TwoDigits().load(i) for i in (0, 5)]
+    photos = [ExplainedPhoto("canvas.png", probe) for picture in pictures for probe in categories.categories(opened, picture)]
+    for picture, (one, two) in zip(pictures, (photos[:2], photos[2:]), strict=True):
+        best = opened.probe(picture).logits[0].argsort(descending=True)[:2].tolist()
+        assert [int(one.probe.targets[0]), int(two.probe.targets[0])] == best
+    figure = categories.draw(opened, photos)
+    panels = [ax for ax in figure.axes if ax.images][: 4 * 3]
+    for row in range(4):
+        for ax, method in zip(panels[3 * row + 1 : 3 * row + 3], (cam_methods.guided_grad_cam, cam_methods.ablation_cam), strict=True):
+            own = [method(photo.probe).detach().flatten() for photo in photos[row - row % 2 : row + 1]]
+            assert ax.get_xlabel() == ("" if row % 2 == 0 else f"r = {pearsonr(*own).statistic:.2f}")
+    named = session("model=two_digits", "method=[grad_cam]", "target=[3,8,1]")
+    probes = categories.categories(named, pictures[0])
+    assert [int(probe.targets[0]) for probe in probes] == [3, 8, 1]
+    twice = categories.draw(named, [ExplainedPhoto("a.png", probe) for probe in probes * 2])  # the same photograph again
+    below = [ax.get_xlabel() for ax in twice.axes if ax.images][1 : 6 * 2 : 2]
+    assert [bool(text) for text in below] == [False, True, True] * 2
+
+
 @pytest.fixture
 def photo(tmp_path):
     Digits().load(3).save(tmp_path / "three.png")
@@ -224,10 +280,12 @@ def invoke(*arguments) -> object:
         ("methods", "digits_fc", "guided_ablation_cam"),
         ("saturation", "two_digits", "Maps from the class score and from its sigmoid"),
         ("explanation", "digits_fc", "top 20 % kept, the rest black"),
+        ("categories", "two_digits", "Which of the categories is it?"),
+        ("trust", "digits_fc", "Which network is more reliable?"),
     ],
 )
 def test_three_formats_hold_text(name, model, says, photo, tmp_path):
-    arguments = (name, photo, f"model={model}", "--out", tmp_path / "out")
+    arguments = (name, photo, f"model={model}", "--out", tmp_path / "out", *(["--second", "model=digits_gap"] if name == "trust" else []))
     done = invoke(*arguments)
     files = {form: tmp_path / "out" / f"three-{name}.{form}" for form in ("png", "pdf", "svg")}
     assert done.output.split() == [str(file) for file in files.values()]
@@ -296,6 +354,10 @@ def test_names_of_classes_and_files_are_only_text(tmp_path):
         (["saturation", "PHOTO", "model=two_digits", "target=11"], "target=11 is no output: the model has 10"),
         (["units", *["PHOTO"] * 10, "model=digits_fc"], r"room for 3 rows of this figure, not for 4 \(photographs, classes, methods\)"),
         (["explanation", "PHOTO", "model=digits_fc", "protocol=curves"], "room for 7 panels side by side, not for"),
+        (["trust", "PHOTO", "model=digits_fc"], "compares two networks: name the second one, as in --second model=alexnet"),
+        (["trust", "PHOTO", "model=digits_fc", "--second", "workers=0"], "figure trust --second needs a model"),
+        (["trust", "PHOTO", "model=digits_fc", "--second", "model=digits_gap", "--second", "target=2"], "--second takes no 'target=2'"),
+        (["categories", "PHOTO", "model=digits_fc", "target=2"], "this figure compares categories: name two or more"),
         (["explanation", "PHOTO", "model=digits_fc", "--out", "PHOTO"], "cannot write to .*choose another folder with --out"),
     ],
 )

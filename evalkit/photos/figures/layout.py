@@ -134,10 +134,15 @@ def beside(ax: Axes, session: PhotoSession, photo: ExplainedPhoto) -> None:
 
 def title(figure: Figure, session: PhotoSession, what: str) -> None:
     """Write above all panels what is shown, and the model, layer and weights."""
+    heading(figure, what, about(session))
+
+
+def about(session: PhotoSession) -> str:
+    """Describe the model, layer and weights."""
     config = session.config.model
     weights = "RANDOM WEIGHTS" if session.random_weights else f"weights {Path(session.model.weights.removeprefix('embedded:')).name}"
     layers = f"layer {config.layer}" if isinstance(config.layer, str) else layers_in_words(config.layer)
-    heading(figure, what, f"{config.name}, {layers}, {weights}")
+    return f"{config.name}, {layers}, {weights}"
 
 
 def heading(figure: Figure, what: str, about: str) -> None:

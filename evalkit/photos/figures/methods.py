@@ -16,6 +16,7 @@ DEFAULT = "[grad_cam,guided_grad_cam,ablation_cam,guided_ablation_cam]"
 """The paper's four methods."""
 CLIPPED = 0.995
 """Quantile of a pixel-space map shown at full brightness, as is all above it: otherwise a few pixels would leave the rest dark."""
+CLIPPED_NOTE = f"Of maps in pixel space the brightest {1 - CLIPPED:.1%} of the pixels are shown alike."
 
 
 def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
@@ -38,15 +39,15 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
         for ax, name in zip(axes[1:], names, strict=False):
             low = session.low_map(name, photo.probe)
             ax.set_title(textwrap.fill(name + remark(low), 20, break_long_words=False) if i == 0 or remark(low) else "")
-            in_pixels |= _show(ax, image, low)
+            in_pixels |= show_map(ax, image, low)
     title(figure, session, "What the methods highlight")
     scale(figure, [ax for row in rows for ax in row], "saliency, each map by itself")
     if in_pixels:
-        note(figure, f"Of maps in pixel space the brightest {1 - CLIPPED:.1%} of the pixels are shown alike.")
+        note(figure, CLIPPED_NOTE)
     return figure
 
 
-def _show(ax: Axes, image: Tensor, low: Tensor) -> bool:
+def show_map(ax: Axes, image: Tensor, low: Tensor) -> bool:
     """Draw a raw map (1,h,w) of an image (channels,H,W); return whether it is in pixel space."""
     size = (image.shape[1], image.shape[2])
     in_pixels = tuple(low.shape[1:]) == size

@@ -19,6 +19,7 @@ from evalkit.data.decode import Picture
 from evalkit.errors import UserError
 from evalkit.evaluation.sanity import similarity
 from evalkit.methods import ablation_cam, grad_cam
+from evalkit.photos.figures.categories import two_best
 from evalkit.photos.figures.layout import PAGE, ExplainedPhoto, beside, heat_over, note, panels, photograph, scale, title
 from evalkit.photos.session import PhotoSession
 from evalkit.probe import Probe
@@ -42,8 +43,7 @@ def two_classes(session: PhotoSession, picture: Picture) -> list[Probe]:
         raise UserError("this figure compares a score with its softmax or sigmoid, and model.output=raw has neither")
     if session.targets is not None:
         return session.probes(picture)
-    best = session.probe(picture).logits[0].topk(min(2, session.model.classes.outputs)).indices
-    return [session.probe(picture, int(target)) for target in best]
+    return two_best(session, picture)
 
 
 def variants(probe: Probe, output: str) -> dict[str, Tensor]:
