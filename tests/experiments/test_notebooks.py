@@ -32,7 +32,7 @@ def test_tables_notebook(folder, tmp_path, monkeypatch):
     [
         ("threshold_sweep", 2, ["s a map", "'score_cam': nan", "top_percent"]),
         ("your_own_cam", 2, ["40 of 40 images scored", "McNemar", "Average drop %, confidence (lower is better)"]),
-        ("one_photograph", 4, ["confidence 0.", "channels raise the score"]),
+        ("one_photograph", 5, ["confidence 0.", "channels raise the score", "cam has no map of this network", "each label has its own"]),
     ],
 )
 def test_notebooks_of_the_documentation(name, figures, says, tmp_path, monkeypatch):
@@ -59,7 +59,7 @@ def net(channels=3, outputs=1):
 """
 
 
-@pytest.mark.parametrize(("output", "channels", "figures"), [("binary", 3, 4), ("sigmoid", 3, 4), ("raw", 3, 4), ("binary", 1, 4)])
+@pytest.mark.parametrize(("output", "channels", "figures"), [("binary", 3, 5), ("sigmoid", 3, 5), ("raw", 3, 5), ("binary", 1, 5)])
 def test_one_photograph_of_other_outputs_and_channels(output, channels, figures, tmp_path, monkeypatch):
     """The scores printed are the network's own: a sigmoid of the class's score, none without confidences."""
     (tmp_path / "brought.py").write_text(NETS)
@@ -93,3 +93,24 @@ def test_one_photograph_of_other_outputs_and_channels(output, channels, figures,
         assert printed == pytest.approx(float(best), abs=2e-4) and "confidence 0." not in text
     else:
         assert printed == pytest.approx(float(best.sigmoid()), abs=2e-4)
+
+
+UPLOADED = """
+class FileUpload:
+    def __init__(self, accept, multiple):
+        from pathlib import Path
+        self.value = [{"content": memoryview((Path(__file__).parent / "grey.png").read_bytes())}]
+"""
+
+
+def test_one_photograph_takes_an_uploaded_picture_and_classes_by_name(tmp_path, monkeypatch):
+    """A network with global average pooling, so that CAM has a map too; ipywidgets as in version 8."""
+    (tmp_path / "ipywidgets.py").write_text(UPLOADED)
+    Image.fromarray(np.full((64, 64), 128, np.uint8)).save(tmp_path / "grey.png")
+    monkeypatch.setenv("EVALKIT_MODEL", "model=digits_gap model.classes=[a,b,c,d,e,teddy,g,h,i,ballpoint]")
+    monkeypatch.setenv("EVALKIT_CLASSES", "ball point pen,teddy bear")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    text = executed("one_photograph")
+    assert "target 'ball point pen' read as 'ballpoint'" in text and "has no map" not in text and text.count("'image/png'") == 5
+    assert "set photo above" not in text
