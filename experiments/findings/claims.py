@@ -21,6 +21,7 @@ import claim_instances
 import claim_occluded
 import claim_protocols
 import claim_regions
+import claim_units
 import claim_variants
 import pandas as pd
 import typer
@@ -43,3 +44,40 @@ MODULES: dict[str, Callable[[Path, Path], list[Row]]] = {
     "impressions": claim_impressions.measure,
     "occluded": claim_occluded.measure,
     "adversarial": claim_adversarial.measure,
+    "units": claim_units.measure,
+}
+"""Claims by name: functions of DATA and OUT that return rows."""
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="Folder of the image sets and weights.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the runs and the table.")],
+    chosen: Annotated[list[str], typer.Option("--claim", help="Claims to measure, or none; all by default.")] = list(MODULES),  # noqa: B006 - typer copies it
+) -> None:
+    """Measure the chosen claims, and write claims.csv and claims.md."""
+    names = [name for name in chosen if name != "none"]
+    for name in names:
+        if name not in MODULES:
+            raise UserError(f"no claim '{name}'{did_you_mean(name, MODULES)}")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        rows = MODULES[name](data, out)
+        write(out, name, rows)
+        print(f"{name}: {len(rows)} rows", flush=True)
+    write(out)
+
+
+def write(out: Path, name: str = "", rows: list[Row] | None = None) -> None:
+    """Put the rows of a claim in the place of its earlier ones, in the order of MODULES, and write both files."""
+    file = out / "claims.csv"
+    new = pd.DataFrame(rows or [], columns=list(COLUMNS)).assign(module=name)
+    before = read(file) if file.exists() else new.iloc[:0]
+    table = pd.concat([part for part in (before[before.module != name], new) if len(part)] or [new], ignore_index=True)
+    order = {module: position for position, module in enumerate(MODULES)}
+    table = table.sort_values("module", key=lambda names: names.map(order), kind="stable")
+    table.to_csv(file, index=False, float_format="%.4g")
+    (out / "claims.md").write_text(markdown(read(file)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_script(main)

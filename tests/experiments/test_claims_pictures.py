@@ -3,14 +3,17 @@
 import claim_adversarial as adversarial
 import claim_images as pictures
 import claim_occluded as occluded
+import claim_units as units
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import unit_ablation
 from builders import fresh, tiny_overrides
 from captum.robust import FGSM, PGD
 from claim_images import Pictures
 from claim_rows import COLUMNS
+from scipy.stats import binomtest, spearmanr
 from torch.nn.functional import cross_entropy
 
 from evalkit.data.boxes import Box
@@ -186,3 +189,76 @@ def test_adversarial_end_to_end(tiny, tmp_path, monkeypatch):
     wanted = [np.corrcoef(a.flatten(), b.flatten())[0, 1] for a, b in zip(before["grad_cam"], after["grad_cam"], strict=True)]
     assert rows.value[f"PGD 128/255: correlation, {adversarial.OWN_NEW}: grad_cam"] == pytest.approx(np.nanmean(wanted), abs=1e-6)
     assert rows.value[f"PGD 128/255: {adversarial.INSIDE}, new class after less own class before: centre"] == pytest.approx(0, abs=1e-9)
+
+
+def test_units_against_a_loop_with_a_hook(tiny):
+    read = predicted(pictures.read(tiny))
+    units_of = unit_ablation.ablated(read)
+    module, at = read.net.module, torch.arange(12)
+    normalised = (read.batch(at) - read.net.mean) / read.net.std
+    with torch.no_grad():
+        intact, maps = module(normalised), module.features(normalised)
+        for k in range(8):
+
+            def ablate(_module, _given, output, k=k):
+                output = output.clone()
+                output[:, k] = 0
+                return output
+
+            handle = module.features.register_forward_hook(ablate)
+            logits = module(normalised)
+            handle.remove()
+            drop = (intact - logits)[at, read.labels]
+            np.testing.assert_allclose(units_of.drop[:, k], drop, atol=1e-5)
+            np.testing.assert_allclose(units_of.activity[:, k], maps[:, k].mean((1, 2)), atol=1e-6)
+            close = (logits.topk(2).values.diff(dim=1)[:, 0].abs() < 1e-5).numpy()
+            assert ((units_of.kept[:, k] == (logits.argmax(1) == read.labels).numpy()) | close).all()
+    assert units_of.right.all() and set(np.unique(units_of.loss)) <= {0.0, 100.0}
+
+
+def scripted(seed: np.random.Generator, each: int = 40) -> unit_ablation.Units:
+    """Three classes and four units: unit 0 is active for class 0 and loses it, unit 1 has no effect, 2 and 3 lose every tenth image."""
+    labels = np.repeat(np.arange(3), each)
+    kept = np.ones((3 * each, 4))
+    kept[labels == 0, 0] = 0
+    kept[np.arange(3 * each) % 10 < 2, 2:] = 0
+    drop = np.where(kept == 0, 5.0, 0.0) + seed.uniform(0, 0.1, kept.shape)
+    activity = np.array([[9.0, 1, 1, 1], [1, 1, 1, 2], [1, 1, 2, 1]])[labels]
+    return unit_ablation.Units(labels, np.ones(3 * each), kept, drop, activity)
+
+
+def test_unit_rows_by_hand():
+    given = scripted(fresh())
+    table = pd.DataFrame(units.rows(given, "net", "set")).set_index("measure")
+    assert table.index.is_unique and table.value["overall loss, the unit where it is largest"] == pytest.approx(100 / 3)
+    assert table.value["overall loss, mean over all units"] == pytest.approx((100 / 3 + 20 + 20) / 4)
+    assert table.value["loss of the class, unit and class where it is largest"] == 100
+    assert table.verdict["loss of the class, unit and class where it is largest"] == "holds"
+    assert table.verdict["overall loss, the unit where it is largest"] == "does not hold"
+    assert table.value["loss of the unit's class, mean over the selective units"] == 100  # a tenth of four units is one: unit 0
+    assert "at least 20 images" in table.how.iloc[0] and "up to 5 points" in table.how.iloc[0]
+    assert 0.5 < table.value["rank correlation of drop and loss, units and classes"] <= 1
+    negative = unit_ablation.Units(given.labels, given.right, given.kept, given.drop, given.activity - 2)
+    assert not any("selectivity" in row["measure"] for row in units.rows(negative, "net", "set"))
+    few = given.of(np.arange(120) % 40 < 18)
+    assert {row["claim"] for row in units.rows(few, "net", "set")} == {units.OVERALL.claim}
+
+
+def test_statistics_of_units_by_hand():
+    means = np.array([[4.0, 1, 0], [1, 1, 0], [1, 1, 0]])
+    assert unit_ablation.selectivity(means)[:2].tolist() == pytest.approx([0.6, 0]) and np.isnan(unit_ablation.selectivity(means)[2])
+    values, labels = np.array([[1.0], [3.0], [10.0]]), np.array([4, 4, 7])
+    assert unit_ablation.by_class(values, labels).ravel().tolist() == [2, 10]
+    assert unit_ablation.by_class(values, labels, np.array([3.0, 1.0, 1.0])).ravel().tolist() == [1.5, 10]
+    first, second = fresh().normal(size=30), fresh().normal(size=30)
+    first[3] = np.nan
+    expected = spearmanr(np.delete(first, 3), np.delete(second, 3)).statistic
+    assert unit_ablation.rank_correlation(first, second) == pytest.approx(expected)
+    assert np.isnan(unit_ablation.rank_correlation(first, np.ones(30)))
+    row = unit_ablation.resampled(units.DROPS, "mean", lambda weights: float(weights @ second / weights.sum()), 30)
+    deviation = second.std() / 30**0.5
+    assert row["value"] == pytest.approx(second.mean()) and row["high"] - row["value"] == pytest.approx(1.96 * deviation, rel=0.2)
+    nothing = unit_ablation.lost(units.CLASSES, "loss", np.zeros(13), expects="> 10")
+    upper = binomtest(0, 13).proportion_ci(0.95, "exact").high
+    assert nothing["high"] == -nothing["low"] == pytest.approx(100 * upper) and nothing["verdict"] == "cannot be told"
+    assert unit_ablation.lost(units.CLASSES, "loss", np.array([0.0, 100.0]))["value"] == 50
