@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import claim_absent
 import claim_adversarial
 import claim_bias
 import claim_cost
@@ -45,6 +46,7 @@ MODULES: dict[str, Callable[[Path, Path], list[Row]]] = {
     "occluded": claim_occluded.measure,
     "adversarial": claim_adversarial.measure,
     "units": claim_units.measure,
+    "absent": claim_absent.measure,
 }
 """Claims by name: functions of DATA and OUT that return rows."""
 

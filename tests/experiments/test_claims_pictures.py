@@ -1,5 +1,6 @@
 """Claims on changed pictures and networks: geometry by hand, attacks against captum, units against a loop, and all on tiny networks."""
 
+import claim_absent as absent
 import claim_adversarial as adversarial
 import claim_images as pictures
 import claim_occluded as occluded
@@ -16,8 +17,11 @@ from claim_rows import COLUMNS
 from scipy.stats import binomtest, spearmanr
 from torch.nn.functional import cross_entropy
 
+from evalkit import Probe, methods
+from evalkit.config.compose import compose_jobs
 from evalkit.data.boxes import Box
 from evalkit.evaluation.localisation import region
+from evalkit.evaluation.session import open_session
 
 
 def boxed(x1, y1, x2, y2):
@@ -151,8 +155,6 @@ def test_occluded_end_to_end(tiny, tmp_path, monkeypatch):
 
     (_, _, images, places), *_ = occluded._occluded(read)
     net, i = read.net, 5
-    from evalkit import Probe, methods
-
     low = methods.grad_cam(Probe(net, images[[i]], read.labels[[i]]))
     large = torch.nn.functional.interpolate(low[None].double(), (16, 16), mode="bilinear", align_corners=False)[0, 0]
     row = (
@@ -262,3 +264,48 @@ def test_statistics_of_units_by_hand():
     upper = binomtest(0, 13).proportion_ci(0.95, "exact").high
     assert nothing["high"] == -nothing["low"] == pytest.approx(100 * upper) and nothing["verdict"] == "cannot be told"
     assert unit_ablation.lost(units.CLASSES, "loss", np.array([0.0, 100.0]))["value"] == 50
+
+
+def test_the_closest_absent_category():
+    logits, outputs = torch.tensor([0.0, 3.0, 1.0, 2.0]), {"cat": 1, "dog": 2, "cow": 3, "bowl": 0}
+    assert absent.closest_absent(outputs, logits, {"cat"}, "animal") == "cow"
+    assert absent.closest_absent(outputs, logits, {"bowl"}, "kitchen") is None and len(sum(absent.KINDS.values(), ())) == 79
+
+
+def test_absent_end_to_end(folder, tmp_path, monkeypatch):
+    lines = ["file,w,h,class,x1,y1,x2,y2"]
+    for i, path in enumerate(sorted(folder.rglob("*.png"))):
+        name = path.relative_to(folder).as_posix()
+        lines += [f"{name},20,16,a,1,1,11,15", f"{name},20,16,b,{8 if i else 0},0,20,16", f"{name},20,16,someone,0,0,7,9"]
+    (folder / "boxes.csv").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(absent, "KINDS", {"one": ("a", "c"), "two": ("b", "d", "e"), "three": ("f",)})
+    monkeypatch.setattr(absent, "TEDDY", "e")
+    monkeypatch.setattr(absent, "PERSON", "someone")
+    monkeypatch.setattr(absent, "TOP", 3)
+    given = [*tiny_overrides(folder, tmp_path / "run"), f"data.labels={folder}/boxes.csv", "target=label"]
+    (job,) = compose_jobs(given)
+    session = open_session(job.config)
+    kinds, persons, unexpected = absent.tables(session)
+    assert len(kinds) == 11 * 2 * 3 and 0 not in set(kinds.image) and len(persons) == 12 * 3  # on the first picture b covers a
+    assert (kinds[kinds.method == "centre"].groupby("image").right.mean() == 50).all()
+
+    image = (session.model.preprocess(session.source.load(5)) / 255.0)[None]
+    logits = session.model.net(image)[0]
+    other = 3 if logits[3] > logits[4] else 4
+    seen = kinds[(kinds.image == 5) & (kinds.method == "grad_cam")]
+    assert seen.category.to_list() == ["c", "abcde"[other]]
+    maps = {c: methods.grad_cam(Probe(session.model.net, image, [c])).double()[None] for c in (2, other)}
+    large = {c: torch.nn.functional.interpolate(m, (16, 16), mode="bilinear", align_corners=False)[0, 0] for c, m in maps.items()}
+    columns = torch.arange(16)[None].expand(16, 16) + 0.5
+    rows_of = torch.arange(16)[:, None].expand(16, 16) + 0.5
+    a, b = (columns >= 0.8) & (columns < 8.8) & (rows_of >= 1) & (rows_of < 15), columns >= 6.4
+    wanted = []
+    for c, own, rest in ((2, a & ~b, b & ~a), (other, b & ~a, a & ~b)):
+        inside, outside = (float(large[c][part].mean()) for part in (own, rest))
+        wanted.append(50.0 if inside == outside else 100.0 * (inside > outside))
+    assert seen.right.to_list() == wanted
+    low = set(logits.topk(2, largest=False).indices.tolist())
+    assert set(unexpected[unexpected.image == 5].category) == {name for name, c in (("a", 0), ("b", 1)) if c in low}
+    found = pd.DataFrame(absent.rows(kinds, persons, unexpected))
+    assert len(found) == 14 and found.value.notna().all() and found.measure.is_unique
+    assert found.set_index("measure").value["right kind, %: centre"] == 50
