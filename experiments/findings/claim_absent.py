@@ -42,7 +42,7 @@ KINDS: Mapping[str, Sequence[str]] = {
 
 CLOSEST = Claim(
     "The map of a class that is not in the image shows the object that is closest to it.",
-    *("seeds/004, section IV, figures 10 and 11", NETWORK, "coco256, all images that show two kinds of objects with outputs", f"{SEED}"),
+    *("Tamboli 2020, section IV, figures 10 and 11", NETWORK, "coco256, all images that show two kinds of objects with outputs", f"{SEED}"),
     how="Kinds are COCO's supercategories. For every two kinds in an image, the absent category of the one kind that has the highest "
     "score is explained; its map is right if it is denser in the boxes of its own kind than in those of the other. Both kinds take "
     "turns, so that a map that ignores the class is right for exactly 50 %. n counts explained categories.",
@@ -50,7 +50,7 @@ CLOSEST = Claim(
 PERSONS = replace(
     CLOSEST,
     claim="The map of the absent teddy bear shows the person.",
-    source="seeds/004, section IV, figure 11",
+    source="Tamboli 2020, section IV, figure 11",
     data="coco256, all images that show a person and no teddy bear",
     how="The density of the map in the boxes of people, relative to the whole image (1: as everywhere), of the class teddy bear and of "
     "another category that is absent, drawn at random, paired.",
@@ -58,7 +58,7 @@ PERSONS = replace(
 UNEXPECTED = replace(
     CLOSEST,
     claim=f"The map finds the object although the class is not among the {TOP} most probable ones.",
-    source="seeds/004, section IV, figures 8 and 9",
+    source="Tamboli 2020, section IV, figures 8 and 9",
     data="coco256, all categories with an output",
     how=f"Categories in the image whose highest output is not among the {TOP} highest of all. The density of the map in the category's "
     "boxes, relative to the whole image (1: as everywhere).",

@@ -25,7 +25,7 @@ WITH_CONTROL = (*METHODS, "centre")
 EVERY = {"squeezevgg10": 5, "mobilenet_v2": 12}
 """Networks, and the step through the list of their images, which is sorted by class."""
 SEED = 0
-ATTACKS = {"FGSM": (1, 1.0, (2, 4, 8)), "PGD": (7, 0.25, (2, 8))}
+ATTACKS = {"FGSM": (1, 1.0, (2, 4, 8)), "PGD": (7, 0.25, (4,))}
 """Attacks: number of steps, a step's length over the radius, and radii in 1/255."""
 ALIKE = 0.9
 """Correlation from which two maps count as almost identical."""
@@ -36,7 +36,7 @@ BEFORE, NEW_NEW = "own class before, new class before", "new class before, new c
 
 STAYS = Claim(
     "Ablation-CAM overcomes the adversary attack: its map stays what it was.",
-    *("seeds/000, section 7", "", "", f"{SEED}"),
+    *("Pandit 2020, section 7", "", "", f"{SEED}"),
     how="Photographs that are classified right are attacked; those whose predicted class changes count. The own class is that of the "
     "photograph, the new one is predicted after the attack. Pearson's correlation of maps; an image whose map is empty has none. The claim "
     f"expects a correlation above {ALIKE} between the map of the own class before and that of the new class after.",

@@ -36,7 +36,7 @@ RIGHT, ALL = "right before and after", "all images"
 
 WORSE = Claim(
     "Ablation-CAM does not perform well where something obstructs a part of the object.",
-    *("seeds/000, section 5, figure 10", "squeezevgg10", f"imagenette224, every {EVERY}nd of 260 images", f"{SEED}"),
+    *("Pandit 2020, section 5, figure 10", "squeezevgg10", f"imagenette224, every {EVERY}nd of 260 images", f"{SEED}"),
     how="A rectangle covers 25 or 50 % of the largest box: grey, noise and a part of another photograph, three copies of an image, drawn "
     "together. Maps explain the photograph's own class, before and after, paired. The claim expects less energy inside the boxes and a "
     "larger average drop, on images that are classified right before and after. The visible part is what the occluder leaves of the boxes.",

@@ -29,10 +29,10 @@ HOW = (
     "Losses are points of accuracy, intact less ablated; one half of the images chooses units and classes, the other one measures. A class "
     "has at least {} images in the measuring half, so that one image is up to {:.2g} points. "
 )
-CLAIMED = "seeds/001, section 3 (Zhou et al. 2018)"
+CLAIMED = "Desai and Ramaswamy 2020, section 3 (Zhou et al. 2018)"
 OVERALL = Claim(
     "Ablating an individual unit has a negligible effect on the overall performance.",
-    *("seeds/001, section 3 (Morcos et al. 2018)", "", ""),
+    *("Desai and Ramaswamy 2020, section 3 (Morcos et al. 2018)", "", ""),
     how=HOW + f"Negligible: within {LITTLE} point.",
 )
 CLASSES = Claim(
@@ -42,19 +42,19 @@ CLASSES = Claim(
 )
 DROPS = Claim(
     "The drop of a class's score indicates how important a unit is for that class.",
-    *("seeds/001, section 3", "", ""),
+    *("Desai and Ramaswamy 2020, section 3", "", ""),
     how=HOW + "The drop is the mean of y - y^k over the images of the class, not divided by y. Ranks are correlated over all units and "
     "classes, on all images; the interval is 1.96 standard deviations of resamples to either side.",
 )
 SELECTIVITY = Claim(
     "Class selectivity is a poor predictor of a unit's importance for the overall performance.",
-    *("seeds/001, section 2 (Morcos et al. 2018)", "", ""),
+    *("Desai and Ramaswamy 2020, section 2 (Morcos et al. 2018)", "", ""),
     how=HOW + "Selectivity is (m - m') / (m + m'), m the largest mean activation of a class, m' the mean of those of the other classes. "
     f"Poor: a rank correlation within {POOR}. Undefined where activations are negative.",
 )
 SELECTIVE = Claim(
     "Ablating a highly selective unit has a negligible effect on the overall accuracy, and a severe one on its class.",
-    *("seeds/001, section 2 (Zhou et al. 2018)", "", ""),
+    *("Desai and Ramaswamy 2020, section 2 (Zhou et al. 2018)", "", ""),
     how=SELECTIVITY.how.partition("Poor")[0] + f"Highly selective: the highest tenth. Negligible: within {LITTLE} point; severe: more "
     f"than {SEVERE}. The unit's class is that with the largest mean activation.",
 )
