@@ -20,7 +20,7 @@ from evalkit.probe import Probe
 from evalkit.scores import confidence_and_logit
 
 CONF = Path(__file__).parents[1] / "conf"
-BATCH = 20
+BATCH = 10
 KEPT_PERCENT = 20.0
 NETWORKS = {
     "squeezevgg10": ("squeezevgg10", "squeezevgg10_imagenette", "imagenette224"),
