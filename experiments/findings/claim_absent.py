@@ -45,7 +45,7 @@ CLOSEST = Claim(
     *("Tamboli 2020, section IV, figures 10 and 11", NETWORK, "coco256, all images that show two kinds of objects with outputs", f"{SEED}"),
     how="Kinds are COCO's supercategories. For every two kinds in an image, the absent category of the one kind that has the highest "
     "score is explained; its map is right if it is denser in the boxes of its own kind than in those of the other. Both kinds take "
-    "turns, so that a map that ignores the class is right for exactly 50 %. n counts explained categories.",
+    "turns, so that a map that ignores the class is right for exactly 50 %. n counts ordered pairs of kinds.",
 )
 PERSONS = replace(
     CLOSEST,
