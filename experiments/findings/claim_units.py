@@ -25,10 +25,8 @@ POOR = 0.2
 FEWEST = 10
 """Images a class in each half that the accuracy of a class needs."""
 
-HOW = (
-    "Losses are points of accuracy, intact less ablated; one half of the images chooses units and classes, the other one measures. A class "
-    "has at least {} images in the measuring half, so that one image is up to {:.2g} points. "
-)
+HOW = "Losses are points of accuracy, intact less ablated; one half of the images chooses units and classes, the other one measures. "
+RESOLUTION = "A class has at least {} images in the measuring half, so that one image is up to {:.2g} points. "
 CLAIMED = "Desai and Ramaswamy 2020, section 3 (Zhou et al. 2018)"
 OVERALL = Claim(
     "Ablating an individual unit has a negligible effect on the overall performance.",
@@ -38,18 +36,22 @@ OVERALL = Claim(
 CLASSES = Claim(
     "Removing a single unit has a severe impact on the accuracy of specific classes.",
     *(CLAIMED, "", ""),
-    how=HOW + f"Severe: more than {SEVERE} points, for the unit and class with the largest loss.",
+    how=HOW + RESOLUTION + f"Severe: more than {SEVERE} points, for the unit and class with the largest loss.",
 )
 DROPS = Claim(
     "The drop of a class's score indicates how important a unit is for that class.",
     *("Desai and Ramaswamy 2020, section 3", "", ""),
-    how=HOW + "The drop is the mean of y - y^k over the images of the class, not divided by y. Ranks are correlated over all units and "
+    how=HOW
+    + RESOLUTION
+    + "The drop is the mean of y - y^k over the images of the class, not divided by y. Ranks are correlated over all units and "
     "classes, on all images; the interval is 1.96 standard deviations of resamples to either side.",
 )
 SELECTIVITY = Claim(
     "Class selectivity is a poor predictor of a unit's importance for the overall performance.",
     *("Desai and Ramaswamy 2020, section 2 (Morcos et al. 2018)", "", ""),
-    how=HOW + "Selectivity is (m - m') / (m + m'), m the largest mean activation of a class, m' the mean of those of the other classes. "
+    how=HOW
+    + RESOLUTION
+    + "Selectivity is (m - m') / (m + m'), m the largest mean activation of a class, m' the mean of those of the other classes. "
     f"Poor: a rank correlation within {POOR}. Undefined where activations are negative.",
 )
 SELECTIVE = Claim(
@@ -78,7 +80,7 @@ def rows(units: Units, network: str, data: str) -> list[Row]:
     for label in np.unique(units.labels):
         order[units.labels == label] = np.arange((units.labels == label).sum())
     choosing, measuring = units.of(order % 2 == 0), units.of(order % 2 == 1)
-    fewest = int(np.bincount(measuring.labels)[np.unique(units.labels)].min()) if len(measuring.labels) else 0
+    fewest = min(int((measuring.labels == label).sum()) for label in np.unique(units.labels))
     at = {claim: replace(claim, network=network, data=data, how=claim.how.format(fewest, 100 / max(fewest, 1))) for claim in ALL}
     found = _overall(units, choosing, measuring, at[OVERALL])
     if fewest < FEWEST:
