@@ -21,7 +21,7 @@ from typing import Annotated
 import pandas as pd
 import torch
 import typer
-from attention_mil_report import draw, measured, statistics
+from attention_mil_report import COLUMNS, draw, measured, statistics
 from mil import AttentionMIL
 from safetensors.torch import save_file
 from torch import Tensor
@@ -94,7 +94,8 @@ def main(
             parts.append(measured(run, seed))
             configs.setdefault(network, one.config)
             print(f"{network} seed {seed}: {run.counts()['top1_percent']:.2f} % of {run.counts()['labelled']} images", flush=True)
-    pd.DataFrame(statistics(pd.concat(parts, ignore_index=True))).to_csv(out / "attention_mil.csv", index=False, float_format="%.4g")
+    table = pd.DataFrame(statistics(pd.concat(parts, ignore_index=True)), columns=COLUMNS)
+    table.to_csv(out / "attention_mil.csv", index=False, float_format="%.4g")
     draw(configs, out / "attention_mil.png")
 
 

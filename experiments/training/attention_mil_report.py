@@ -1,6 +1,6 @@
 """The table and the figure of attention_mil.py."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ MEASURES = ("average_drop", "energy_inside", "pointing")
 """In percent. Average drop in confidence at the top 20 %; the map's positive values inside the digit's box, and its maximum there
 (`evalkit.evaluation.localisation`), for images whose digit the network predicts: only these have a box of the explained class."""
 COLUMNS = ("seeds", "network", "method", "against_network", "against", "measure", "images", "n", "value", "low", "high", "p")
-"""A row of `against` is a paired difference; `n` counts images of all `seeds`, which are resampled together."""
+"""A row of `against` is a paired difference; `n` counts the images of all `seeds`, which are resampled together; the convolutional networks
+are the same for all."""
 
 Key = tuple[str, str]
 """Network and method."""
@@ -72,33 +73,33 @@ def statistics(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _rows(wide: Mapping[str, pd.DataFrame]) -> Iterable[dict[str, Any]]:
     keys = list(wide[ACCURACY].columns)
-    networks = list(dict.fromkeys(network for network, _ in keys))
-    of_network = {network: next(key for key in keys if key[0] == network) for network in networks}
-    for network, key in of_network.items():
-        yield _row(wide[ACCURACY], ACCURACY, key, None) | {"method": ""}
-        if network != "digits_gap":
-            yield _row(wide[ACCURACY], ACCURACY, key, of_network["digits_gap"]) | {"method": "", "against": ""}
+    first = {network: next(key for key in keys if key[0] == network) for network, _ in keys}
+    others = [(key, first["digits_gap"]) for network, key in first.items() if network != "digits_gap"]
+    for row in _measured(wide[ACCURACY], ACCURACY, [*((key, None) for key in first.values()), *others]):
+        yield row | {"method": "", "against": ""}  # accuracy belongs to the network
     for measure in MEASURES:
-        yield from (_row(wide[measure], measure, key, None) for key in keys)
-        yield from (_row(wide[measure], measure, *pair) for pair in tests())
+        yield from _measured(wide[measure], measure, [*((key, None) for key in keys), *tests()])
 
 
-def _row(wide: pd.DataFrame, measure: str, key: Key, other: Key | None) -> dict[str, Any]:
-    values = wide[key].to_numpy(float) - (wide[other].to_numpy(float) if other else 0.0)
+def _measured(wide: pd.DataFrame, measure: str, pairs: Sequence[tuple[Key, Key | None]]) -> Iterable[dict[str, Any]]:
+    """Yield a row for each level (a key alone) and difference (first minus second)."""
+    values = np.stack([wide[key].to_numpy(float) - (wide[other].to_numpy(float) if other else 0.0) for key, other in pairs])
     images = wide.index.get_level_values("index").to_numpy()
-    interval = stats.bootstrap({measure: values[None]}, images)[measure]
-    defined = np.isfinite(values)
-    return {
-        **dict(zip(("network", "method"), key, strict=True)),
-        **dict(zip(("against_network", "against"), other or ("", ""), strict=True)),
-        "measure": measure,
-        "images": len(np.unique(images[defined])),
-        "n": int(defined.sum()),
-        "value": interval.value[0],
-        "low": interval.low[0],
-        "high": interval.high[0],
-        "p": stats.p_of_difference(interval.resampled)[0] if other else np.nan,
-    }
+    interval = stats.bootstrap({measure: values}, images)[measure]
+    p = stats.p_of_difference(interval.resampled)
+    for i, (key, other) in enumerate(pairs):
+        defined = np.isfinite(values[i])
+        yield {
+            **dict(zip(("network", "method"), key, strict=True)),
+            **dict(zip(("against_network", "against"), other or ("", ""), strict=True)),
+            "measure": measure,
+            "images": len(np.unique(images[defined])),
+            "n": int(defined.sum()),
+            "value": interval.value[i],
+            "low": interval.low[i],
+            "high": interval.high[i],
+            "p": p[i] if other else np.nan,
+        }
 
 
 def draw(configs: Mapping[str, RunConfig], out: Path, images: int = 4) -> None:

@@ -25,7 +25,8 @@ def network(patch: int = 12, stride: int = 8, gated: bool = True) -> AttentionMI
     net = AttentionMIL(patch, stride, gated)
     net(torch.randn(32, 3, 32, 32))
     with torch.no_grad():
-        net.bag.attention.w.weight.mul_(20)
+        for part in net.bag.attention.parameters():
+            part.mul_(20)
     return net.double().eval()
 
 
@@ -101,7 +102,7 @@ def test_ablation_cam_and_grad_cam_read_the_instances():
     net = network()
     images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
     probe = Probe(SplitModel(net, "instances", mean=HALF, std=HALF), images)
-    assert probe.net.head_graph is not None  # cut, not hooked
+    assert probe.activations.shape == (2, 64, 4, 4) and probe.net.head_graph is not None  # cut, not hooked
     features = net.instances(2 * images - 1).detach()
 
     def head(a):
