@@ -130,5 +130,5 @@ def draw(configs: Mapping[str, RunConfig], out: Path, images: int = 4) -> None:
                 ax.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor="white", linewidth=0.7))
         axes[0][0].set_title("canvas,\nbox of the digit")
         scale(figure, [ax for row in axes for ax in row], "map")
-        note(figure, "The first four evaluation canvases, seed 0. Each map explains the class that its network predicts.")
+        note(figure, "The first four evaluation canvases, first training seed. Each map explains the class that its network predicts.")
         figure.savefig(out, dpi=200)
