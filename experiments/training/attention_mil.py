@@ -1,6 +1,6 @@
 """Train attention-based multiple-instance learning on the embedded digits, and compare its attention with CAM methods.
 
-    OMP_NUM_THREADS=1 python experiments/training/attention_mil.py --out mil     (MINUTES on one CPU core)
+    OMP_NUM_THREADS=1 python experiments/training/attention_mil.py --out mil     (6 minutes of one CPU core a seed)
 
 writes the weights and the run of every network, attention_mil.csv (columns: attention_mil_report.COLUMNS) and attention_mil.png.
 Networks that are in the folder are not trained again.
@@ -75,7 +75,7 @@ def job(network: str, out: Path, seed: int, images: Sequence[str] = ()) -> Job:
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the weights, the runs, the table and the figure.")],
-    seeds: Annotated[list[int], typer.Option("--seed", help="Training seeds.")] = [0, 1],  # noqa: B006 - typer copies it
+    seeds: Annotated[list[int], typer.Option("--seed", help="Training seeds; several are resampled together.")] = [0],  # noqa: B006 - typer copies it
     count: Annotated[int, typer.Option(help="Training canvases composed per seed.")] = 4000,
     limit: Annotated[int, typer.Option(help="Evaluation canvases; 0: all 797.")] = 0,
 ) -> None:
