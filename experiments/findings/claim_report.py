@@ -25,6 +25,8 @@ MADE = (
     "repository. Two cores of a shared machine, CPU, one thread for each claim."
 )
 COMMAND = "python experiments/findings/claims.py DATA OUT"
+LONG = 40
+"""Rows of a claim above which the page shows only those that test it."""
 TEXT = ("claim", "source", "network", "data", "measure", "expects", "verdict", "seeds", "how", "module")
 """The columns that hold text, which may be empty."""
 
@@ -75,13 +77,16 @@ def _sections(rows: pd.DataFrame) -> list[str]:
     """Return a table for each network and set of images, with how it was measured."""
     parts: list[str] = []
     how = ""
-    for (network, data, seeds), part in rows.groupby(["network", "data", "seeds"], sort=False):
+    shown = rows if len(rows) <= LONG else rows[rows.expects != ""]
+    for (network, data, seeds), part in shown.groupby(["network", "data", "seeds"], sort=False):
         if part.how.iloc[0] and part.how.iloc[0] != how:
             how = part.how.iloc[0]
             parts.append(how)
         drawn = f"; seeds {seeds}" if seeds else ""
         parts.append(f"{network} on {data}{drawn}:")
         parts.append(_pipes(["measure", "value", "p", "images", "n", "expected", "verdict"], [_line(row) for _, row in part.iterrows()]))
+    if len(shown) < len(rows):
+        parts.append(f"{len(rows) - len(shown)} more rows describe this, in `claims.csv`.")
     return parts
 
 
