@@ -110,23 +110,14 @@ def made_up(n: int = 6) -> pd.DataFrame:
     rng, rows = fresh(), []
     for index in range(n):
         last, noise = rng.normal(size=9), rng.normal(size=9)
-        for layer, method, window, heat, drop in (
-            ("deep", report.CENTRE, np.nan, noise, 40.0), ("early", report.GRAD, np.nan, noise, 50.0), ("early", report.SPATIAL, 1, -last, 60.0 + index),
-            ("early", report.SPATIAL, 3, 2 * last + 5, 30.0), ("deep", report.GRAD, np.nan, last, 20.0), ("deep", report.SPATIAL, 1, last, 20.0),
+        for row in (
+            ("deep", report.CENTRE, np.nan, noise, 40.0), ("early", report.GRAD, np.nan, noise, 50.0),
+            ("early", report.SPATIAL, 1, -last, 60.0 + index), ("early", report.SPATIAL, 3, 2 * last + 5, 30.0),
+            ("deep", report.GRAD, np.nan, last, 20.0), ("deep", report.SPATIAL, 1, last, 20.0),
         ):  # fmt: skip
+            about = dict(zip(("layer", "method", "window", "map", "drop"), row, strict=True))
             facts = {"cells": 9, "channels": 4, "stride": 1, "positions": 9, "seconds": 0.1, "largest": 2.0, "height": 3}
-            rows.append(
-                {
-                    "network": "made",
-                    "index": index,
-                    "layer": layer,
-                    "method": method,
-                    "window": window,
-                    "map": list(heat),
-                    "drop": drop,
-                    **facts,
-                }
-            )
+            rows.append({"network": "made", "index": index, **about, "map": list(about["map"]), **facts})
     return pd.DataFrame(rows)
 
 
