@@ -1,9 +1,9 @@
-# make demo | test | check | pages | docs | reproduce DATA=/data/imagenet
+# make demo | test | check | pages | notebooks | docs | reproduce DATA=/data/imagenet
 # All targets run in .venv, made from PYTHON (3.11 or newer) with the exact versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check pages docs soak reproduce
+.PHONY: demo test check pages notebooks docs soak reproduce
 
 demo: .venv/core.stamp
 	$(BIN)/evalkit run experiment=demo
@@ -20,6 +20,11 @@ check: .venv/dev.stamp
 # The parts of docs/*.md that repeat the program: commands, keys, Python objects. Commit what it writes.
 pages: .venv/docs.stamp
 	$(BIN)/python docs/generate
+
+# The notebooks with their outputs, as pages in docs/notebooks/: a few minutes. Commit what it writes.
+notebooks: .venv/dev.stamp
+	$(BIN)/evalkit run experiment=demo
+	$(BIN)/python docs/generate/notebooks.py
 
 # Documentation as HTML pages, site/index.html; `.venv/bin/mkdocs serve` shows it with a working search.
 docs: .venv/docs.stamp
