@@ -3,7 +3,7 @@
     PYTHONPATH=DATA/weights OMP_NUM_THREADS=1 python experiments/findings/inner_layers.py DATA OUT      (40 minutes on one busy CPU core)
 
 DATA holds imagenet_val_acuity/, imagenette224/ and weights/. OUT receives the rows of each network (NETWORK.parquet, written after every
-image; the same command continues), inner_layers.csv, inner_layers.md and inner_layers.png.
+image; the same command continues), inner_layers.csv, inner_layers_tables.md and inner_layers.png.
 
 The README says: at inner layers the method "does not work", perhaps because skip connections compensate a single cell; a larger
 window might change that; early layers "take forever to ablate". MobileNetV2 has skip connections, squeezevgg10 has none.
@@ -206,7 +206,7 @@ def main(
     networks: Annotated[list[str], typer.Option("--network", help="Networks; all by default.")] = list(NETWORKS),  # noqa: B006 - typer copies it
     images: Annotated[int, typer.Option(min=2, help="Images of each network: a stratified sample.")] = 100,
 ) -> None:
-    """Measure, then write inner_layers.csv, inner_layers.md and inner_layers.png."""
+    """Measure, then write inner_layers.csv, inner_layers_tables.md and inner_layers.png."""
     for name in networks:
         if name not in NETWORKS:
             raise UserError(f"no network '{name}'{did_you_mean(name, NETWORKS)}")
@@ -214,7 +214,7 @@ def main(
     table = pd.concat([measured(name, opened(name, data, images), out / f"{name}.parquet") for name in networks], ignore_index=True)
     found = statistics(table)
     found.to_csv(out / "inner_layers.csv", index=False, float_format="%.4g")
-    (out / "inner_layers.md").write_text(markdown(found), encoding="utf-8")
+    (out / "inner_layers_tables.md").write_text(markdown(found), encoding="utf-8")
     draw(found).savefig(out / "inner_layers.png", dpi=150)
 
 
