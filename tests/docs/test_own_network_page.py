@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import shown
 import torch
@@ -37,8 +38,8 @@ def test_polen23e(tmp_path, monkeypatch):
     assert run.counts()["scored"] == 4 and "random" not in run.provenance["weights"] and run.methods[0] == "spatial_ablation"
     labels = run.rows[["image_id", "label"]].drop_duplicates().set_index("image_id").label
     assert {name: sorted(KINDS)[index] for name, index in labels.items()} == {name: KINDS[names.index(name)] for name in labels.index}
-    maps = run.maps.set_index(["index", "method"])["map"]
-    for index in run.maps["index"].unique():  # what the page says of this network: the map is CAM, divided by the 49 positions
+    maps = pd.read_parquet(run.path / "maps").set_index(["index", "method"])["map"]
+    for index in run.rows["index"].unique():  # what the page says of this network: the map is CAM, divided by the 49 positions
         cam, spatial = (torch.tensor(maps[index, name]) for name in ("grad_cam", "spatial_ablation"))
         torch.testing.assert_close(spatial.relu(), cam, rtol=1e-3, atol=1e-4 * float(cam.abs().max()))
     assert any("spatial_ablation" in said for said in reader.said)
