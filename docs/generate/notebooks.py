@@ -41,6 +41,7 @@ def executed(notebook: NotebookNode, out: Path) -> NotebookNode:
     """Return the notebook with its outputs; what it writes goes below `out`. Raises CellExecutionError where a cell fails."""
     notebook = nbformat.from_dict(notebook)
     os.environ["EVALKIT_OUT"] = str(out)
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's, where ipywidgets is absent
     NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
     return notebook
 
@@ -61,6 +62,7 @@ def main(names: list[str]) -> None:
     for name in names or NAMES:
         with tempfile.TemporaryDirectory() as folder:
             text, pictures = page(name, executed(read(name), Path(folder)))
+            text = text.replace(folder, f"../results/{name}")
         shutil.rmtree(PAGES / f"{name}_files", ignore_errors=True)
         for path, content in pictures.items():
             (PAGES / path).parent.mkdir(parents=True, exist_ok=True)
