@@ -132,13 +132,13 @@ def draw(found: pd.DataFrame) -> Figure:
                 cells = round(float(line.cells.iloc[0]) ** 0.5)
                 label = f"{layer}, {cells} x {cells} cells" if style == "-" else None
                 ax.plot(line.window, line.value, style, color=colour, marker=marker, markersize=5, label=label)
-                ax.fill_between(line.window, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
+                if style == "-":
+                    ax.fill_between(line.window, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
         for method, style, label in ((SPATIAL, "-", f"last layer ({last})"), (CENTRE, "--", "centre")):
             level = part[(part.layer == last) & (part.method == method) & (part.measure == DROP)].iloc[0]
             column[1].axhline(level.value, color="0.3", linestyle=style, label=label)
         column[0].set_title(f"{name} ({int(part.n.max())} images)", fontsize=10)
-        column[0].legend(fontsize=8)
-        column[1].legend(fontsize=8)
+        column[1].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
         column[1].set_xlabel("window, cells")
         column[1].set_xticks(sorted(part.window[part.window > 0].unique()))
     axes[0, 0].set_ylabel("Spearman correlation with the last layer's map\n(dotted: with that of other images)")
