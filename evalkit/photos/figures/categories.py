@@ -45,7 +45,7 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
     """
     names = list(session.methods)
     width = COLUMN if len(names) <= 2 else PAGE
-    figure, rows = panels(len(photos), 1 + len(names), width, (width - 0.9) / (1 + len(names)) + 0.75)
+    figure, rows = panels(len(photos), 1 + len(names), width, (width - 0.9) / (1 + len(names)) + 0.5)
     first: dict[str, Tensor] = {}
     shown: set[int] = set()
     in_pixels = False
