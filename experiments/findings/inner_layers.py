@@ -1,6 +1,6 @@
 """Test whether larger windows let FastAblationCAM explain inner layers (its README, "Results"), and how long early layers take.
 
-    PYTHONPATH=DATA/weights OMP_NUM_THREADS=1 python experiments/findings/inner_layers.py DATA OUT      (40 minutes on one busy CPU core)
+    PYTHONPATH=DATA/weights OMP_NUM_THREADS=1 python experiments/findings/inner_layers.py DATA OUT      (20 minutes on one CPU core)
 
 DATA holds imagenet_val_acuity/, imagenette224/ and weights/. OUT receives the rows of each network (NETWORK.parquet, written after every
 image; the same command continues), inner_layers.csv, inner_layers_tables.md and inner_layers.png.

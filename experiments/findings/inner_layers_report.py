@@ -60,7 +60,7 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
         last = part.layer.iloc[-1]
         maps = {key: of_map.set_index("index") for key, of_map in part.groupby(["layer", "method", "window"], sort=False)}
         for (layer, method, window), of_map in maps.items():
-            about = {"network": name, "layer": layer, "method": method, "window": window, **of_map[FACTS].mean().to_dict()}
+            about = {"network": name, "layer": layer, "method": method, "window": window, **of_map[FACTS].median().to_dict()}
             for measure in (LAST, GRAD_LAST, OTHER, SPECIFIC, DROP):
                 rows.append({**about, **_row(measure, "", of_map[measure])})
             references = {"window 1": (layer, SPATIAL, 1), "centre": (last, CENTRE, 0), "last layer": (last, SPATIAL, 1)}
