@@ -91,7 +91,7 @@ def test_maps_are_those_of_spatial_ablation(window, most):
     ablated = probe.activations.clone()
     ablated[:, :, y:, x:] = 0
     lost = probe.scores - probe.net.head(ablated)[:, probe.targets[0]]
-    assert float(inner.region_drops(probe, regions)[0, 0]) == pytest.approx(float(lost[0]), rel=1e-3, abs=1e-5)
+    assert float(inner.region_drops(probe, regions)[0, 0]) == pytest.approx(float(lost[0].detach()), rel=1e-3, abs=1e-5)
 
 
 def test_skipped_cells_are_interpolated():
