@@ -21,6 +21,6 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Return a page's text with its links as the site has them, where the folder docs/ is the root."""
     folder = page.file.src_uri.rpartition("/")[0]
-    if folder == "results":
+    if folder in ("results", "notebooks"):
         return markdown.replace("](../docs/", "](../")
     return re.sub(r"\]\((?:docs|\.\.)/", "](", markdown)

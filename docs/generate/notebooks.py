@@ -51,6 +51,7 @@ def page(name: str, notebook: NotebookNode) -> tuple[str, dict[str, bytes]]:
     resources = {"unique_key": "output", "output_files_dir": f"{name}_files"}
     body, written = MarkdownExporter().from_notebook_node(notebook, resources=resources)
     body = re.sub(r"<style scoped>.*?</style>\n?", "", body, flags=re.DOTALL)
+    body = body.replace("](../docs/", "](../")  # the page lies one folder deeper than the notebook's neighbours
     body = body.replace('<table border="1" class="dataframe">', "<table>").replace(' style="text-align: right;"', "")
     title, _, rest = body.strip().partition("\n")
     about = f"`experiments/{name}.ipynb`, executed: the figures are those of one machine."

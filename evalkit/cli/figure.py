@@ -155,7 +155,9 @@ def filters(
 
     evalkit figure filters model=alexnet
     """
-    config = network_command("figure filters", overrides or [], conf, {"model.layer": "name the convolution with --layer"})
+    config = network_command(
+        "figure filters", overrides or [], conf, {"model.layer": "leave it out; --layer names another convolution than the first"}
+    )
     from evalkit.photos.figures import filters
 
     for file in filters.write(config, layer, out, common=common):

@@ -207,7 +207,7 @@ def read_objects(file: Place, first: int = 0) -> list[tuple[Box, bool]]:
     """Read the objects of one file of Pascal VOC: the box of each, and whether it is marked as difficult.
 
     `first` is the number of the first pixel where the coordinates are those of the outermost pixels (VOC: 1), 0 where they are edges.
-    Raises UserError: the file is no XML, or a box is none, as in `read_boxes`.
+    Raises UserError: the file is no XML or no annotation, `difficult` is neither 0 nor 1, or a box is none, as in `read_boxes`.
     """
     try:
         root = ET.fromstring(file.read_bytes())
@@ -222,5 +222,9 @@ def read_objects(file: Place, first: int = 0) -> list[tuple[Box, bool]]:
     for thing in root.iter("object"):
         x1, y1, x2, y2 = texts(thing, "bndbox/xmin", "bndbox/ymin", "bndbox/xmax", "bndbox/ymax")
         name, difficult = texts(thing, "name", "difficult")
+        if difficult not in ("", "0", "1"):
+            raise UserError(f"{file} has <difficult>{difficult}</difficult>: expected 0 or 1")
         objects.append((_box(str(file), name or None, [*size, x1, y1, x2, y2], first), difficult == "1"))
+    if not objects and root.tag != "annotation":
+        raise UserError(f"{file} holds <{root.tag}>, not <annotation> as VOC's files do")
     return objects

@@ -47,10 +47,13 @@ def voc(root: Folder, year: int | None = None, split: str = "val", difficult: st
     missing = [file for file in files if file not in there]
     if missing:
         raise UserError(
-            f"{folder}/Annotations lacks {missing[0]}{_others(len(missing))}, which data.split={split} needs; of test images only those of "
-            "2007 (VOCtest_06-Nov-2007.tar) are published with annotations"
+            f"{folder}/Annotations lacks {missing[0]}{_others(len(missing))}, which data.split={split} needs"
+            + "; of test images only those of 2007 (VOCtest_06-Nov-2007.tar) are published with annotations" * (split == "test")
         )
     objects = {name: read_objects(folder / "Annotations" / file, first=1) for name, file in zip(names, files, strict=True)}
+    unnamed = next((name for name, found in objects.items() if any(box.key is None for box, _ in found)), None)
+    if unnamed is not None:
+        raise UserError(f"{folder}/Annotations/{unnamed}.xml has an object without a <name>")
     return Voc(folder, objects, "ignore" if difficult == "ignore" else "keep")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evalkit.errors import UserError
+from evalkit.errors import UserError, first_line
 from evalkit.imports import find
 
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.Softplus, nn.Sigmoid, nn.Softmax, nn.LogSoftmax)
@@ -100,6 +100,11 @@ def check_scores(scores: Callable[[nn.Module], Tensor], module: nn.Module, head:
             for shift in (-1e4, 1e4):
                 bias.copy_(before + shift)
                 ends.append(scores(module))
+        except RuntimeError as reason:
+            raise UserError(
+                f"{called} cannot process an image since its last layer has {outputs} outputs ({first_line(reason)}): it has another head "
+                "beside it"
+            ) from reason
         finally:
             bias.copy_(before)
     if ends[0].dim() != 2 or ends[0].shape[1] != outputs:

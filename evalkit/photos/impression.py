@@ -40,6 +40,8 @@ class Impression:
     start: Tensor
     image: Tensor
     logits: Tensor
+    climbed: bool = True
+    """Whether the gradient was other than zero in any step."""
 
 
 def impress(
@@ -57,7 +59,7 @@ def impress(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         image = (GREY + 0.1 * torch.randn(1, channels, *canvas)).clamp(0, 1).to(device)
-        start, logits = middle(image).clone(), []
+        start, logits, steepest = middle(image).clone(), [], torch.zeros((), device=device)
         for step in range(settings.steps):
             image.requires_grad_()
             logit = score(change(image)).sum()
@@ -66,8 +68,9 @@ def impress(
             direction = gradient / gradient.square().mean().sqrt().clamp(min=torch.finfo(gradient.dtype).tiny)
             rate = settings.rate * (1 + torch.cos(torch.tensor(torch.pi * step / settings.steps)).item()) / 2
             image = (image.detach() + rate * (direction - settings.smoothness * roughness)).clamp(0, 1)
+            steepest = torch.maximum(steepest, gradient.abs().amax().float())
             logits.append(logit.detach().cpu())
-    return Impression(start, middle(image), torch.stack(logits))
+    return Impression(start, middle(image), torch.stack(logits), bool(steepest > 0))
 
 
 def total_variation(image: Tensor) -> Tensor:

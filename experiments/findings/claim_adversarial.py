@@ -35,15 +35,15 @@ OWN_NEW, OWN_OWN = "own class before, new class after", "own class before, own c
 BEFORE, NEW_NEW = "own class before, new class before", "new class before, new class after"
 
 STAYS = Claim(
-    "Ablation-CAM overcomes the adversary attack: its map stays what it was.",
-    *("Pandit 2020, section 7", "", "", f"{SEED}"),
+    "Our question: does Ablation-CAM overcome the adversary attack, so that its map stays what it was?",
+    *("Pandit 2020, section 7, names it as future work", "", "", f"{SEED}"),
     how="Photographs that are classified right are attacked; those whose predicted class changes count. The own class is that of the "
     "photograph, the new one is predicted after the attack. Pearson's correlation of maps; an image whose map is empty has none. The claim "
     f"expects a correlation above {ALIKE} between the map of the own class before and that of the new class after.",
 )
 MOVES = replace(
     STAYS,
-    claim="After an attack the map shows the evidence of the new class.",
+    claim="Our question: does the map show the evidence of the new class after an attack?",
     how="The map of the new class after the attack is expected to be more like that of the new class before it than like that of the own "
     "class before it (correlations, paired). A random class's map of the photograph is the control.",
 )

@@ -11,7 +11,7 @@ from claim_rows import CANNOT_BE_TOLD, COLUMNS, DOES_NOT_HOLD, HOLDS, together
 RULE = (
     "A row that tests a claim says what the claim expects of its value. The row **holds** if the whole 95 % interval is where it is "
     "expected, **does not hold** if the whole interval is on the other side, and **cannot be told** otherwise. A claim holds if all of its "
-    "tested rows do, and does not hold if one of them does not; the first tested row is the one in the table above. Rows without an "
+    "tested rows do, and does not hold if one of them does not; the table above shows the first row that decides. Rows without an "
     "expectation describe. Intervals and p are those of a bootstrap that draws images, and differences are paired, except where the text "
     "says otherwise."
 )
@@ -50,9 +50,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def _main(rows: pd.DataFrame) -> str:
-    """Return the first row that tests the claim, else the first row."""
-    tested = rows[rows.expects != ""]
-    row = (tested if len(tested) else rows).iloc[0]
+    """Return the first row with the verdict of the whole claim; where no row tests it, the first one."""
+    row = rows[rows.verdict == together([one for one in rows.verdict if one])].iloc[0]
     measure, value, *_ = _line(row)
     return f"{measure}: {value} ({row.network}, n = {row.n})"
 

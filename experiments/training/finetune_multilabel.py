@@ -47,8 +47,8 @@ def main(
     min_images: Annotated[int, typer.Option(min=1, help="Least number of images of a class, counted in both parts.")] = 1,
     head_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the new layer alone.")] = 30,
     all_epochs: Annotated[int, typer.Option(min=0, help="Epochs of all layers.")] = 10,
-    head_rate: Annotated[float, typer.Option(help="Largest learning rate of the new layer alone.")] = 1e-3,
-    all_rate: Annotated[float, typer.Option(help="Largest learning rate of all layers.")] = 2e-5,
+    head_rate: Annotated[float, typer.Option(min=0, help="Largest learning rate of the new layer alone.")] = 1e-3,
+    all_rate: Annotated[float, typer.Option(min=0, help="Largest learning rate of all layers.")] = 2e-5,
     batch: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 16,
     flip: Annotated[bool, typer.Option(help="Mirror each image with probability 0.5.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split, the order of the images, flips and dropout.")] = 0,
@@ -85,7 +85,10 @@ def claim(file: Path, settings: dict[str, Any]) -> None:
     """Write the settings into a new folder. Raises UserError where it was made with others."""
     given = json.loads(json.dumps(settings))
     if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as reason:
+            raise UserError(f"{file} is damaged ({reason}): remove its folder, or give another --out") from reason
         other = [key for key in given if given[key] != before.get(key)]
         if other:
             raise UserError(f"{file.parent} was begun with other settings ({', '.join(other)}): give another --out, or the same command")

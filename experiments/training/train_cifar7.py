@@ -25,6 +25,7 @@ from evalkit.cli.script import run_script
 from evalkit.data.huggingface import hugging_face
 from evalkit.data.sources import ListedClass
 from evalkit.errors import UserError
+from evalkit.files import writable_folder
 from evalkit.models.cifar_nets import CIFAR7
 
 BATCH = 128
@@ -93,6 +94,7 @@ def main(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if (root is None) == (hub is None):
         raise UserError("give --root (torchvision's files) or --hub (a data set of the Hugging Face hub)")
+    writable_folder(out.parent, "--out")
     if root is not None:
         (images, labels), val = (from_torchvision(root, train, download) for train in (True, False))
     else:

@@ -1,5 +1,6 @@
 """PASCAL VOC as its archives unpack, in small, read by torchvision too."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -135,3 +136,20 @@ def test_wrong_names_of_classes_are_said(year, tmp_path):
     (job,) = compose_jobs([*given, "data=voc", f"data.root={year}", "model.classes=[Dog,cats,a,b,c]", "target=label"])
     with pytest.raises(UserError, match=r"none of the 3 images has a label among the classes of .*; name them alike"):
         run_job(job)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("<name>", "<called>", "000004.xml has an object without a <name>"),
+        ("<annotation>", '<annotation xmlns="http://example.org">', "not <annotation> as VOC's files do"),
+        ("<difficult>1<", "<difficult>true<", "<difficult>true</difficult>: expected 0 or 1"),
+    ],
+)
+def test_what_is_no_annotation_is_not_an_image_without_objects(year, old, new, says):
+    file = year / "Annotations" / "000004.xml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new).replace("</name>", "</called>" if old == "<name>" else "</name>"))
+    with pytest.raises(UserError, match=re.escape(says)):
+        voc(str(year), split="trainval")

@@ -25,6 +25,7 @@ from evalkit.data.labels import Classes
 from evalkit.errors import UserError
 from evalkit.photos.figures import categories, explanation, layout, methods, saturation, trust, unit, units
 from evalkit.photos.figures.layout import ExplainedPhoto
+from evalkit.photos.figures.second import same_class
 from evalkit.photos.session import PhotoSession, open_photo_session
 
 
@@ -231,10 +232,18 @@ def test_trust_shows_one_class_of_two_networks(tmp_path):
 
 def test_a_class_is_that_of_the_same_name_in_the_second_network():
     first, second = Classes(3, ["cat", "crane", "crane"]), Classes(4, ["crane", "dog", "crane", "cat"])
-    assert [trust.counterpart(first, second, i, "net") for i in range(3)] == [3, 2, 2]
-    assert trust.counterpart(Classes(10), Classes(10), 7, "net") == 7
-    with pytest.raises(UserError, match=r"net has no class 'zebra': choose a class that both networks have"):
-        trust.counterpart(Classes(2, ["zebra", "cat"]), second, 0, "net")
+    assert [same_class(first, second, i, "net") for i in range(3)] == [3, 2, 2]
+    assert same_class(Classes(10), Classes(10), 7, "net") == 7
+    with pytest.raises(UserError, match="the second network, net, has no class 'zebra': choose a class that both have"):
+        same_class(Classes(2, ["zebra", "cat"]), second, 0, "net")
+
+
+def test_a_digit_is_no_output_number_of_imagenet(tmp_path):
+    Digits().load(0).save(tmp_path / "digit.png")
+    networks = ["model=digits_gap", "--second", "model=mobilenet_v2", "--second", "model.weights=null"]
+    done = CliRunner().invoke(app, ["figure", "trust", str(tmp_path / "digit.png"), *networks, "--out", str(tmp_path / "out")])
+    assert isinstance(done.exception, UserError) and "the second network, mobilenet_v2, has no class '" in str(done.exception)
+    assert not list((tmp_path / "out").glob("*.png"))
 
 
 def test_categories_are_compared_within_a_photograph():

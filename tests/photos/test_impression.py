@@ -14,6 +14,7 @@ from evalkit.data.labels import Classes
 from evalkit.errors import UserError
 from evalkit.photos import impression
 from evalkit.photos.figures import impression as figure
+from evalkit.photos.figures.second import same_class
 from evalkit.photos.impression import Ascent, impress, total_variation
 from evalkit.photos.session import open_photo_session
 
@@ -126,14 +127,23 @@ def test_a_network_with_one_output():
     assert logits[0] < logits[1]
 
 
+def test_a_score_without_a_gradient_is_refused():
+    opened = session("model=digits_gap")
+    last = [part for part in opened.model.module.modules() if isinstance(part, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight.zero_()
+    with pytest.raises(UserError, match="the score of class '3' of digits_gap has a gradient of 0 in every step"):
+        figure.impression_of(opened, 3, Ascent(steps=3))
+
+
 def test_the_same_class_of_another_network():
     named = [Classes(3, ["ant", "bee", "cat"]), Classes(4, ["dog", "cat", "bee", "elk"]), Classes(3)]
-    assert figure.same_class(named[0], named[1], 2, "b") == 1
-    assert figure.same_class(named[0], named[2], 2, "c") == figure.same_class(named[2], named[0], 2, "a") == 2
+    assert same_class(named[0], named[1], 2, "b") == 1
+    assert same_class(named[0], named[2], 2, "c") == same_class(named[2], named[0], 2, "a") == 2
     with pytest.raises(UserError, match="the second network, b, has no class 'ant'"):
-        figure.same_class(named[0], named[1], 0, "b")
+        same_class(named[0], named[1], 0, "b")
     with pytest.raises(UserError, match="the second network, b, has no class '1'"):
-        figure.same_class(named[2], named[1], 1, "b")
+        same_class(named[2], named[1], 1, "b")
 
 
 def invoke(*arguments):

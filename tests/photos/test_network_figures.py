@@ -235,7 +235,7 @@ def test_files_of_several_photographs_and_classes(photo, tmp_path):
         (["filters"], "figure filters needs a model, as in model=resnet50"),
         (
             ["filters", "model=digits_fc", "model.layer=features.0"],
-            "does not take 'model.layer=features.0': name the convolution with --layer",
+            "does not take 'model.layer=features.0': leave it out; --layer names another convolution than the first",
         ),
         (["filters", "model=digits_fc", "--layer", "features.13"], "this layer of digits_fc is no two-dimensional convolution"),
         (["filters", "model=digits_fc", "--layer", "features"], "is no two-dimensional convolution; its first one is 'features.0'"),

@@ -130,7 +130,7 @@ def _page(
 def _about(session: PhotoSession, photo: ExplainedPhoto, maps: np.ndarray, part: np.ndarray, by: str, place: tuple[int, int]) -> str:
     k, h, w = maps.shape
     constant = int((maps.min((1, 2)) == maps.max((1, 2))).sum())
-    shown = f"all {k} channels" if place[1] == 1 else f"channels {place[0] + 1} to {place[0] + len(part)} of {k}"
+    shown = f"all {k} channels" if place[1] == 1 else f"places {place[0] + 1} to {place[0] + len(part)} of {k} channels"
     lines = [
         printable(photo.name),
         f"class “{session.class_name(photo.probe)}”, {session.scores(photo.probe, between=', ')}" * (session.config.model.output != "raw"),

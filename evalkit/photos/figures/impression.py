@@ -11,13 +11,13 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from evalkit.config.schema import RunConfig
-from evalkit.data.labels import Classes
 from evalkit.errors import UserError, first_line, printable
 from evalkit.files import writable_folder
 from evalkit.models import zoo
 from evalkit.models.failing import Failed
 from evalkit.output.plots import save
 from evalkit.photos.figures.layout import DPI, PAGE, note, panels, photograph, shortened, style, title
+from evalkit.photos.figures.second import same_class
 from evalkit.photos.figures.units import STEMS
 from evalkit.photos.impression import Ascent, Impression, impress
 from evalkit.photos.session import PhotoSession, in_full, open_photo_session
@@ -61,7 +61,7 @@ def impression_of(session: PhotoSession, target: int, settings: Ascent) -> Impre
         return net.whole((images.to(net.dtype) - net.mean) / net.std)[:, target]
 
     try:
-        return impress(score, (model.channels, *size), settings, session.device)
+        made = impress(score, (model.channels, *size), settings, session.device)
     except RuntimeError as reason:
         if isinstance(reason, torch.OutOfMemoryError):
             raise
@@ -69,21 +69,12 @@ def impression_of(session: PhotoSession, target: int, settings: Ascent) -> Impre
             f"no gradient of {model.name}'s score reaches the image ({first_line(reason)}), as behind detach, torch.no_grad, numpy or "
             "quantised layers: an impression needs it"
         ) from reason
-
-
-def same_class(first: Classes, second: Classes, target: int, name: str) -> int:
-    """Return the output of the second network that means the same class: by name, or by number where both have as many outputs.
-
-    Raises UserError, which calls the second network `name`, where it has none.
-    """
-    listed = first.keys or first.names
-    if listed is not None and second.keys is not None:
-        outputs = second.outputs_among(listed[target]) or second.outputs_among(first.name(target))
-        if outputs:
-            return outputs[0]
-    elif first.outputs == second.outputs:
-        return target
-    raise UserError(f"the second network, {name}, has no class '{printable(first.name(target))}': choose one with the same classes")
+    if not made.climbed:
+        raise UserError(
+            f"the score of class '{printable(session.model.classes.name(target))}' of {model.name} has a gradient of 0 in every step, "
+            "so there is nothing to climb: choose another --seed or class"
+        )
+    return made
 
 
 def scores(session: PhotoSession, image: Tensor, target: int) -> tuple[float | None, float]:

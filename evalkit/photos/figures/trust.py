@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evalkit.config.schema import RunConfig
-from evalkit.data.labels import Classes
-from evalkit.errors import UserError, printable
+from evalkit.errors import printable
 from evalkit.photos.figures.layout import (
     COLUMN,
     Draw,
@@ -24,6 +23,7 @@ from evalkit.photos.figures.layout import (
     scale,
     shortened,
 )
+from evalkit.photos.figures.second import same_class
 from evalkit.photos.session import PhotoSession, open_photographs, remark
 from evalkit.probe import Probe
 
@@ -49,7 +49,7 @@ def draw(
     figure, rows = panels(len(rows_of), 3, COLUMN, 1.75)
     each = len(photos) // files  # as many classes of every photograph
     for axes, (i, photo, method) in zip(rows, rows_of, strict=True):
-        target = counterpart(session.model.classes, second.model.classes, int(photo.probe.targets[0]), second.config.model.name)
+        target = same_class(session.model.classes, second.model.classes, int(photo.probe.targets[0]), second.config.model.name)
         photograph(axes[0], photo.probe.images[0])
         axes[0].set_ylabel("\n".join(textwrap.wrap(f"{session.class_name(photo.probe)} · {method}", 22)), labelpad=3)
         axes[0].set_xlabel(shortened(printable(photo.name), 18), fontsize=5, color="0.35", labelpad=2)
@@ -63,20 +63,12 @@ def draw(
     return figure
 
 
-def counterpart(first: Classes, second: Classes, output: int, model: str) -> int:
-    """Return the output of the second network for a class of the first: that of the same name. Raises UserError where it has none."""
-    name = first.name(output)
-    if output < second.outputs and second.name(output) == name:  # names need not be unique: ImageNet has two cranes
-        return output
-    try:
-        return second.output(name)
-    except UserError as reason:
-        raise UserError(f"{model} has no class '{printable(name)}': choose a class that both networks have with target=...") from reason
-
-
 def _map(ax: Axes, session: PhotoSession, probe: Probe, method: str) -> None:
     heat = session.map(method, probe)
     heat_over(ax, probe.images[0], heat[0])
     best = int(probe.logits[0].argmax())
-    lines = [session.scores(probe), *([] if best == int(probe.targets[0]) else [f"predicts {printable(session.model.classes.name(best))}"])]
-    ax.set_xlabel("\n".join([*lines, *filter(None, [remark(heat).strip()])]), labelpad=2, fontsize=6)
+    lines = [
+        session.scores(probe),
+        *([] if best == int(probe.targets[0]) else [f"predicts {shortened(printable(session.model.classes.name(best)), 16)}"]),
+    ]
+    ax.set_xlabel("\n".join([*lines, *filter(None, [remark(heat).strip()])]), labelpad=2, fontsize=5)
