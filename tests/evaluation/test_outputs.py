@@ -108,7 +108,7 @@ def test_the_caption_says_which_direction_is_explained(target, says, folder, tmp
     (loaded,) = load_runs([tmp_path / "run"])
     assert says in signs(loaded) and signs(loaded).count("Of one output z") == 1
     with pytest.raises(UserError, match="has no classes"):
-        best_classes(loaded, 5)
+        best_classes([loaded], 5, loaded)
 
 
 def test_directions_have_two_numbers(folder, tmp_path):
