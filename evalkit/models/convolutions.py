@@ -1,5 +1,6 @@
 """The convolutions of a network, in the order in which they process an image."""
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -18,11 +19,9 @@ def convolutions(module: nn.Module, images: Tensor) -> dict[str, nn.Conv2d]:
         assert isinstance(part, nn.Conv2d)
         found.setdefault(name, part)
 
-    handles = [part.register_forward_pre_hook(partial(keep, name)) for name, part in module.named_modules() if isinstance(part, nn.Conv2d)]
-    try:
-        with torch.no_grad():
-            module(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, part in module.named_modules():
+            if isinstance(part, nn.Conv2d):
+                hooks.enter_context(part.register_forward_pre_hook(partial(keep, name)))
+        module(images)
     return found

@@ -84,11 +84,8 @@ class HookCut:
         def keep(_module: nn.Module, _args: object, out: object) -> None:
             seen.append(outlets.chosen(out, self.place, self.layer)[1].clone())
 
-        handle = self.target.register_forward_hook(keep)
-        try:
+        with self.target.register_forward_hook(keep):
             self.module(normalised.clone())  # it may change its input, which the head needs again
-        finally:
-            handle.remove()
         if not seen and any("forward" in vars(part) for part in self.module.modules()):
             raise UserError(
                 f"layer '{self.layer}' is not called in one forward pass: forward was replaced on the object, and what replaces it may "
@@ -105,9 +102,6 @@ class HookCut:
         def replace(_module: nn.Module, _args: object, out: object) -> object:
             return outlets.replaced(out, outlets.chosen(out, self.place, self.layer)[0], activations)
 
-        handle = self.target.register_forward_hook(replace)
-        try:
+        with self.target.register_forward_hook(replace):
             logits: Tensor = self.readout(self.module(*context))
-            return logits
-        finally:
-            handle.remove()
+        return logits

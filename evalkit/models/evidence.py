@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -140,12 +141,10 @@ def observe(module: nn.Module, images: Tensor, picked: Callable[[Any], Any] = la
 def _watched(module: nn.Module, images: Tensor, picked: Callable[[Any], Any]) -> tuple[_Watch, Tensor]:
     """Return what was seen in one pass, and one number that depends on all scores."""
     watch = _Watch(len(images))
-    handles = [part.register_forward_hook(watch) for part in module.modules()]
-    try:
+    with ExitStack() as hooks:
+        for part in module.modules():
+            hooks.enter_context(part.register_forward_hook(watch))
         return watch, weighted_sum(picked(module(images.clone())))
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _fixed(tokens: list[Tensor]) -> dict[int, tuple[bool, ...]]:

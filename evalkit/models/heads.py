@@ -1,6 +1,7 @@
 """A network with a new last layer, for classes other than those that it was trained for."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ class Ending:
 
 def find_ending(module: nn.Module, run: Callable[[nn.Module], object]) -> Ending:
     """Return how a network ends; `run` passes an image through it. Raises UserError where it ends in no such layer, or calls it twice."""
-    found, calls, hooks = Ending(), dict[str, int](), []
+    found, calls = Ending(), dict[str, int]()
 
     def note(name: str, part: nn.Module) -> Callable[..., None]:
         def called(*_: object) -> None:
@@ -37,16 +38,12 @@ def find_ending(module: nn.Module, run: Callable[[nn.Module], object]) -> Ending
 
         return called
 
-    for name, part in module.named_modules():
-        pointwise = isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1) and part.groups == 1
-        if isinstance(part, (nn.Linear, *_RECTIFIERS)) or pointwise:
-            hooks.append(part.register_forward_hook(note(name, part)))
-    try:
-        with torch.no_grad():
-            run(module)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, part in module.named_modules():
+            pointwise = isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1) and part.groups == 1
+            if isinstance(part, (nn.Linear, *_RECTIFIERS)) or pointwise:
+                hooks.enter_context(part.register_forward_hook(note(name, part)))
+        run(module)
     called = type(module).__name__
     if not found.head:
         raise UserError(f"{called} calls no Linear and no 1x1 convolution by a name, so it has no last layer to replace")

@@ -8,6 +8,7 @@ CAM methods are applied to transformers (pytorch-grad-cam's documentation names 
 import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,12 +139,11 @@ def _recorded(network: nn.Module, images: Tensor, picked: Picked) -> tuple[list[
         ended.append((names[part], part, tensors, len(ended)))
 
     names = {part: name for name, part in network.named_modules()}
-    handles = [part.register_forward_pre_hook(begin) for part in names] + [part.register_forward_hook(end) for part in names]
-    try:
+    with ExitStack() as hooks:
+        for part in names:
+            hooks.enter_context(part.register_forward_pre_hook(begin))
+            hooks.enter_context(part.register_forward_hook(end))
         outputs = picked(network(images))
-    finally:
-        for handle in handles:
-            handle.remove()
     times = Counter(name for name, *_ in ended)
     calls = [
         _Call(layer, part, place, out, version, bool(started) and started[-1] > number)
@@ -220,11 +220,8 @@ def _any(grid: Grid, gradient: Tensor) -> bool:
 
 def _share(network: nn.Module, call: _Call, images: Tensor, plain: Tensor, picked: Picked) -> float:
     """Return how much of the difference of two images' outputs, `plain`, comes with a layer's output; 0 where they do not differ."""
-    handle = call.part.register_forward_hook(lambda _part, _args, out: replaced(out, call.place, _element(out, call.place).flip(0)))
-    try:
+    with call.part.register_forward_hook(lambda _part, _args, out: replaced(out, call.place, _element(out, call.place).flip(0))):
         exchanged = _flat(network, images, picked)
-    finally:
-        handle.remove()
     difference = plain.flip(0) - plain
     return float(1 - (plain.flip(0) - exchanged).norm() / difference.norm()) if bool(difference.any()) else 0.0
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,11 +71,9 @@ def _hooked(module: nn.Module, images: Tensor) -> list[tuple[str, torch.Size]]:
 
         return part.register_forward_hook(keep)
 
-    handles = [watch(name, part) for name, part in module.named_modules() if name]
-    try:
-        with torch.no_grad():
-            module(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, part in module.named_modules():
+            if name:
+                hooks.enter_context(watch(name, part))
+        module(images)
     return [(layer, shape) for name, layer, shape in shapes if calls[name] == 1]
