@@ -16,6 +16,7 @@ from evalkit.config.schema import RunConfig
 from evalkit.files import writable_folder
 from evalkit.layer_names import layers_in_words
 from evalkit.models import zoo
+from evalkit.models.weights import are_random
 from evalkit.photos.pictures import COLOURS, OVERLAY, to_array
 from evalkit.photos.session import in_full, open_photographs, remark
 from evalkit.probe import Probe
@@ -79,7 +80,7 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
         for ax in row:
             ax.set_xticks([])
             ax.set_yticks([])
-    random = " with RANDOM WEIGHTS" if model.weights.startswith(("random (", "random in part (")) else ""
+    random = " with RANDOM WEIGHTS" if are_random(model.weights) else ""
     chosen = "predicted" if config.target == "predicted" else "chosen"
     at = layers_in_words(config.model.layer)
     which = f"{chosen} class {index}"

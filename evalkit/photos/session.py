@@ -20,6 +20,7 @@ from evalkit.evaluation.opening import open_device, open_model
 from evalkit.evaluation.session import resolve
 from evalkit.models import zoo
 from evalkit.models.settings import ModelConfig
+from evalkit.models.weights import are_random
 from evalkit.pixels import in_unit_range
 from evalkit.probe import Probe
 from evalkit.scores import confidence_and_logit
@@ -78,7 +79,7 @@ class PhotoSession:
     @property
     def random_weights(self) -> bool:
         """Whether the weights are random: every picture has to state it."""
-        return self.model.weights.startswith(("random (", "random in part ("))
+        return are_random(self.model.weights)
 
 
 def open_photo_session(config: RunConfig, size: tuple[int, int] | None = None) -> PhotoSession:

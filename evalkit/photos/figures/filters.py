@@ -15,7 +15,7 @@ from evalkit.models.convolutions import convolutions
 from evalkit.models.copies import eval_copy
 from evalkit.models.failing import cannot_process
 from evalkit.output.plots import save
-from evalkit.photos.figures.layout import COLUMN, DPI, HEADER, HEIGHT, PAGE, heading, note, style
+from evalkit.photos.figures.layout import COLUMN, DPI, HEADER, HEIGHT, PAGE, heading, note, style, weights_in_words
 from evalkit.photos.figures.mosaic import mosaic, show
 
 SIDE_BY_SIDE = 64
@@ -45,9 +45,7 @@ def write(config: RunConfig, layer: str | None, out: Path, *, common: bool = Fal
         figure = draw(filters, colour=colour, common=common)
         kind = "First convolution" if name == next(iter(found)) else "Convolution"
         size = f"{filters.shape[2]}x{filters.shape[3]}"
-        random = weights.startswith(("random (", "random in part ("))
-        origin = "RANDOM WEIGHTS" if random else f"weights {Path(weights.removeprefix('embedded:')).name}"
-        heading(figure, f"{kind}: {len(filters)} filters of {size}", f"{config.model.name}, layer {name}, {origin}")
+        heading(figure, f"{kind}: {len(filters)} filters of {size}", f"{config.model.name}, layer {name}, {weights_in_words(weights)}")
         return save(figure, out / f"{config.model.name.replace('/', '_')}-filters", DPI)
 
 

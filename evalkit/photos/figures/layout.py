@@ -23,6 +23,7 @@ from evalkit.data.decode import Picture
 from evalkit.errors import UserError, printable
 from evalkit.files import writable_folder
 from evalkit.layer_names import layers_in_words
+from evalkit.models.weights import are_random
 from evalkit.output.plots import TEXT, save
 from evalkit.photos.pictures import COLOURS, overlay, to_array
 from evalkit.photos.session import PhotoSession, open_photographs
@@ -140,9 +141,13 @@ def title(figure: Figure, session: PhotoSession, what: str) -> None:
 def about(session: PhotoSession) -> str:
     """Describe the model, layer and weights."""
     config = session.config.model
-    weights = "RANDOM WEIGHTS" if session.random_weights else f"weights {Path(session.model.weights.removeprefix('embedded:')).name}"
     layers = f"layer {config.layer}" if isinstance(config.layer, str) else layers_in_words(config.layer)
-    return f"{config.name}, {layers}, {weights}"
+    return f"{config.name}, {layers}, {weights_in_words(session.model.weights)}"
+
+
+def weights_in_words(weights: str) -> str:
+    """Describe weights by their origin: the file's name, or that they are random, which every picture has to state."""
+    return "RANDOM WEIGHTS" if are_random(weights) else f"weights {Path(weights.removeprefix('embedded:')).name}"
 
 
 def heading(figure: Figure, what: str, about: str) -> None:
