@@ -29,9 +29,6 @@ HOOKED = {"relu": "features"}
 SIZES = {"maxvit_t": 224, "inception_v3": 128, "vit_b_16": 224, "vit_b_32": 224, "vit_l_16": 224, "vit_l_32": 224, "vit_h_14": 518}
 """Sides of networks that need a larger image: transformers have one fixed size, maps of Inception have one position below that."""
 
-HUGE = ("regnet_y_128gf", "vit_b_16", "vit_h_14", "vit_l_16", "vit_l_32")
-"""Networks that the tests measure only where EVALKIT_TEST_HUGE is set: up to 645 million parameters, or many passes of a block."""
-
 
 def config(name: str) -> ModelConfig:
     """Return the settings of a network by name, with random weights."""
