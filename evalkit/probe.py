@@ -228,6 +228,12 @@ class Probe:
         y, drops = self.scores.double(), self.drops.double()
         return y.sigmoid(), _confidence_drop(y[:, None], y[:, None] - drops)
 
+    def score_of(self, logits: Tensor, image: int, score: str) -> Tensor:
+        """Return y (V,) of one image's explained class from logits (V,C) of its variants; `score` and errors as in `score_and_drops`."""
+        score, target = self._of_output(score), self.targets[image : image + 1]
+        scored = {"score": lambda: logits, "softmax": lambda: logits.double().softmax(1), "sigmoid": lambda: logits.double().sigmoid()}
+        return scored[score]().index_select(1, target)[:, 0]
+
     def _of_output(self, score: str) -> str:
         """Return "score", "softmax" or "sigmoid" as the network's output means it. Raises UserError where it has no confidence."""
         output = self.net.readout.output

@@ -4,7 +4,7 @@ A user's own method needs one such function anywhere on the Python path, and one
 """
 
 from evalkit.methods.controls import centre, constant, edges, fake_cam, random
-from evalkit.methods.local import hires_cam, layer_cam, spatial_ablation
+from evalkit.methods.local import hires_cam, layer_cam, recipro_cam, spatial_ablation
 from evalkit.methods.pixel import gradient, guided, guided_ablation_cam, guided_backprop, guided_grad_cam, integrated_gradients, occlusion
 from evalkit.methods.weighted import ablated_input_cam, ablation_cam, cam, eigen_cam, grad_cam, grad_cam_pp, score_cam, xgrad_cam
 
@@ -29,6 +29,7 @@ __all__ = [
     "layer_cam",
     "occlusion",
     "random",
+    "recipro_cam",
     "score_cam",
     "spatial_ablation",
     "xgrad_cam",

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from evalkit.errors import UserError, whole
+from evalkit.ablation.tiers import chunks
+from evalkit.errors import UserError, one_of, whole
+from evalkit.methods.weighted import SCORES
 from evalkit.probe import Probe
 
 
@@ -33,6 +35,38 @@ def spatial_ablation(probe: Probe, window: int = 1, stride: int = 1) -> Tensor:
     drops = probe.region_drops(regions)
     covering = regions.to(drops.dtype)
     return torch.einsum("nv,vhw->nhw", drops, covering) / covering.sum(0)
+
+
+def recipro_cam(probe: Probe, gaussian: bool = True, score: str = "softmax", batch_size: int = 64) -> Tensor:
+    """Recipro-CAM (Byun and Lee 2022, "Fast gradient-free visual explanations"): the score of each position's features alone (N,h,w).
+
+    At position p all channels of A are kept and every other position is zero; the map's value at p is the score of the class that the
+    head gives to this. With `gaussian`, the vector A_p is also laid on the eight neighbours of p, all nine with the weights 1/16, 1/8 and
+    1/4 of a 3x3 Gaussian filter, cut off at the border. `score` is the "softmax" confidence (float64), as in the authors' code
+    (openvinotoolkit/training_extensions at 61bf65c, sybyun/ReciproCAM at 460aec6), the "sigmoid" or the logit ("score"). Their min-max
+    normalisation, which changes no order of positions, is left out. The head runs h*w times on each image, `batch_size` positions at once.
+
+    Raises UserError: model.output=raw, unless score=score.
+    """
+    batch_size, score = whole(batch_size, "batch_size"), one_of(score, SCORES, "score")
+    count, _, height, width = probe.activations.shape
+    masks = _gaussians(height, width) if gaussian else torch.eye(height * width).view(-1, height, width)
+    masks = masks.to(probe.activations.device, probe.activations.dtype)
+    scores = []
+    with torch.no_grad():
+        for i in range(count):
+            vectors = probe.activations[i].flatten(1).t()[:, :, None, None]
+            for part in chunks(height * width, batch_size):
+                alone = vectors[part] * masks[part, None]
+                context = tuple(c[i : i + 1].expand(len(alone), *c.shape[1:]) for c in probe.context)
+                scores.append(probe.score_of(probe.net.head(alone, context), i, score))
+    return torch.cat(scores).view(count, height, width)
+
+
+def _gaussians(height: int, width: int) -> Tensor:
+    """Return for each position p the 3x3 Gaussian filter around it (h*w,h,w): the product of 1/4, 1/2, 1/4 in both directions."""
+    down, across = (torch.eye(n) / 2 + (torch.eye(n + 1)[1:, :-1] + torch.eye(n + 1)[:-1, 1:]) / 4 for n in (height, width))
+    return torch.einsum("ia,jb->ijab", down, across).reshape(-1, height, width)
 
 
 def windows(height: int, width: int, window: int, stride: int) -> Tensor:

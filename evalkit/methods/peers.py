@@ -64,8 +64,13 @@ def pytorch_grad_cam(probe: Probe, name: str = "GradCAM", seed: int = 0, **optio
     That library clips a map at zero, scales it to [0,1], resizes it with OpenCV (bilinear), scales it again and rounds
     to float32; none of this can be switched off. `options` go to the constructor or, if it does not accept them, to the
     call (`eigen_smooth`, `aug_smooth`); FinerCAM compares the target with its nearest classes. Raises UserError for an
-    unknown class or option, a network in bfloat16, or where the package is missing.
+    unknown class or option, RefineCAM, a network in bfloat16, or where the package is missing.
     """
+    if name == "RefineCAM":  # which multiplies the maps of several layers
+        raise UserError(
+            "RefineCAM combines several layers, and at one layer it is only its base method: name that method, as in name=GradCAMPlusPlus, "
+            "or combine layers with model.layer=[a,b] and model.fuse=mean"
+        )
     if probe.net.dtype == torch.bfloat16:
         raise UserError("pytorch_grad_cam computes with numpy, which has no bfloat16: leave it out, or let the factory return net.float()")
     library = _library("pytorch_grad_cam")

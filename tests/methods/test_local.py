@@ -57,3 +57,41 @@ def test_on_gap_and_linear_spatial_ablation_is_cam(tiny_gap):
 def test_windows_that_do_not_cover_the_map_are_refused(tiny_gap, window, stride, says):
     with pytest.raises(UserError, match=says):
         methods.spatial_ablation(Probe(tiny_gap, torch.rand(1, 3, 16, 16)), window=window, stride=stride)
+
+
+@pytest.mark.parametrize("factory", [TinyFC, TinyGAP])
+@pytest.mark.parametrize("score", ["score", "softmax", "sigmoid"])
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_recipro_cam_is_the_score_of_each_position_alone(factory, score, gaussian):
+    net = SplitModel(factory().double().eval(), "features", mean=HALF, std=HALF)
+    probe = Probe(net, torch.rand(2, 3, 16, 16, dtype=torch.float64), targets=[0, 3])
+    found = methods.recipro_cam(probe, gaussian=gaussian, score=score, batch_size=5)
+    assert torch.equal(found.argmax(), methods.recipro_cam(probe, gaussian=gaussian, score=score).argmax())
+    weight = {0: 1 / 2, 1: 1 / 4} if gaussian else {0: 1.0, 1: 0.0}
+    for n, c in enumerate((0, 3)):
+        for i in range(8):
+            for j in range(8):
+                alone = torch.zeros(1, 8, 8, 8, dtype=torch.float64)
+                for y in range(max(0, i - 1), min(8, i + 2)):
+                    for x in range(max(0, j - 1), min(8, j + 2)):
+                        alone[0, :, y, x] = probe.activations[n, :, i, j] * weight[abs(y - i)] * weight[abs(x - j)]
+                logits = net.head(alone)[0]
+                expected = {"score": logits, "softmax": logits.softmax(0), "sigmoid": logits.sigmoid()}[score][c]
+                assert float(found[n, i, j]) == pytest.approx(float(expected), abs=1e-10)
+
+
+def test_on_gap_and_linear_recipro_cam_of_the_logit_is_cam(tiny_gap):
+    """One position's features pooled are its own share of the pooled sum, so the logit is CAM's value over the cells, plus the bias."""
+    probe = Probe(tiny_gap, torch.rand(3, 3, 16, 16))
+    alone = methods.recipro_cam(probe, gaussian=False, score="score")
+    bias = tiny_gap.module.fc.bias[probe.targets][:, None, None]
+    assert torch.allclose((alone - bias) * 64, methods.cam(probe), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"score": "logit"}, "score=logit is not a valid choice"), ({"batch_size": 0}, "batch_size=0 must be a whole number, 1 or more")],
+)
+def test_recipro_cam_names_what_it_cannot_take(tiny_gap, options, says):
+    with pytest.raises(UserError, match=says):
+        methods.recipro_cam(Probe(tiny_gap, torch.rand(1, 3, 16, 16)), **options)
