@@ -452,13 +452,12 @@ NAMED = {
 def test_each_class_that_the_page_names_exists_and_makes_maps():
     """The table of newer classes in docs/methods.md, row by row."""
     page = (ROOT / "docs" / "methods.md").read_text()
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith(tuple(f"| {k} " for k in NAMED))
-    ]
-    assert {row[0].split()[0] for row in rows} == set(NAMED)
+    lines = [line for line in page.splitlines() if line.startswith(tuple(f"| {library} " for library in NAMED))]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert {library for library, *_ in rows} == set(NAMED)
     probe = lively(random_net, batch=2)
-    for library, classes, *_ in rows:
-        adapter, needs = NAMED[library.split()[0]]
+    for library, classes, _since in rows:
+        adapter, needs = NAMED[library]
         names = re.findall(r"`(\w+)`", classes)
         assert names
         for name in names:
