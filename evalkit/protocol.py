@@ -4,19 +4,27 @@ Published "average drop" code differs in what is kept, how much of it, and what 
 so. Here each of these is a named coordinate of a protocol point.
 """
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from evalkit.point import Point
+from evalkit.errors import UserError
+from evalkit.imputation import NOISE, Imputation, Pixels
+from evalkit.point import ROAD_SOFT, Point
 
 BLUR_KERNEL, BLUR_SIGMA = 11, 5.0
 """The blur of RISE's insertion metric (Petsiuk et al., BMVC 2018)."""
+
+ROAD_SEED = 2022
+"""Separates the noise of "road" from the draws of the random control, which are seeded by the image's index too."""
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -75,15 +83,80 @@ def kept(point: Point, ranking: Ranking) -> tuple[Tensor, Tensor]:
 
 
 def filling(images: Tensor, fill: str, mean: Tensor) -> Tensor:
-    """Return the replacement of removed pixels, broadcastable to images (N,channels,H,W) in [0,1]; `mean` has a number for each channel."""
+    """Return a replacement that is the same for every mask, broadcastable to images (N,channels,H,W) in [0,1].
+
+    `fill` is "black", "mean" or "blur"; `mean` has a number for each channel.
+    """
     if fill == "blur":
         return gaussian_blur(images, [BLUR_KERNEL, BLUR_KERNEL], [BLUR_SIGMA, BLUR_SIGMA])
     return mean.to(images) if fill == "mean" else torch.zeros_like(images[:1, :, :1, :1])
 
 
-def fillings(images: Tensor, points: Iterable[Point], mean: Tensor) -> dict[str, Tensor]:
-    """Return `filling` by name, once for each fill that occurs in `points`."""
-    return {fill: filling(images, fill, mean) for fill in {point.fill for point in points}}
+class Fills:
+    """The replacements of a batch's removed pixels, by fill and by what is kept; each that fits all masks is computed once.
+
+    Args:
+        images: (N,channels,H,W) in [0,1].
+        mean: the normalisation's mean, a number for each channel or one for all.
+        std: its standard deviation, likewise.
+        indices: each image's position in its data set (N,), which seeds the noise of "road".
+    """
+
+    def __init__(self, images: Tensor, mean: Tensor, std: Tensor, indices: Sequence[int] | Tensor) -> None:
+        self._images, self._mean, self._std, self._indices = images, mean, std, [int(index) for index in indices]
+        self._alike: dict[str, Tensor] = {}
+
+    def __call__(self, fill: str, kept: Tensor) -> Tensor:
+        """Return the replacement where `kept` (N,H,W) is not 1, broadcastable to the images.
+
+        Raises UserError for "road" and a soft mask.
+        """
+        if fill == "road":
+            return self._imputed(kept)
+        if fill not in self._alike:
+            self._alike[fill] = filling(self._images, fill, self._mean)
+        return self._alike[fill]
+
+    def _imputed(self, kept: Tensor) -> Tensor:
+        """Return images (N,channels,H,W) whose missing pixels are imputed linearly, plus noise (`evalkit.imputation`).
+
+        The noise is Gaussian, independent in each pixel and channel, with a standard deviation of 0.01 after normalisation, that is 0.01
+        `std` in these images. It is drawn once for each image, from its index alone, so that equal masks give equal images. Values are
+        not clamped to [0,1]. Where no pixel is kept the system has no unique solution, and the imputed value is the normalisation's mean.
+        Systems are solved on the host, one image after another, in as many threads as torch uses; equal masks share their factors.
+        """
+        if kept.dtype != torch.bool:
+            raise UserError(ROAD_SOFT)
+        masks, alike = kept.cpu().numpy(), defaultdict[bytes, list[int]](list)
+        for i, mask in enumerate(masks):
+            alike[mask.tobytes()].append(i)
+        filled = self._noise.copy()
+
+        def impute(images: list[int]) -> None:
+            mask = masks[images[0]]
+            if not mask.any():
+                filled[images] += _on_host(self._mean)
+            else:
+                imputation = Imputation(mask)
+                for i in images:
+                    filled[i] += imputation(self._host[i])
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            list(threads.map(impute, alike.values()))
+        return torch.from_numpy(filled).to(self._images)
+
+    @cached_property
+    def _host(self) -> Pixels:
+        return _on_host(self._images)
+
+    @cached_property
+    def _noise(self) -> Pixels:
+        draws = [np.random.default_rng([ROAD_SEED, index]).standard_normal(self._images.shape[1:]) for index in self._indices]
+        return NOISE * _on_host(self._std) * np.stack(draws)
+
+
+def _on_host(tensor: Tensor) -> Pixels:
+    return tensor.detach().to("cpu", torch.float64).numpy()
 
 
 def perturb(images: Tensor, kept: Tensor, filler: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from upath import UPath
 
 from evalkit.files import Place, place
 from evalkit.models.settings import ModelConfig, Positive, Settings, Text
-from evalkit.point import Fill, Percent, Point, Select
+from evalkit.point import ROAD_SOFT, Fill, Percent, Point, Select
 
 
 def _as_list(value: Any) -> Any:
@@ -40,6 +40,8 @@ def _without_threshold(value: Any) -> Any:
 def _consistent(point: Point) -> Point:
     if (point.top_percent is None) != (point.select == "soft"):
         raise ValueError(f"a point that selects {point.select} {'takes no' if point.select == 'soft' else 'needs a'} top_percent")
+    if point.select == "soft" and point.fill == "road":
+        raise ValueError(ROAD_SOFT)
     return point
 
 
@@ -64,6 +66,8 @@ class ProtocolConfig(Settings):
         if not self.points and len(combined) < 3:
             empty = next(name for name in ("select", "top_percent", "fill") if name not in combined)
             raise ValueError(f"protocol.{empty} is empty: a protocol needs select, top_percent and fill, or points")
+        if "soft" in self.select and "road" in self.fill:
+            raise ValueError(ROAD_SOFT)
         return self
 
     def all_points(self) -> list[Point]:

@@ -150,7 +150,7 @@ def _explain_and_score(session: Session, probe: Probe | None, targets: Sequence[
     net, config = session.model.net, session.config
     batch = batch_facts(targets, [session.source.image_id(target.position) for target in targets], probe, config.model.output)
     measures = Measures(session, probe, targets)
-    fillers = protocol.fillings(probe.images, session.points, net.mean)
+    fills = protocol.Fills(probe.images, net.mean, net.std, [target.position for target in targets])
     for name, method in session.methods.items():
         low = _low_maps(session, name, method, probe, targets, stopwatch)
         with stopwatch("masks"):
@@ -162,7 +162,7 @@ def _explain_and_score(session: Session, probe: Probe | None, targets: Sequence[
         for point in session.points:
             with stopwatch("masks"):
                 mask, gap = protocol.kept(point, ranking)
-                perturbed = protocol.perturb(probe.images, mask, fillers[point.fill])
+                perturbed = protocol.perturb(probe.images, mask, fills(point.fill, mask))
             with stopwatch("scoring"):
                 logits = net(perturbed)
             rows.scores.append(score_rows(batch, facts, point, mask, gap, logits))

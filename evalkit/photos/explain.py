@@ -51,7 +51,7 @@ def _free(out: Path, stem: str, written: list[Path]) -> Path:
 def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str, Tensor]) -> Figure:
     """Draw a row for each method: the photograph, the map over it, and the image perturbed at each protocol point with its scores."""
     points = config.protocol.all_points()
-    fillers = protocol.fillings(probe.images, points, model.net.mean)
+    fills = protocol.Fills(probe.images, model.net.mean, model.net.std, probe.indices)
     photo = to_array(probe.images[0])
     index = int(probe.targets[0])
     name = model.classes.name(index)
@@ -70,7 +70,7 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
         ranking = protocol.Ranking(heat)
         for ax, point in zip(row[2:], points, strict=True):
             mask, _ = protocol.kept(point, ranking)
-            perturbed = protocol.perturb(probe.images, mask, fillers[point.fill])
+            perturbed = protocol.perturb(probe.images, mask, fills(point.fill, mask))
             after = confidence_and_logit(model.net(perturbed), probe.targets, config.model.output)
             scores = f"score{' (logit)' * (confidence is not None)} {logit[0]:.2f} → {after[1][0]:.2f}"
             if confidence is not None and after[0] is not None:
@@ -92,7 +92,7 @@ def draw(config: RunConfig, model: zoo.LoadedModel, probe: Probe, maps: dict[str
 
 def in_words(point: protocol.Point) -> str:
     """Describe a protocol point for the title of a panel."""
-    rest = {"black": "the rest black", "mean": "the rest mean colour", "blur": "the rest blurred"}[point.fill]
+    rest = {"black": "the rest black", "mean": "the rest mean colour", "blur": "the rest blurred", "road": "the rest imputed"}[point.fill]
     if point.top_percent is None:
         return f"weighted by the map, {rest}"
     return (

@@ -66,8 +66,8 @@ class RunImages:
         """Return the image (channels,H,W) as it was perturbed at a protocol point."""
         image = self.image(index)[None]
         kept, _ = protocol.kept(point, protocol.Ranking(self.map(method, index, target)[None]))
-        mean = torch.tensor(self.config.model.mean)[None, :, None, None]
-        return protocol.perturb(image, kept, protocol.filling(image, point.fill, mean))[0]
+        mean, std = (torch.tensor(values)[None, :, None, None] for values in (self.config.model.mean, self.config.model.std))
+        return protocol.perturb(image, kept, protocol.Fills(image, mean, std, [index])(point.fill, kept))[0]
 
 
 def _configuration(run: Run) -> RunConfig:

@@ -99,9 +99,10 @@ def test_a_choice_that_is_nearly_right_is_named(literal):
         ),
         ("model.mean=[123.675,116.28,103.53]", r"divide by 255: model\.mean=\[0\.485,0\.456,0\.406\]"),
         ("model.std=[0,1,1]", r"model\.std=\[0,1,1\]: .*give values above 0"),
-        ("protocol.fill=[black,wite]", "give black, mean or blur, or a list of such"),
+        ("protocol.fill=[black,wite]", "give black, mean, blur or road, or a list of such"),
         ("protocol.fill=[black,blurr]", "did you mean 'blur'"),
         ("protocol.points=[{select: soft}]", "protocol.points.0 has no fill"),
+        ("protocol.points=[{select: soft, fill: road}]", "road needs a binary mask"),
         ("limit='5'", "limit='5' is not valid: give a whole number of 1 or more, or null"),
         ("out=${oc.env:EVALKIT_UNSET}", "the environment variable EVALKIT_UNSET, which the configuration refers to, is not set"),
         ("out=${nope:3}", r"\$\{nope:...\} is no reference that evalkit knows"),
@@ -114,6 +115,19 @@ def test_a_choice_that_is_nearly_right_is_named(literal):
 def test_what_is_said(override, says):
     with pytest.raises(UserError, match=says) as error:
         compose_jobs([override])
+    assert plain(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["protocol.select=[keep_top,soft]", "protocol.fill=[black,road]"],
+     ["protocol=published", "protocol.points=[{select: keep_top, top_percent: 20, fill: road}, {select: soft, fill: road}]"]],
+)  # fmt: skip
+def test_a_soft_mask_cannot_be_imputed(overrides):
+    with pytest.raises(
+        UserError, match=r"^(protocol\.points\.1: )?road needs a binary mask, and soft has none: use fill=road with"
+    ) as error:
+        compose_jobs(overrides)
     assert plain(error.value)
 
 

@@ -174,9 +174,9 @@ class Explainer:
         if not rankings:
             return {}
         session, probe = self.at(view.network, view.layer), self.probe(view)
-        filler = protocol.filling(probe.images, point.fill, session.model.net.mean)
+        fills = protocol.Fills(probe.images, session.model.net.mean, session.model.net.std, probe.indices)
         masks = [protocol.kept(point, ranking)[0] for ranking in rankings.values()]
-        images = torch.cat([protocol.perturb(probe.images, mask, filler) for mask in masks])
+        images = torch.cat([protocol.perturb(probe.images, mask, fills(point.fill, mask)) for mask in masks])
         logits = torch.cat([session.model.net(batch) for batch in images.split(session.config.batch_size)])
         confidence, logit = confidence_and_logit(logits, probe.targets.expand(len(images)), session.config.model.output)
         counts = [int(mask.sum()) if mask.dtype == torch.bool else None for mask in masks]

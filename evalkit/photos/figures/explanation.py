@@ -31,10 +31,11 @@ def draw(session: PhotoSession, photos: Sequence[ExplainedPhoto]) -> Figure:
         saliency = session.map(method, photo.probe)
         heat_over(axes[1], image[0], saliency[0])
         axes[1].set_title(textwrap.fill(method + remark(saliency), 20, break_long_words=False))
-        fillers = protocol.fillings(image, points, session.model.net.mean)
+        fills = protocol.Fills(image, session.model.net.mean, session.model.net.std, photo.probe.indices)
         ranking = protocol.Ranking(saliency)
         for ax, point in zip(axes[2:], points, strict=True):
-            perturbed = protocol.perturb(image, protocol.kept(point, ranking)[0], fillers[point.fill])
+            mask, _ = protocol.kept(point, ranking)
+            perturbed = protocol.perturb(image, mask, fills(point.fill, mask))
             photograph(ax, perturbed[0])
             ax.set_title(textwrap.fill(in_words(point), 16) if axes is rows[0] else "")
             ax.set_xlabel(session.scores(photo.probe, session.model.net(perturbed)), labelpad=2)
