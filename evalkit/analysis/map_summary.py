@@ -1,6 +1,6 @@
-"""Summaries of the maps (complexity, coherency, ADCC, localisation) and areas under the curves over thresholds."""
+"""Summaries of the maps (complexity, coherency, ADCC, localisation) and areas under and between the curves over thresholds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ def summarise_maps(run: Run) -> pd.DataFrame:
             "low": estimates.low[i],
             "high": estimates.high[i],
         }
-        for metric, select, fill, score, values, images in (*_measures(run), *_areas(run))
+        for metric, select, fill, score, values, images in (*_measures(run), *_areas(run), *_gains(run))
         for estimates in [stats.bootstrap({metric: values}, images)[metric]]
         for i, method in enumerate(run.methods)
     ]
@@ -69,12 +69,45 @@ def _by_method(run: Run, name: str) -> pd.DataFrame:
 
 def _areas(run: Run) -> Iterator[_Columns]:
     """Yield insertion (keep_top) and deletion (remove_top) for each fill whose thresholds reach from 0 to 100."""
-    for select, fill in dict.fromkeys((p.select, p.fill) for p in run.points if p.top_percent is not None):
-        points = [p for p in run.points if (p.select, p.fill) == (select, fill)]
-        percents = [p.top_percent for p in points if p.top_percent is not None]
-        if {0.0, 100.0} <= set(percents) and len(percents) > 2:
-            for score in scores_in(run):
-                curves = [scores_of(run, point, score) for point in points]
-                scale = 100 if score == "confidence" else 1
-                values = metrics.area_under(percents, np.stack([curve.masked for curve in curves], axis=-1)) * scale
-                yield "area", select, fill, score, values, curves[0].images
+    for (select, fill), points in _curves(run).items():
+        if {0.0, 100.0} <= set(points) and len(points) > 2:
+            for score, scale in _scales(run).items():
+                masked, images = _masked(run, points.values(), score)
+                yield "area", select, fill, score, metrics.area_under(list(points), masked) * scale, images
+
+
+def _gains(run: Run) -> Iterator[_Columns]:
+    """Yield the symmetric relevance gain for each fill under which the top x % are removed wherever the top (100 - x) % are kept.
+
+    Keeping the top 80 % is removing the 20 % that influence least. 0 and 100 are not needed, and are left out if they are there.
+    """
+    curves = _curves(run)
+    for fill in dict.fromkeys(fill for _, fill in curves):
+        kept, removed = ({x: p for x, p in curves.get((select, fill), {}).items() if 0 < x < 100} for select in ("keep_top", "remove_top"))
+        percents = sorted(removed)
+        complements = sorted((100 - x, x) for x in kept)
+        if percents and len(percents) == len(complements) and np.allclose([x for x, _ in complements], percents, rtol=0, atol=1e-9):
+            for score, scale in _scales(run).items():
+                least, images = _masked(run, [kept[x] for _, x in complements], score)
+                most, _ = _masked(run, [removed[x] for x in percents], score)
+                yield "srg", None, fill, score, metrics.relevance_gain(percents, least, most) * scale, images
+
+
+def _curves(run: Run) -> dict[tuple[str, str], dict[float, Point]]:
+    """Return the points with a threshold, by select and fill and then by threshold."""
+    curves: dict[tuple[str, str], dict[float, Point]] = {}
+    for point in run.points:
+        if point.top_percent is not None:
+            curves.setdefault((point.select, point.fill), {})[point.top_percent] = point
+    return curves
+
+
+def _masked(run: Run, points: Iterable[Point], score: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores (M,n,P) at P points, and the images (n,) of the items."""
+    curves = [scores_of(run, point, score) for point in points]
+    return np.stack([curve.masked for curve in curves], axis=-1), curves[0].images
+
+
+def _scales(run: Run) -> dict[str, int]:
+    """Return the scores of a run with their units' size: confidences are in points, of which 100 make 1."""
+    return {score: 100 if score == "confidence" else 1 for score in scores_in(run)}

@@ -106,3 +106,20 @@ def area_under(percents: Sequence[float], values: Scores) -> Scores:
         raise UserError(f"an area needs scores at percentages from 0 to 100, each once; these are {', '.join(f'{x:g}' for x in grid)}")
     order = np.argsort(grid)
     return np.asarray(trapezoid(np.asarray(values)[..., order], grid[order] / 100, axis=-1))
+
+
+def relevance_gain(removed: Sequence[float], least_first: Scores, most_first: Scores) -> Scores:
+    """Return the symmetric relevance gain (...): the area between scores (..., P) after removing P percentages of pixels in both orders.
+
+    Bluecher, Vielhaben and Strodthoff, "Decoupling Pixel Flipping and Occlusion Strategy for Consistent XAI Benchmarks", TMLR 2024:
+    SRG = LIF - MIF, the area under the scores when the least influential pixels are removed first minus that when the most influential
+    are, over an axis from 0 to 1. By trapezoids over 0, `removed` and 100 %: at both ends the two orders leave the same image, so
+    the difference there is 0 and no score is needed. Percentages may be in any order. Raises UserError unless they lie
+    between 0 and 100, each once.
+    """
+    inner = np.asarray(removed, dtype=float)
+    if not len(inner) or inner.min() <= 0 or inner.max() >= 100:
+        raise UserError(f"a relevance gain needs scores at percentages between 0 and 100; these are {', '.join(f'{x:g}' for x in inner)}")
+    gain = np.asarray(least_first) - np.asarray(most_first)
+    ends = np.zeros((*gain.shape[:-1], 1))
+    return area_under([0, *inner, 100], np.concatenate([ends, gain, ends], axis=-1))

@@ -49,6 +49,8 @@ def _measure_label(metric: str, select: str | None, fill: str | None, score: str
     if metric == "area":
         name = {"keep_top": "Insertion AUC", "remove_top": "Deletion AUC"}[str(select)]
         label = f"{name}, {score}, {fill} fill"
+    elif metric == "srg":
+        label = f"SRG, {score}, {fill} fill"
     else:
         label = MEASURE_LABELS[metric]
     if metric.endswith("_fraction"):

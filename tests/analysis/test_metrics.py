@@ -8,7 +8,7 @@ import pytest
 from builders import fresh
 
 from evalkit.analysis import metrics
-from evalkit.analysis.metrics import adcc, area_under, relative_gain
+from evalkit.analysis.metrics import adcc, area_under, lower_is_better, relative_gain, relevance_gain
 from evalkit.errors import UserError
 
 
@@ -70,3 +70,40 @@ def test_area():
 def test_area_needs_the_whole_axis(grid):
     with pytest.raises(UserError, match="from 0 to 100, each once"):
         area_under(grid, np.zeros(len(grid)))
+
+
+def test_relevance_gain_is_the_loop_over_removal_steps():
+    """Both curves from the scores of a set function, step by step, the definition; trapezoids in plain Python floats."""
+    rng = fresh()
+    relevance, percents = rng.permutation(20), [5, 20, 50, 80, 95]
+    weights = rng.normal(size=(20, 20))
+
+    def score(present: list[int]) -> float:
+        return float(np.tanh(weights[np.ix_(present, present)].sum()))
+
+    def curve(order: list[int]) -> dict[int, float]:
+        return {x: score(sorted(order[round(x / 100 * 20) :])) for x in [0, *percents, 100]}
+
+    most = curve(sorted(range(20), key=lambda i: -relevance[i]))
+    least = curve(sorted(range(20), key=lambda i: relevance[i]))
+    steps, expected = [0, *percents, 100], 0.0
+    for a, b in zip(steps, steps[1:], strict=False):
+        expected += (b - a) / 100 * ((least[a] + least[b]) / 2 - (most[a] + most[b]) / 2)
+    kept, removed = (np.array([one[x] for x in percents]) for one in (least, most))
+    assert relevance_gain(percents, kept, removed) == pytest.approx(expected, abs=1e-12)
+    shuffled = rng.permutation(len(percents))
+    assert relevance_gain([percents[i] for i in shuffled], kept[shuffled], removed[shuffled]) == pytest.approx(expected, abs=1e-12)
+    whole = area_under(steps, np.array([least[x] for x in steps])) - area_under(steps, np.array([most[x] for x in steps]))
+    assert whole == pytest.approx(expected, abs=1e-12)
+    assert not lower_is_better("srg", None)
+
+
+def test_relevance_gain_by_hand_and_in_shape():
+    assert relevance_gain([50], np.array([[0.8], [0.2]]), np.array([[0.4], [0.3]])) == pytest.approx([0.2, -0.05])
+    assert relevance_gain([20, 50], np.ones((2, 3, 2)), np.zeros((2, 3, 2))) == pytest.approx(np.full((2, 3), 0.1 + 0.3 + 0.25))
+
+
+@pytest.mark.parametrize("removed", [[], [0, 50], [50, 100]])
+def test_relevance_gain_needs_inner_percentages(removed):
+    with pytest.raises(UserError, match="between 0 and 100"):
+        relevance_gain(removed, np.zeros(len(removed)), np.zeros(len(removed)))

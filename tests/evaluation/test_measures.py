@@ -122,3 +122,48 @@ def test_areas_come_from_the_rows_of_a_sweep(boxed, tmp_path):
     took = run.seconds_per_map()
     for method in run.methods:
         assert any(line.startswith(f"| {method} ") and line.endswith(f"| {took[method]:.2g} |") for line in text.splitlines())
+
+
+def gain_by_hand(run, method: str, column: str, fill: str, percents: list[float]) -> np.ndarray:
+    """The gain of each image from its rows: trapezoids over 0, the percentages removed, and 100, with no difference at the ends."""
+    gains = []
+    for _, rows in run.rows[(run.rows.method == method) & (run.rows.fill == fill)].groupby("index"):
+        at = rows.set_index(["select", "top_percent"])[column]
+        steps = [(0.0, 0.0), *((x, at["keep_top", 100 - x] - at["remove_top", x]) for x in percents), (100.0, 0.0)]
+        gains.append(sum((b - a) / 100 * (u + v) / 2 for (a, u), (b, v) in zip(steps, steps[1:], strict=False)))
+    return np.array(gains)
+
+
+def test_the_relevance_gain_comes_from_complementary_rows(boxed, tmp_path):
+    """Keeping the top 70 % removes the least relevant 30 %. Under blur the thresholds do not fit, so there is none."""
+    points = [f"{{select: {s}, top_percent: {x}, fill: {f}}}" for f in ("black", "road") for s, *xs in
+              (("keep_top", 70, 60, 15), ("remove_top", 85, 30, 40)) for x in xs]  # fmt: skip
+    points += ["{select: keep_top, top_percent: 20, fill: blur}", "{select: remove_top, top_percent: 20, fill: blur}"]
+    empty = ["protocol.select=[]", "protocol.top_percent=[]", "protocol.fill=[]"]
+    (job,) = compose_jobs([*boxed, *empty, f"protocol.points=[{', '.join(points)}]"])
+    run_job(job)
+    (run,) = load_runs([tmp_path / "run"])
+    found = summarise_maps(run)
+    gains = found[found.metric == "srg"].set_index(["fill", "score", "method"])
+    assert set(gains.index.get_level_values("fill")) == {"black", "road"} and not gains.lower_is_better.any()
+    for fill, score, method in gains.index:
+        values = gain_by_hand(run, method, {"confidence": "prob_masked", "activation": "logit_masked"}[score], fill, [30, 40, 85])
+        row = gains.loc[fill, score, method]
+        assert row.value == pytest.approx(values.mean() * (100 if score == "confidence" else 1), abs=1e-9)
+        assert row.low <= row.value <= row.high and row.n == len(values)
+    write_all([evaluate_run(run)], tmp_path / "out", None)
+    assert "SRG, confidence, road fill (higher is better)" in (tmp_path / "out" / "tables.md").read_text()
+
+
+def test_the_relevance_gain_is_insertion_minus_deletion(boxed, tmp_path):
+    """Where the thresholds reach from 0 to 100, at the same fill, also under road, whose image without kept pixels is defined."""
+    sweep = ["protocol.top_percent=[0,25,75,100]", "protocol.select=[keep_top,remove_top]", "protocol.fill=[blur,road]"]
+    (job,) = compose_jobs([*boxed, *sweep])
+    run_job(job)
+    (run,) = load_runs([tmp_path / "run"])
+    found = summarise_maps(run).set_index(["metric", "fill", "score", "method"])
+    for fill in ("blur", "road"):
+        for score in ("confidence", "activation"):
+            area = found.loc["area", fill, score].reset_index().pivot(index="method", columns="select", values="value")
+            gain = found.loc["srg", fill, score].value
+            assert np.allclose(gain, (area["keep_top"] - area["remove_top"])[gain.index], atol=1e-5)
