@@ -4,6 +4,7 @@ import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from markup import code
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 NAMES = {"str": "text", "int": "whole number", "float": "number", "bool": "`true` or `false`", "None": "`null`", "NoneType": "`null`"}
@@ -27,6 +28,8 @@ def in_words(annotation: Any, bounds: str = "") -> str:
         return " or ".join(in_words(argument) for argument in arguments)
     if origin is list or (origin is tuple and arguments[-1] is Ellipsis):
         return f"list of: {in_words(arguments[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping"
     if origin is tuple:
         return f"list of {len(arguments)}: {in_words(arguments[0])}"
     name = (origin or annotation).__name__

@@ -8,11 +8,8 @@ import pandas as pd
 from evalkit.analysis import metrics, stats
 from evalkit.analysis.load import ITEM, Run
 from evalkit.analysis.summary import main_score, scores_in, scores_of
-from evalkit.evaluation.columns import MEASURES
+from evalkit.evaluation.columns import AGAINST_BOXES, MEASURES
 from evalkit.point import Point
-
-PERCENT = [name for name in MEASURES if name not in ("complexity", "coherency")]
-"""Measures that are fractions, reported in percent."""
 
 
 def summarise_maps(run: Run) -> pd.DataFrame:
@@ -52,7 +49,7 @@ def _measures(run: Run) -> Iterator[_Columns]:
     for name, table in tables.items():
         values = table.to_numpy(np.float64)
         if np.isfinite(values).any():
-            yield name, None, None, None, values * (100 if name in PERCENT else 1), scored.get_level_values("index").to_numpy()
+            yield name, None, None, None, values * (100 if name in AGAINST_BOXES else 1), scored.get_level_values("index").to_numpy()
     soft = Point("soft", None, "black")
     if np.isfinite(tables["coherency"].to_numpy(np.float64)).any() and soft in run.points:
         full, masked, images = scores_of(run, soft, main_score(run))

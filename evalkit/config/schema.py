@@ -28,6 +28,7 @@ def _as_place(value: Any) -> Place:
 Whole = Annotated[int, Field(ge=0, strict=True)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ClassChoice = Whole | Text
+Measure = Literal["coherency", "single_deletion"]
 Once = AfterValidator(lambda values: list(dict.fromkeys(values)))
 """Removes repeated entries: a repeated protocol point would repeat its rows."""
 
@@ -75,6 +76,14 @@ class ProtocolConfig(Settings):
         if self.points:
             return list(self.points)
         return [Point(s, x, f) for s in self.select for x in ([None] if s == "soft" else self.top_percent) for f in self.fill]
+
+
+class SingleDeletion(Settings):
+    """Settings of measures=[single_deletion], see `evalkit.evaluation.single_deletion`; the defaults are the paper's."""
+
+    grid: Annotated[int, Field(ge=2, strict=True)] = 4
+    fill: Literal["black", "mean", "blur"] = "mean"
+    score: Literal["logit", "confidence"] = "logit"
 
 
 class LocalLauncher(Settings):
@@ -137,12 +146,15 @@ class RunConfig(Settings):
     maps_from: Annotated[Place | None, PlainValidator(lambda value: None if value is None else _as_place(value))] = Field(
         default=None, description="the folder of a run with maps=store, or null"
     )
-    measures: Annotated[list[Literal["coherency"]], BeforeValidator(_as_list), Once]
+    measures: Annotated[list[Measure], BeforeValidator(_as_list), Once]
+    single_deletion: SingleDeletion = Field(default_factory=SingleDeletion)
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         if self.sample is not None and self.limit is not None:
             raise ValueError("sample=N and limit=N exclude each other")
+        if "single_deletion" in self.measures and self.single_deletion.score == "confidence" and self.model.output == "raw":
+            raise ValueError("model.output=raw has no confidence: set single_deletion.score=logit")
         if self.out == Path():
             raise ValueError("out is the current folder: name one of its own, as in out=results/mine")
         if not self.method:
@@ -151,6 +163,11 @@ class RunConfig(Settings):
             if not isinstance(settings.get("_target_"), str):
                 raise ValueError(f"{name} has no _target_ (the dotted path of its function)")
         return self
+
+    def measures_in_identity(self) -> dict[str, Any]:
+        """Return the chosen measures, and the settings of those that have any; what is not chosen changes no number."""
+        settings: dict[str, Any] = {name: getattr(self, name).model_dump(mode="json") for name in self.measures if hasattr(self, name)}
+        return {"measures": list(self.measures), **settings}
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,13 @@ ROWS = pa.schema(
 where an image could not be read. `status` is ok, degenerate (constant map, included in every metric), nonfinite or error
 (both excluded, for all methods alike)."""
 
-MEASURES = ("complexity", "coherency", "region_fraction", "others_fraction", "pointing", "energy_inside", "energy_others", "best_iou")
+AGAINST_BOXES = ("region_fraction", "others_fraction", "pointing", "energy_inside", "energy_others", "best_iou")
+"""The measures against boxes, which are fractions."""
+
+LATER = ("single_deletion",)
+"""The measures that files written by evalkit before 0.6 lack; they are read as null there."""
+
+MEASURES = ("complexity", "coherency", *AGAINST_BOXES, *LATER)
 """The measures of a map itself: see `evalkit.evaluation.measures`."""
 
 MAPS = pa.schema(

@@ -1,6 +1,7 @@
-"""Measures of the maps themselves, independent of the protocol: complexity, coherency and, where there are boxes, localisation."""
+"""Measures of the maps themselves, independent of the protocol: complexity, localisation where there are boxes, and those of `measures`."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ from evalkit.evaluation import localisation
 from evalkit.evaluation.apply import Method, apply_method
 from evalkit.evaluation.complexity import coherency, complexity
 from evalkit.evaluation.session import Session
+from evalkit.evaluation.single_deletion import patch_drops, patch_sums, rank_correlation
 from evalkit.evaluation.targets import Target
 from evalkit.probe import Probe
+from evalkit.scores import confidence_and_logit, scored
 
 
 class Measures:
@@ -42,7 +45,23 @@ class Measures:
             masked = protocol.perturb(self.probe.images, protocol.soft_mask(maps), torch.zeros_like(self.probe.images[:1]))
             second = apply_method(name, method, self.probe.again(masked))
             measured["coherency"] = coherency(maps, protocol.upsample(second, (maps.shape[1], maps.shape[2])))
+        if "single_deletion" in self.session.config.measures:
+            sums = patch_sums(maps, self.session.config.single_deletion.grid)
+            measured["single_deletion"] = rank_correlation(sums, self.patch_drops)
         return measured
+
+    @cached_property
+    def patch_drops(self) -> Tensor:
+        """What each patch costs (n,grid*grid), shared by all methods: one forward pass for each patch."""
+        settings, probe, net = self.session.config.single_deletion, self.probe, self.session.model.net
+
+        def score(logits: Tensor) -> Tensor:
+            confidence, logit = confidence_and_logit(logits, probe.targets, self.session.config.model.output)
+            value = logit if confidence is None or settings.score == "logit" else confidence
+            return torch.where(scored(logits, probe.targets), value, torch.nan)
+
+        filler = protocol.filling(probe.images, settings.fill, net.mean)
+        return patch_drops(probe.images, filler, settings.grid, score(probe.logits), lambda images: score(net(images)))
 
 
 def _share(regions: Tensor) -> Tensor:

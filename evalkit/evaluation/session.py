@@ -82,6 +82,7 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
         raise UserError(f"data={config.data.get('name')} holds no encoded images that decode=gpu could decode; use decode=pil")
     size = input_size(config.model, source, positions)
     model = open_model(config, device, size)
+    _check_grid(config, size)
     images = _check_outputs(config, model, source, positions, size)
     methods = at_layers(configured, config.model.layers, model.nets, config.model.fuse)
     if images is not None and local_rank == 0:
@@ -153,6 +154,13 @@ def input_size(model: ModelConfig, source: Source, positions: list[int]) -> tupl
             continue
         return image.shape[1], image.shape[2]
     raise UserError(f"none of the {len(positions)} images can be read (the first is {reasons[0]})")
+
+
+def _check_grid(config: RunConfig, size: tuple[int, int]) -> None:
+    """Raise UserError where single deletion has more patches in a row or column than the image has pixels."""
+    grid = config.single_deletion.grid
+    if "single_deletion" in config.measures and grid > min(size):
+        raise UserError(f"single_deletion.grid={grid} patches do not fit a side of {min(size)} pixels: choose at most {min(size)}")
 
 
 def _check_outputs(config: RunConfig, model: zoo.LoadedModel, source: Source, positions: list[int], size: tuple[int, int]) -> Tensor | None:

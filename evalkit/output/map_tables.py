@@ -15,6 +15,7 @@ MEASURE_LABELS = {
     "complexity": "Complexity",
     "coherency": "Coherency",
     "adcc": "ADCC",
+    "single_deletion": "Single-deletion score",
     "region_fraction": "Boxes' share of the image %",
     "others_fraction": "Other classes' boxes' share of the image %",
     "pointing": "Pointing game %",
@@ -28,6 +29,13 @@ LOCALISATION = (
     "Maps that are constant have no coherency and no ADCC. Of the seconds per map, what methods share (logits, "
     "gradients, drops) falls to the first that asks for it."
 )
+EXPLAINED = {
+    "single_deletion": "Single-deletion score: Spearman's correlation over {grid} x {grid} patches of the map's sum in a patch with what "
+    "the {score} loses when {fill} fill replaces the patch (Hesse et al. 2024); constant maps have none. It is the paper's in-domain "
+    "score only of a network that was trained with deleted patches; others are outside of their domain there.",
+}
+"""What measures with settings mean; the settings fill the braces."""
+
 AGREEMENT = "Kendall's tau with the first column"
 
 
@@ -43,6 +51,13 @@ def measure_cells(evaluated: Evaluated) -> list[list[str]]:
         took = f"{seconds:.2g}" if math.isfinite(seconds) else ""
         table.append([method, *(_measured(row, rows.n.max()) for row in rows.itertuples()), took])
     return table
+
+
+def notes(run: Run) -> str:
+    """Return what a reader of `measure_cells` has to know, with the settings of the measures that were chosen."""
+    identity = run.provenance["identity"]
+    chosen = identity.get("measures", ())
+    return " ".join([LOCALISATION, *(text.format(**identity[name]) for name, text in EXPLAINED.items() if name in chosen)])
 
 
 def _measure_label(metric: str, select: str | None, fill: str | None, score: str | None) -> str:

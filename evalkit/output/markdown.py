@@ -21,7 +21,7 @@ def markdown(evaluated: Sequence[Evaluated]) -> str:
         if protocols:
             parts.append(f"### {map_tables.same_maps(run)}\n\n" + pipes(protocols))
         if measured:
-            parts.append(f"### Maps\n\n{map_tables.LOCALISATION}\n\n" + pipes(measured))
+            parts.append(f"### Maps\n\n{map_tables.notes(run)}\n\n" + pipes(measured))
         for point in run.points:
             parts.append(f"### {describe_point(point)}\n\n" + pipes(cells(one, point)))
             tests = comparison_table(one, point)

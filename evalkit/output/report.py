@@ -57,7 +57,7 @@ def _section(evaluated: Evaluated, notes: Sequence[str]) -> dict[str, Any]:
         "protocols": map_tables.protocol_cells(evaluated),
         "agreement": map_tables.same_maps(run),
         "measures": map_tables.measure_cells(evaluated),
-        "localisation": map_tables.LOCALISATION,
+        "localisation": map_tables.notes(evaluated.run),
         "speed": _speed(run),
         "excluded": _excluded(run),
         "counts": run.counts(),

@@ -41,7 +41,8 @@ def identify(session: Session) -> Identity:
         "data": {"name": config.data.get("name"), "fingerprint": session.source.fingerprint},
         "method": config.method if len(model.nets) == 1 else {name: config.method[method_of(name)] for name in session.methods},
         "protocol": config.protocol.model_dump(mode="json"),
-        **config.model_dump(mode="json", include={"target", "images", "sample", "limit", "precision", "decode", "measures"}),
+        **config.model_dump(mode="json", include={"target", "images", "sample", "limit", "precision", "decode"}),
+        **config.measures_in_identity(),
         "seed": config.seed if config.sample is not None else None,
     }
     code, earlier = _user_code(session, settings), _defining_files(session)

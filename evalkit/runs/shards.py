@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evalkit.errors import UserError, first_line
+from evalkit.evaluation.columns import LATER
 from evalkit.files import Place
 
 
@@ -44,7 +45,7 @@ def _description(stored: Mapping[bytes, bytes]) -> dict[str, Any] | None:
 def read_parquet(path: Place, schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]] | None:
     """Read a file of `parquet_bytes`: its table and description; None where it does not exist or any bit of it has changed.
 
-    Raises UserError: the file exists but cannot be read.
+    Columns that an earlier version did not know (`LATER`) are null. Raises UserError: the file exists but cannot be read.
     """
     try:
         content = path.read_bytes()
@@ -57,10 +58,20 @@ def read_parquet(path: Place, schema: pa.Schema) -> tuple[pa.Table, dict[str, An
         table = pq.read_table(pa.BufferReader(content))
         stored = table.schema.metadata or {}
         description = _description(stored)
-        intact = table.schema.equals(schema) and stored.get(b"checksum") == checksum(table, stored[b"evalkit"])
+        intact = stored.get(b"checksum") == checksum(table, stored[b"evalkit"])
+        table = _with_later_columns(table, schema)
+        intact = intact and table.schema.equals(schema)
     except (OSError, ValueError, KeyError, pa.ArrowException):  # damaged pages, lengths or characters
         return None
     return (table.replace_schema_metadata(), description) if intact and description is not None else None
+
+
+def _with_later_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table of an earlier version with the columns `LATER` of the schema, in its order."""
+    for place, field in enumerate(schema):
+        if field.name in LATER and field.name not in table.column_names:
+            table = table.add_column(min(place, table.num_columns), field, pa.nulls(len(table), field.type))
+    return table
 
 
 def checksum(table: pa.Table, said: bytes) -> bytes:
