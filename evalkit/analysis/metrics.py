@@ -17,7 +17,7 @@ Scores = NDArray[np.float64]
 
 DROPS = ("average_drop", "median_drop", "drop_of_sums")
 GAINS = ("increase", "average_gain", "score_change")
-_LOWER = (*DROPS, "complexity", "energy_others")
+_LOWER = (*DROPS, "complexity", "energy_others", "max_sensitivity", "randomised_output", "randomised_all")
 _REVERSED = (*DROPS, *GAINS, "area")
 
 

@@ -28,7 +28,7 @@ def _as_place(value: Any) -> Place:
 Whole = Annotated[int, Field(ge=0, strict=True)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ClassChoice = Whole | Text
-Measure = Literal["coherency", "single_deletion"]
+Measure = Literal["coherency", "single_deletion", "stability", "randomisation"]
 Once = AfterValidator(lambda values: list(dict.fromkeys(values)))
 """Removes repeated entries: a repeated protocol point would repeat its rows."""
 
@@ -84,6 +84,19 @@ class SingleDeletion(Settings):
     grid: Annotated[int, Field(ge=2, strict=True)] = 4
     fill: Literal["black", "mean", "blur"] = "mean"
     score: Literal["logit", "confidence"] = "logit"
+
+
+class Stability(Settings):
+    """Settings of measures=[stability], see `evalkit.evaluation.stability`."""
+
+    copies: Positive = 10
+    radius: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.02
+
+
+class Randomisation(Settings):
+    """Settings of measures=[randomisation], see `evalkit.evaluation.randomised`."""
+
+    draws: Positive = 1
 
 
 class LocalLauncher(Settings):
@@ -148,6 +161,8 @@ class RunConfig(Settings):
     )
     measures: Annotated[list[Measure], BeforeValidator(_as_list), Once]
     single_deletion: SingleDeletion = Field(default_factory=SingleDeletion)
+    stability: Stability = Field(default_factory=Stability)
+    randomisation: Randomisation = Field(default_factory=Randomisation)
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":

@@ -32,7 +32,7 @@ where an image could not be read. `status` is ok, degenerate (constant map, incl
 AGAINST_BOXES = ("region_fraction", "others_fraction", "pointing", "energy_inside", "energy_others", "best_iou")
 """The measures against boxes, which are fractions."""
 
-LATER = ("single_deletion",)
+LATER = ("single_deletion", "max_sensitivity", "stability", "randomised_output", "randomised_all")
 """The measures that files written by evalkit before 0.6 lack; they are read as null there."""
 
 MEASURES = ("complexity", "coherency", *AGAINST_BOXES, *LATER)

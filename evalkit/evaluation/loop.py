@@ -144,7 +144,7 @@ def evaluate(session: Session, batch: Batch, rows: ShardRows, stopwatch: Stopwat
 
 
 def _explain_and_score(session: Session, probe: Probe | None, targets: Sequence[Target], images: int, stopwatch: Stopwatch) -> ShardRows:
-    rows = ShardRows(left_out=images - len({target.position for target in targets}))
+    rows, low_maps = ShardRows(left_out=images - len({target.position for target in targets})), dict[str, Tensor]()
     if probe is None:
         return rows
     net, config = session.model.net, session.config
@@ -152,7 +152,7 @@ def _explain_and_score(session: Session, probe: Probe | None, targets: Sequence[
     measures = Measures(session, probe, targets)
     fills = protocol.Fills(probe.images, net.mean, net.std, [target.position for target in targets])
     for name, method in session.methods.items():
-        low = _low_maps(session, name, method, probe, targets, stopwatch)
+        low = low_maps[name] = _low_maps(session, name, method, probe, targets, stopwatch)
         with stopwatch("masks"):
             maps = protocol.upsample(low, session.size)
             ranking = protocol.Ranking(maps)
@@ -166,6 +166,9 @@ def _explain_and_score(session: Session, probe: Probe | None, targets: Sequence[
             with stopwatch("scoring"):
                 logits = net(perturbed)
             rows.scores.append(score_rows(batch, facts, point, mask, gap, logits))
+    with stopwatch("measures"):
+        for columns, measured in zip(rows.maps, measures.repeated(low_maps), strict=True):
+            columns.update(measured)
     return rows
 
 

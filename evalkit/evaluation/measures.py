@@ -1,6 +1,6 @@
 """Measures of the maps themselves, independent of the protocol: complexity, localisation where there are boxes, and those of `measures`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -11,8 +11,10 @@ from evalkit.data.boxes import Box, to_input
 from evalkit.evaluation import localisation
 from evalkit.evaluation.apply import Method, apply_method
 from evalkit.evaluation.complexity import coherency, complexity
+from evalkit.evaluation.sanity import spearman
 from evalkit.evaluation.session import Session
 from evalkit.evaluation.single_deletion import patch_drops, patch_sums, rank_correlation
+from evalkit.evaluation.stability import change, noisy
 from evalkit.evaluation.targets import Target
 from evalkit.probe import Probe
 from evalkit.scores import confidence_and_logit, scored
@@ -49,6 +51,37 @@ class Measures:
             sums = patch_sums(maps, self.session.config.single_deletion.grid)
             measured["single_deletion"] = rank_correlation(sums, self.patch_drops)
         return measured
+
+    def repeated(self, low: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Return the measures (n,) of each method that explain other images or networks, from its raw maps (n,h,w).
+
+        Methods explain one probe after the other, so that they share what it computes and one is in memory at a time.
+        """
+        names = list(low)
+        changes: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
+        for again in self._noisy_probes():
+            for name in names:
+                changes[name].append(change(low[name], apply_method(name, self.session.methods[name], again)))
+        measured: list[dict[str, Tensor]] = [{} for _ in names]
+        for columns, name in zip(measured, names, strict=True):
+            if changes[name]:
+                distances, rho = (torch.stack(values) for values in zip(*changes[name], strict=True))
+                columns.update(max_sensitivity=distances.amax(0), stability=rho.mean(0))
+        alike: dict[tuple[str, str], list[Tensor]] = {}
+        for network in self.session.random:
+            other = Probe(network.net, self.probe.images, self.probe.targets, self.probe.indices, byte_budget=self.probe.byte_budget)
+            for name in names:
+                maps = apply_method(name, network.methods[name], other)
+                alike.setdefault((name, network.column), []).append(torch.from_numpy(spearman(low[name], maps)))
+        for (name, column), draws in alike.items():
+            measured[names.index(name)][column] = torch.stack(draws).mean(0)
+        return measured
+
+    def _noisy_probes(self) -> Iterator[Probe]:
+        """Yield probes of the noisy copies; none where stability is not measured."""
+        settings = self.session.config.stability
+        for copy in range(settings.copies if "stability" in self.session.config.measures else 0):
+            yield self.probe.again(noisy(self.probe.images, self.probe.indices, copy, settings.radius))
 
     @cached_property
     def patch_drops(self) -> Tensor:

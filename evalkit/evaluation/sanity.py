@@ -80,17 +80,30 @@ def similarity(maps: Tensor, others: Tensor) -> dict[str, np.ndarray]:
     that both maps have in common (0.2 by chance; ties by pixel index, as in `protocol`). Equal maps have 1, also constant
     ones; a constant map has no correlation with another one (nan), and where a map is not finite all three are nan.
     """
-    first, second = (m.detach().double().cpu().flatten(1).numpy() for m in (maps, others))
-    finite = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
-    first, second = (np.where(finite[:, None], m, 0) for m in (first, second))
+    first, second, finite = _flat(maps, others)
     same = (first == second).all(axis=1)
     tops = [Ranking(m.detach().cpu()).top(TOP_PERCENT).flatten(1).numpy() for m in (maps, others)]
     similarities = {
-        "spearman": np.where(same, 1, _correlation(rankdata(first, axis=1), rankdata(second, axis=1))),
+        "spearman": spearman(maps, others),
         "pearson": np.where(same, 1, _correlation(first, second)),
         "overlap": (tops[0] & tops[1]).sum(axis=1) / tops[0].sum(axis=1),
     }
     return {name: np.where(finite, values, np.nan) for name, values in similarities.items()}
+
+
+def spearman(maps: Tensor, others: Tensor) -> np.ndarray:
+    """Return Spearman's correlation (N,) of maps (N,h,w) of the same images, as in `similarity`."""
+    first, second, finite = _flat(maps, others)
+    rho = _correlation(rankdata(first, axis=1), rankdata(second, axis=1))
+    return np.where(finite, np.where((first == second).all(axis=1), 1, rho), np.nan)
+
+
+def _flat(maps: Tensor, others: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return both maps in float64 (N,h*w), 0 where one of an image's maps is not finite, and where both are finite (N,)."""
+    first, second = (m.detach().double().cpu().flatten(1).numpy() for m in (maps, others))
+    finite = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
+    first, second = (np.where(finite[:, None], m, 0) for m in (first, second))
+    return first, second, finite
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:

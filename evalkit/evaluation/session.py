@@ -22,6 +22,7 @@ from evalkit.evaluation.cancellation import warn_of_cancellation
 from evalkit.evaluation.inventory import check_labels
 from evalkit.evaluation.lists import warn_of_lists
 from evalkit.evaluation.opening import open_device, open_model
+from evalkit.evaluation.randomised import RandomNetwork, random_networks
 from evalkit.imports import arguments_refused, failure, find
 from evalkit.models import zoo
 from evalkit.models.outputs import check_on_images
@@ -67,6 +68,8 @@ class Session:
     size: tuple[int, int]
     """Height and width of every image after preprocessing; an image of another size becomes an error row."""
     stored: MapSource | None = None
+    random: Sequence[RandomNetwork] = ()
+    """The networks of measures=[randomisation]."""
 
 
 def open_session(config: RunConfig, local_rank: int = 0) -> Session:
@@ -85,6 +88,7 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
     _check_grid(config, size)
     images = _check_outputs(config, model, source, positions, size)
     methods = at_layers(configured, config.model.layers, model.nets, config.model.fuse)
+    random = _random_networks(config, model, configured, images, size)
     if images is not None and local_rank == 0:
         warn_of_cancellation(methods, model.net, images)
     targets = resolve(config.target, model.classes, tell=local_rank == 0)
@@ -92,7 +96,8 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
     if local_rank == 0:
         warn_of_lists(source, positions, model.classes)
     read = model.preprocess if config.decode == "pil" else tried_decoder(model.preprocess, device)
-    return Session(config, model, source, positions, methods, config.protocol.all_points(), device, targets, read, size)
+    points = config.protocol.all_points()
+    return Session(config, model, source, positions, methods, points, device, targets, read, size, random=random)
 
 
 def load_source(settings: Mapping[str, Any]) -> Source:
@@ -161,6 +166,17 @@ def _check_grid(config: RunConfig, size: tuple[int, int]) -> None:
     grid = config.single_deletion.grid
     if "single_deletion" in config.measures and grid > min(size):
         raise UserError(f"single_deletion.grid={grid} patches do not fit a side of {min(size)} pixels: choose at most {min(size)}")
+
+
+def _random_networks(
+    config: RunConfig, model: zoo.LoadedModel, methods: Mapping[str, Method], images: Tensor | None, size: tuple[int, int]
+) -> list[RandomNetwork]:
+    """Return the networks of measures=[randomisation]; none where it is not chosen. `images` (n,channels,H,W) are as read."""
+    if "randomisation" not in config.measures:
+        return []
+    if images is None:
+        images = torch.full((1, model.net.channels, *size), 0.5)
+    return random_networks(config, model, methods, in_unit_range(images[:1].to(model.net.device), model.net.dtype))
 
 
 def _check_outputs(config: RunConfig, model: zoo.LoadedModel, source: Source, positions: list[int], size: tuple[int, int]) -> Tensor | None:

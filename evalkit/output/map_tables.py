@@ -16,6 +16,10 @@ MEASURE_LABELS = {
     "coherency": "Coherency",
     "adcc": "ADCC",
     "single_deletion": "Single-deletion score",
+    "max_sensitivity": "Max-sensitivity to noise",
+    "stability": "Stability under noise",
+    "randomised_output": "Like the maps of a random output layer",
+    "randomised_all": "Like the maps of random weights",
     "region_fraction": "Boxes' share of the image %",
     "others_fraction": "Other classes' boxes' share of the image %",
     "pointing": "Pointing game %",
@@ -33,6 +37,11 @@ EXPLAINED = {
     "single_deletion": "Single-deletion score: Spearman's correlation over {grid} x {grid} patches of the map's sum in a patch with what "
     "the {score} loses when {fill} fill replaces the patch (Hesse et al. 2024); constant maps have none. It is the paper's in-domain "
     "score only of a network that was trained with deleted patches; others are outside of their domain there.",
+    "stability": "Max-sensitivity and stability: the largest relative change of the map, and its mean Spearman correlation, over "
+    "{copies} copies of the image with noise of at most {radius} (Yeh et al. 2019); a map that ignores the image is perfectly stable.",
+    "randomisation": "Like the maps of random weights: Spearman's correlation with the maps of the same images and classes from networks "
+    "whose layers are re-initialised, {draws} of each kind (Adebayo et al. 2018); a map that stays as it was, as the controls' do, does "
+    "not explain what the network has learnt.",
 }
 """What measures with settings mean; the settings fill the braces."""
 
