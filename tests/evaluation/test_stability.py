@@ -12,13 +12,16 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from evalkit import Probe, SplitModel, methods
+from evalkit.analysis.evaluated import evaluate_run
 from evalkit.analysis.load import load_runs
 from evalkit.analysis.map_summary import summarise_maps
 from evalkit.config.compose import compose_jobs
 from evalkit.errors import UserError
+from evalkit.evaluation import measures
 from evalkit.evaluation.session import open_session
 from evalkit.evaluation.stability import change, noisy
 from evalkit.launch.run import run_job
+from evalkit.output.markdown import markdown
 from evalkit.runs.provenance import identify
 
 MEASURED = ["measures=[stability,randomisation]", "stability.copies=3", "stability.radius=0.1", "randomisation.draws=2"]
@@ -123,6 +126,10 @@ def test_a_run_holds_what_loops_give(folder, tmp_path, batch_size):
     found = summarise_maps(run).set_index(["metric", "method"])
     lower = ["max_sensitivity", "randomised_output", "randomised_all"]
     assert found.lower_is_better[lower].all() and not found.lower_is_better["stability"].any()
+    text = markdown([evaluate_run(run)])
+    assert "3 copies of the image with noise of at most 0.1" in text and "re-initialised, 2 of each kind" in text
+    assert "Max-sensitivity to noise (lower is better)" in text and "Stability under noise (higher is better)" in text
+    assert "a random output layer (lower is better)" in text and "random weights (lower is better)" in text
     values = run.maps[run.maps.method == "hires_cam"].stability
     assert (
         found.value["stability", "hires_cam"] == pytest.approx(values.mean()) and found.n["stability", "hires_cam"] == values.notna().sum()
@@ -189,3 +196,22 @@ def test_what_cannot_be_randomised_and_what_is_not_chosen(folder, tmp_path):
     for wrong in ("stability.radius=0", "stability.radius=1.5", "stability.copies=0", "randomisation.draws=0"):
         with pytest.raises(UserError, match=wrong.replace(".", r"\.")):
             compose_jobs([*base, wrong])
+
+
+@pytest.mark.parametrize("where", ["noisy", "spearman"])
+def test_a_batch_that_does_not_fit_is_split_without_changing_a_number(folder, tmp_path, monkeypatch, where):
+    base = [*tiny_overrides(folder, tmp_path / "run", "builders.TinyDouble"), *MEASURED, "method=[grad_cam,random]", "limit=5"]
+    run_job(compose_jobs(base)[0])
+    original = getattr(measures, where)
+
+    def full(images: Tensor, *others: object) -> object:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(images, *others)
+
+    monkeypatch.setattr(measures, where, full)
+    run_job(compose_jobs([*base, f"out={tmp_path / 'split'}"])[0])
+    whole, split = (load_runs([tmp_path / name])[0].maps for name in ("run", "split"))
+    columns = ["max_sensitivity", "stability", "randomised_output", "randomised_all"]
+    assert split[columns].to_numpy() == pytest.approx(whole[columns].to_numpy(), abs=1e-9, nan_ok=True)
+    assert (split.status == whole.status).all() and len(split) == 10
