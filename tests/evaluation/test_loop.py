@@ -31,6 +31,15 @@ def whole(finished):
     return RunFolder(finished).rows()
 
 
+def dense(image: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """ROAD's system with an equation for each pixel: a missing one is the weighted mean of its neighbours inside the image."""
+    y, x = np.divmod(np.arange(kept.size), kept.shape[1])
+    apart = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2
+    weights = np.where(apart == 1, 1 / 6, np.where(apart == 2, 1 / 12, 0))
+    matrix = np.where(kept.ravel()[:, None], np.eye(kept.size), np.diag(weights.sum(1)) - weights)
+    return np.linalg.solve(matrix, np.where(kept, image, 0).reshape(len(image), -1).T).T.reshape(image.shape)
+
+
 def test_rows_equal_a_plain_loop(folder, tmp_path):
     overrides = [*tiny_overrides(folder, tmp_path / "run"), "protocol.select=[keep_top,remove_top,soft]", "protocol.fill=[black,mean,blur]"]
     (job,) = compose_jobs(overrides)
@@ -71,6 +80,24 @@ def test_batch_size_and_workers_change_nothing(folder, tmp_path, whole):
         assert list(other["index"]) == list(reference["index"]) and list(other.method) == list(reference.method)
         for column in ("prob_masked", "logit_masked", "kept_fraction"):
             assert np.allclose(other[column][same], reference[column][same], atol=1e-5)
+
+
+def test_imputed_rows_are_those_of_their_images_alone(folder, tmp_path):
+    """Every row again with its image by itself, the system solved densely: no batch, order or other method has a part in it."""
+    overrides = [*tiny_overrides(folder, tmp_path / "run"), "protocol.select=[keep_top,remove_top]", "protocol.fill=[road,black]"]
+    (job,) = compose_jobs([*overrides, "protocol.top_percent=[0,20,60,100]"])
+    rows, model = run_job(job).rows(), zoo.load(job.config.model, torch.device("cpu"))
+    files = sorted(folder.rglob("*.png"))
+    for row in rows[rows.fill == "road"].sample(30, random_state=1).itertuples():
+        image = Image.open(files[row.index]).resize((16, 16), Image.Resampling.BILINEAR)
+        x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255
+        heat = protocol.upsample(getattr(methods, row.method)(Probe(model.net, x, indices=torch.tensor([row.index]))), (16, 16))
+        kept = protocol.Ranking(heat).top(row.top_percent)[0].numpy()
+        kept = kept if row.select == "keep_top" else ~kept
+        noise = np.random.default_rng([protocol.ROAD_SEED, row.index]).standard_normal((3, 16, 16)) * 0.01 * model.net.std[0].numpy()
+        solved = dense(x[0].double().numpy(), kept) if kept.any() else np.broadcast_to(model.net.mean[0].numpy(), x[0].shape)
+        masked = torch.from_numpy(np.where(kept, x[0].numpy(), solved + noise)).float()
+        assert row.logit_masked == pytest.approx(float(model.net(masked[None])[0, row.target]), abs=1e-4), row
 
 
 @pytest.mark.parametrize(("extra", "images"), [("sample=5", 5), ("limit=7", 7), ("sample=12", 12)])

@@ -47,6 +47,21 @@ def test_titles_tell_the_scores_before_and_after():
     plt.close(figure)
 
 
+def test_an_imputed_rest(photos, tmp_path):
+    settings = config("protocol.top_percent=30", "protocol.fill=road", "target=3")
+    model = zoo.load(settings.model, torch.device("cpu"))
+    probe = Probe(model.net, model.preprocess(Digits().load(4))[None].float() / 255, torch.tensor([3]))
+    maps = {"ablation_cam": protocol.upsample(ablation_cam(probe), (64, 64))}
+    figure = explain.draw(settings, model, probe, maps)
+    kept = protocol.Ranking(maps["ablation_cam"]).top(30)
+    masked = torch.where(kept[:, None], probe.images, protocol.Fills(probe.images, model.net.mean, model.net.std, [0])("road", kept))
+    score = float(model.net(masked)[0, 3])
+    assert any(
+        title.startswith("top 30 % kept, the rest imputed") and f"→ {score:.2f}" in title for title in map(plt.Axes.get_title, figure.axes)
+    )
+    plt.close(figure)
+
+
 def test_files_of_one_name_do_not_overwrite_each_other(photos, tmp_path):
     written = explain.explain_images(config(), photos, tmp_path / "out")
     assert [path.name for path in written] == ["digit-explained.png", "digit-explained-2.png"]

@@ -169,6 +169,8 @@ function showChoices() {
   if (network !== null) $("layer").value = choices.layer ?? network.layer;
   $("top-percent").value = choices.top;
   $("top-percent").disabled = choices.select === "soft";
+  $("fill").querySelector("[value=road]").disabled = choices.select === "soft";  // it is imputed from what a binary mask keeps
+  $("select").querySelector("[value=soft]").disabled = choices.fill === "road";
   showChannelChoices();
   $("percent").textContent = choices.select === "soft" ? "–" : `${choices.top} %`;
 }
