@@ -1,6 +1,7 @@
 """Metrics on scores small enough to check by hand, or against sums written out."""
 
 import math
+from itertools import pairwise
 from statistics import harmonic_mean
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_relevance_gain_is_the_loop_over_removal_steps():
     most = curve(sorted(range(20), key=lambda i: -relevance[i]))
     least = curve(sorted(range(20), key=lambda i: relevance[i]))
     steps, expected = [0, *percents, 100], 0.0
-    for a, b in zip(steps, steps[1:], strict=False):
+    for a, b in pairwise(steps):
         expected += (b - a) / 100 * ((least[a] + least[b]) / 2 - (most[a] + most[b]) / 2)
     kept, removed = (np.array([one[x] for x in percents]) for one in (least, most))
     assert relevance_gain(percents, kept, removed) == pytest.approx(expected, abs=1e-12)

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -130,7 +131,7 @@ def gain_by_hand(run, method: str, column: str, fill: str, percents: list[float]
     for _, rows in run.rows[(run.rows.method == method) & (run.rows.fill == fill)].groupby("index"):
         at = rows.set_index(["select", "top_percent"])[column]
         steps = [(0.0, 0.0), *((x, at["keep_top", 100 - x] - at["remove_top", x]) for x in percents), (100.0, 0.0)]
-        gains.append(sum((b - a) / 100 * (u + v) / 2 for (a, u), (b, v) in zip(steps, steps[1:], strict=False)))
+        gains.append(sum((b - a) / 100 * (u + v) / 2 for (a, u), (b, v) in pairwise(steps)))
     return np.array(gains)
 
 
