@@ -58,8 +58,9 @@ def test_the_largest_change_is_captums(n):
     maps = methods.hires_cam(probe)
     found = torch.stack([change(maps, methods.hires_cam(probe.again(noisy(images, indices, copy, radius))))[0] for copy in range(copies)])
 
-    def explain(inputs: Tensor | tuple[Tensor]) -> Tensor:  # captum repeats each image `copies` times
-        inputs = inputs[0] if isinstance(inputs, tuple) else inputs
+    def explain(inputs: Tensor | tuple[Tensor]) -> Tensor | tuple[Tensor]:  # captum hands over a tuple, then each image `copies` times
+        if isinstance(inputs, tuple):
+            return (explain(inputs[0]),)
         return methods.hires_cam(Probe(net, inputs, probe.targets.repeat_interleave(len(inputs) // n)))
 
     def perturb(inputs: Tensor) -> Tensor:
