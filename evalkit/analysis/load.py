@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from evalkit.control_names import base_of, control_of
 from evalkit.errors import UserError, printable, shards_in_words
 from evalkit.files import Place, listed, place
 from evalkit.layer_names import layers_in_words
@@ -45,9 +46,9 @@ class Run:
 
     @property
     def methods(self) -> list[str]:
-        """The methods in the order of the configuration, controls last."""
+        """The methods in the order of the configuration, then their control versions, network-independent controls last."""
         chosen = list(self.provenance["identity"]["method"])
-        return sorted(chosen, key=lambda method: (method in CONTROLS, chosen.index(method)))
+        return sorted(chosen, key=lambda method: (base_of(method) in CONTROLS, bool(control_of(method)), chosen.index(method)))
 
     @property
     def raw(self) -> bool:
@@ -189,7 +190,7 @@ def _merged(runs: Iterable[Run]) -> list[Run]:
     groups: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
         facts = {key: fact for key, fact in run.provenance["identity"].items() if key != "method"}
-        code = {name: digest for name, digest in facts.get("code", {}).items() if not name.startswith("method.")}
+        code = {name: digest for name, digest in facts.get("code", {}).items() if not name.startswith(("method.", "control."))}
         facts["code"] = {name: digest for name, digest in code.items() if name == "model.factory"}
         others = {name: digest for name, digest in code.items() if name not in facts["code"]}
         groups.setdefault(Identity(facts).hash, {}).setdefault(Identity(others).hash, []).append(run)

@@ -67,9 +67,14 @@ def wins(drop: Scores, other: Scores) -> Scores:
     return np.where(drop < other, 100.0, 0.0)
 
 
-def best_of_all(drops: Scores) -> Scores:
-    """Return 100 where a method is strictly below all others, else 0, for clipped drops (M,n) of M methods: (M,n)."""
-    others = np.stack([np.delete(drops, i, axis=0).min(axis=0) for i in range(len(drops))])
+def best_of_all(drops: Scores, competing: NDArray[np.bool_] | None = None) -> Scores:
+    """Return 100 where a method is strictly below all others, else 0, for clipped drops (M,n) of M methods: (M,n).
+
+    `competing` (M,) marks the others that count; by default all do.
+    """
+    counted = np.ones(len(drops), bool) if competing is None else competing
+    own = np.arange(len(drops))
+    others = np.stack([drops[counted & (own != i)].min(axis=0, initial=np.inf) for i in own])
     return wins(drops, others)
 
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from importlib import resources
+from itertools import filterfalse
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 
 from evalkit.analysis import metrics, stats
 from evalkit.analysis.load import ITEM, Run, at_point, point_columns
+from evalkit.control_names import base_of, control_of
 from evalkit.errors import UserError
 from evalkit.layer_names import layer_of, method_of
 from evalkit.point import Point
@@ -58,10 +60,14 @@ def _losses(point: Point, full: np.ndarray, masked: np.ndarray) -> np.ndarray:
 
 
 def rival(methods: Sequence[str], method: str) -> str | None:
-    """Return the method that `win` compares with: the second for the first, the first for all others; None for one method."""
+    """Return the method that `win` compares with: the second for the first, the first for all others; None for one method.
+
+    Control versions of methods are no rivals, unless there is no other method.
+    """
     if len(methods) < 2:
         return None
-    return methods[1] if method == methods[0] else methods[0]
+    first, second = [*filterfalse(control_of, methods), *filter(control_of, methods)][:2]
+    return second if method == first else first
 
 
 def summarise(run: Run) -> pd.DataFrame:
@@ -100,7 +106,7 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
         columns["average_gain"] = metrics.relative_gain(full, masked)
     if len(methods) > 1:
         columns["win"] = metrics.wins(losses, losses[[methods.index(str(other)) for other in against]])
-        columns["best_of_all"] = metrics.best_of_all(losses)
+        columns["best_of_all"] = metrics.best_of_all(losses, np.array([not control_of(method) for method in methods]))
     positive = size > 0
     if positive.any():
         columns["drop_of_sums"] = (100 * np.where(positive, drops, 0), np.broadcast_to(size, drops.shape))
@@ -129,6 +135,7 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
 def compare(run: Run) -> pd.DataFrame:
     """Compare every pair of methods: difference of means (paired bootstrap), McNemar for increase, sign test for win.
 
+    A control version (`control_names`) is compared with its own method only, so that controls add few comparisons.
     If several classes of an image are explained, all use the bootstrap, which keeps the classes of an image together.
     """
     if len(run.methods) < 2 or not run.points:
@@ -138,9 +145,15 @@ def compare(run: Run) -> pd.DataFrame:
     )
 
 
+def compared(methods: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the pairs of methods that are compared, by their places: all but those with a control version, which has one pair."""
+    pairs = itertools.combinations(range(len(methods)), 2)
+    return [(i, j) for i, j in pairs if not control_of(methods[i]) and (not control_of(methods[j]) or base_of(methods[j]) == methods[i])]
+
+
 def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
     full, masked, images = scores_of(run, point, score)
-    pairs = list(itertools.combinations(range(len(run.methods)), 2))
+    pairs = compared(run.methods)
     first, second = np.array(pairs).T
     drops = metrics.relative_drop(full, masked, raw=run.raw)
     up = metrics.increased(full, masked)

@@ -8,7 +8,7 @@ import yaml
 
 from evalkit.errors import UserError
 
-GROUPS = ("model", "data", "method", "protocol", "launcher", "experiment")
+GROUPS = ("model", "data", "method", "control", "protocol", "launcher", "experiment")
 """The folders of conf/."""
 
 

@@ -44,7 +44,9 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path
     """
     _refuse_duplicate_names(conf)
     extra = [search_path(conf)] if conf is not None else []
-    parsed, order = _split_added_methods(parse(overrides), conf)
+    parsed, order = _split_added("method", parse(overrides), conf)
+    parsed, controls = _split_added("control", parsed, conf)
+    orders = {"method": order, "control": controls}
     _check_names(parsed, conf)
     _check_keys(parsed, extra)
     fixed = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
@@ -61,19 +63,19 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path
             if key not in overridden:
                 sweep = parse_one(f"{key}={values}")
                 sweeps[key] = swept(sweep) if sweep.is_sweep_override() else [str(values)]
-    return [_job([*fixed, *combination], combination, extra, order, size) for combination in _combinations(sweeps)]
+    return [_job([*fixed, *combination], combination, extra, orders, size) for combination in _combinations(sweeps)]
 
 
-def _split_added_methods(parsed: list[Override], conf: Path | None) -> tuple[list[Override], list[str]]:
-    """Remove methods without a yaml file, which +method.NAME.* adds, from method=[...]; return the overrides and the original order."""
-    added = {o.key_or_group.split(".")[1] for o in parsed if o.is_add() and o.key_or_group.startswith("method.")}
-    added -= set(choices("method", conf))
+def _split_added(group: str, parsed: list[Override], conf: Path | None) -> tuple[list[Override], list[str]]:
+    """Remove methods or controls without a yaml file, which +GROUP.NAME.* adds, from GROUP=[...]; return also the original order."""
+    added = {o.key_or_group.split(".")[1] for o in parsed if o.is_add() and o.key_or_group.startswith(f"{group}.")}
+    added -= set(choices(group, conf))
     order: list[str] = []
     for i, override in enumerate(parsed):
         chosen = None if override.is_sweep_override() else override.value()
-        if override.key_or_group == "method" and isinstance(chosen, list) and added & set(map(str, chosen)):
+        if override.key_or_group == group and isinstance(chosen, list) and added & set(map(str, chosen)):
             order = [str(name) for name in chosen]
-            parsed[i] = parse_one(f"method=[{','.join(name for name in order if name not in added)}]")
+            parsed[i] = parse_one(f"{group}=[{','.join(name for name in order if name not in added)}]")
     return parsed, order
 
 
@@ -90,10 +92,11 @@ def _combinations(sweeps: dict[str, list[str]]) -> Iterator[list[str]]:
         yield [f"{key}={value}" for key, value in zip(sweeps, values, strict=True)]
 
 
-def _job(overrides: list[str], folder: list[str], extra: list[str], order: list[str], size: Sizes | None) -> Job:
+def _job(overrides: list[str], folder: list[str], extra: list[str], orders: dict[str, list[str]], size: Sizes | None) -> Job:
     composed = _compose([*overrides, *extra])
-    if order:
-        composed.method = {name: composed.method[name] for name in dict.fromkeys([*order, *composed.method])}
+    for group, order in orders.items():
+        if order:
+            composed[group] = {name: composed[group][name] for name in dict.fromkeys([*order, *composed[group]])}
     given = _content(composed)
     if _replaces_what_was_measured(overrides):
         given["model"] |= {"expected_top1": None, "expected_top1_source": None}
@@ -170,10 +173,13 @@ def _content(composed: DictConfig) -> dict[str, Any]:
         content: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as reason:
         raise composition_error(reason) from reason
-    methods = content.get("method")
-    invalid = [(key, value) for key, value in methods.items() if not isinstance(value, dict)] if isinstance(methods, dict) else []
-    if invalid:
-        raise UserError(f"method.{invalid[0][0]} is not a method: a file of conf/method begins with the line '# @package method.NAME'")
+    for group in ("method", "control"):
+        chosen = content.get(group)
+        invalid = [(key, value) for key, value in chosen.items() if not isinstance(value, dict)] if isinstance(chosen, dict) else []
+        if invalid:
+            raise UserError(
+                f"{group}.{invalid[0][0]} is not a {group}: a file of conf/{group} begins with the line '# @package {group}.NAME'"
+            )
     return content
 
 
@@ -183,13 +189,15 @@ def _settled(given: dict[str, Any]) -> dict[str, Any]:
     if isinstance(content.get("model"), dict):  # conf/model_settings.yaml comes first, and a reader of run.yaml looks for the name there
         found = content["model"]
         content["model"] = {**{key: found[key] for key in ModelConfig.model_fields if key in found}, **found}
-    data, methods, model = (value if isinstance(value, dict) else {} for value in map(given.get, ("data", "method", "model")))
+    data, model = (value if isinstance(value, dict) else {} for value in map(given.get, ("data", "model")))
     if data:
         names = settle({key: data[key] for key in ("name", "_target_") if key in data}, dict[str, str])
         content["data"] = {**_by_function(data, data.get("_target_"), "data._target_"), **names}
-    for name, settings in methods.items():
-        if isinstance(settings, dict):
-            content["method"][name] = _by_function(settings, settings.get("_target_"), f"method.{name}._target_")
+    for group in ("method", "control"):
+        chosen = given.get(group)
+        for name, settings in chosen.items() if isinstance(chosen, dict) else ():
+            if isinstance(settings, dict):
+                content[group][name] = _by_function(settings, settings.get("_target_"), f"{group}.{name}._target_")
     if isinstance(model.get("args"), dict):
         content["model"]["args"] = _by_function(model["args"], model.get("factory"), "model.factory")
     return content

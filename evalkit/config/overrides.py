@@ -33,6 +33,8 @@ def parse_one(text: str) -> Override:
     """Parse one override; values keep their spelling (see `spelling`). Raises UserError."""
     key, equals, value = text.partition("=")
     name = key.lstrip("+~")
+    if key == "+control":  # the group is there, with nothing chosen
+        return parse_one(f"control={value}")
     if not name or (not equals and not key.startswith("~")):
         raise UserError(f"'{text}' is not an override of the form key=value")
     parser = OverridesParser.create()
@@ -44,7 +46,7 @@ def parse_one(text: str) -> Override:
         except HydraException:
             raise UserError(f"'{text}' is not an override of the form key=value") from reason
         _refuse_half_a_value(text, key, value.strip(), reason)
-    if name in GROUPS and override.is_delete() and name not in ("method", "experiment"):
+    if name in GROUPS and override.is_delete() and name not in ("method", "control", "experiment"):
         raise UserError(f"{text} leaves no {name}: choose another one, as in {name}=NAME")
     if name in GROUPS and not override.is_delete() and not override.is_sweep_override():
         _check_choice(name, override.value())
@@ -100,11 +102,15 @@ def _single_tokens(tree: Any) -> Iterator[Any]:
 
 def _check_choice(group: str, value: object) -> None:
     """Raise UserError unless the value names one entry of a group, or several where the group takes several."""
-    names = value if isinstance(value, list) and group in ("method", "experiment") else [value]
+    names = value if isinstance(value, list) and group in ("method", "control", "experiment") else [value]
     if not all(isinstance(name, str) and name for name in names):
-        example = "method=[grad_cam,ablation_cam]" if group == "method" else f"{group}=NAME"
-        listed = f"; evalkit list {group if group == 'data' else group + 's'} shows them" if group in ("model", "method", "data") else ""
-        what = "a list of names" if group == "method" else "one name"
+        example = {"method": "method=[grad_cam,ablation_cam]", "control": "+control=[blurred,dilated]"}.get(group, f"{group}=NAME")
+        listed = (
+            f"; evalkit list {group if group == 'data' else group + 's'} shows them"
+            if group in ("model", "method", "control", "data")
+            else ""
+        )
+        what = "a list of names" if group in ("method", "control") else "one name"
         raise UserError(f"{group}={shown(value)} is not valid: {group} takes {what}, as in {example}{listed}")
 
 

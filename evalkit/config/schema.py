@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, mod
 from pydantic_core import PydanticCustomError
 from upath import UPath
 
+from evalkit.errors import did_you_mean
 from evalkit.files import Place, place
 from evalkit.models.settings import ModelConfig, Positive, Settings, Text
 from evalkit.point import ROAD_SOFT, Fill, Percent, Point, Select
@@ -138,6 +139,8 @@ class RunConfig(Settings):
     model: ModelConfig
     data: dict[str, Any]
     method: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    control: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    control_of: Annotated[list[Text], BeforeValidator(_as_list), Once] | None = None
     protocol: ProtocolConfig
     target: ClassChoice | Annotated[list[ClassChoice], Field(min_length=1)] = Field(
         description="predicted, label, a class by index or name, or a list of classes"
@@ -174,9 +177,15 @@ class RunConfig(Settings):
             raise ValueError("out is the current folder: name one of its own, as in out=results/mine")
         if not self.method:
             raise ValueError("no method chosen: method=[grad_cam,ablation_cam]")
-        for name, settings in (("data", self.data), *((f"method.{name}", method) for name, method in self.method.items())):
+        named = [(f"{group}.{name}", one) for group in ("method", "control") for name, one in getattr(self, group).items()]
+        for name, settings in (("data", self.data), *named):
             if not isinstance(settings.get("_target_"), str):
                 raise ValueError(f"{name} has no _target_ (the dotted path of its function)")
+        unknown = next((name for name in self.control_of or () if name not in self.method), None)
+        if unknown is not None:
+            raise ValueError(f"control_of names '{unknown}', which is not among the chosen methods{did_you_mean(unknown, self.method)}")
+        if self.control_of is not None and not self.control:
+            raise ValueError("control_of names methods for controls, and none is chosen: add +control=[blurred,dilated,mixed,shuffled]")
         return self
 
     def measures_in_identity(self) -> dict[str, Any]:

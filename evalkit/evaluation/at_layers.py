@@ -78,5 +78,5 @@ def at_layers(methods: Mapping[str, Method], layers: Sequence[str], nets: Sequen
 
 def function_of(method: Any) -> tuple[Any, Mapping[str, Any]]:
     """Return the function that the configuration names for a method, and its parameters."""
-    inner = method.method if isinstance(method, AtLayer | Fused) else method
+    inner = method if isinstance(method, partial) else getattr(method, "method", method)  # at a layer, or with a control
     return (inner.func, inner.keywords) if isinstance(inner, partial) else (inner, {})

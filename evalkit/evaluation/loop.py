@@ -12,6 +12,7 @@ from evalkit.data.loader import Batch, batches
 from evalkit.errors import UserError
 from evalkit.evaluation.apply import Method, apply_method
 from evalkit.evaluation.batch_split import BatchSplitter
+from evalkit.evaluation.control_versions import ControlVersion
 from evalkit.evaluation.measures import Measures
 from evalkit.evaluation.open_shard import OpenShard
 from evalkit.evaluation.pace import Pace, Trial
@@ -152,13 +153,17 @@ def _explain_and_score(session: Session, probe: Probe | None, targets: Sequence[
     measures = Measures(session, probe, targets)
     fills = protocol.Fills(probe.images, net.mean, net.std, [target.position for target in targets])
     for name, method in session.methods.items():
-        low = low_maps[name] = _low_maps(session, name, method, probe, targets, stopwatch)
+        controlled = isinstance(method, ControlVersion)
+        given = method.of(low_maps) if isinstance(method, ControlVersion) else method
+        low = low_maps[name] = _low_maps(session, name, given, probe, targets, stopwatch)
         with stopwatch("masks"):
             maps = protocol.upsample(low, session.size)
             ranking = protocol.Ranking(maps)
         with stopwatch("measures"):
             facts = map_facts(batch, name, maps)
-            rows.maps.append(map_rows(batch, facts, low, measures.of(name, method, ranking), store=config.maps == "store"))
+            rows.maps.append(
+                map_rows(batch, facts, low, measures.of(name, method, ranking), store=config.maps == "store" and not controlled)
+            )
         for point in session.points:
             with stopwatch("masks"):
                 mask, gap = protocol.kept(point, ranking)

@@ -19,6 +19,7 @@ from evalkit.errors import UserError
 from evalkit.evaluation.apply import Method, load_methods
 from evalkit.evaluation.at_layers import at_layers
 from evalkit.evaluation.cancellation import warn_of_cancellation
+from evalkit.evaluation.control_versions import load_controls, with_controls
 from evalkit.evaluation.inventory import check_labels
 from evalkit.evaluation.lists import warn_of_lists
 from evalkit.evaluation.opening import open_device, open_model
@@ -58,7 +59,7 @@ class Session:
     source: Source
     positions: list[int]
     methods: Mapping[str, Method]
-    """Functions of the probe of `model.net`, by the names of their rows (see `at_layers`)."""
+    """Functions of the probe of `model.net`, by the names of their rows (see `at_layers` and `with_controls`)."""
     points: list[Point]
     device: torch.device
     targets: str | list[int]
@@ -79,7 +80,7 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
         raise UserError("decode=gpu needs a GPU, and this run computes on the CPU; use decode=pil")
     if config.decode == "gpu" and config.model.channels != 3:
         raise UserError(f"decode=gpu decodes to the 3 channels of RGB, and model.channels={config.model.channels}; use decode=pil")
-    configured = load_methods(config.method)
+    configured, controls = load_methods(config.method), load_controls(config.control)
     source, positions = _chosen(config)
     if config.decode == "gpu" and not hasattr(source, "encoded"):
         raise UserError(f"data={config.data.get('name')} holds no encoded images that decode=gpu could decode; use decode=pil")
@@ -91,6 +92,7 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
     random = _random_networks(config, model, configured, images, size)
     if images is not None and local_rank == 0:
         warn_of_cancellation(methods, model.net, images)
+    methods = with_controls(methods, controls, config.control_of)
     targets = resolve(config.target, model.classes, tell=local_rank == 0)
     check_labels(config, source, positions, model.classes, tell=local_rank == 0)
     if local_rank == 0:

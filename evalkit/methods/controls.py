@@ -32,10 +32,15 @@ def centre(probe: Probe) -> Tensor:
     A strong baseline although it reads no pixel, since photographs often show their object in the middle.
     """
     n, _, height, width = probe.activations.shape
-    y = torch.linspace(-1, 1, height, dtype=_dtype(probe), device=probe.activations.device)
-    x = torch.linspace(-1, 1, width, dtype=_dtype(probe), device=probe.activations.device)
+    return to_centre(height, width, _dtype(probe), probe.activations.device).expand(n, height, width)
+
+
+def to_centre(height: int, width: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+    """Return the map of `centre` at a size (h,w)."""
+    y = torch.linspace(-1, 1, height, dtype=dtype, device=device)
+    x = torch.linspace(-1, 1, width, dtype=dtype, device=device)
     distance = torch.sqrt(y[:, None] ** 2 + x[None, :] ** 2)
-    return (1 - distance / distance.max().clamp(min=1)).expand(n, height, width)
+    return 1 - distance / distance.max().clamp(min=1)
 
 
 @layer_free

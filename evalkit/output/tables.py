@@ -7,7 +7,7 @@ import pandas as pd
 from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import CONTROLS, Run, at_point, exclusions, in_words
 from evalkit.analysis.metrics import direction
-from evalkit.analysis.summary import PAPER_METRICS, SCORES
+from evalkit.analysis.summary import PAPER_METRICS, SCORES, rival
 from evalkit.analysis.top1 import expected_top1, outputs, random_weights
 from evalkit.errors import counted, shards_in_words
 from evalkit.layer_names import at, layers_in_words, method_of
@@ -210,7 +210,8 @@ def whom_win_beats(run: Run) -> str:
     """Describe which method each method's `win` compares with (`summary.rival`); empty for a single method."""
     if len(run.methods) < 2:
         return ""
-    first, second = run.methods[:2]
+    first = str(rival(run.methods, ""))
+    second = rival(run.methods, first)
     return f"Win: {first} and {second} against each other" + (f", every other method against {first}" if len(run.methods) > 2 else "")
 
 

@@ -16,6 +16,7 @@ from evalkit.data.listing import is_array
 from evalkit.errors import UserError, printable
 from evalkit.evaluation.apply import Method, apply_method, load_methods
 from evalkit.evaluation.at_layers import at_layers
+from evalkit.evaluation.control_versions import load_controls, with_controls
 from evalkit.evaluation.opening import open_device, open_model
 from evalkit.evaluation.session import resolve
 from evalkit.models import zoo
@@ -89,10 +90,11 @@ def open_photo_session(config: RunConfig, size: tuple[int, int] | None = None) -
     """
     if config.target == "label":
         raise UserError("photographs have no labels: use target=predicted, or a class by index or name")
-    configured = load_methods(config.method)
+    configured, controls = load_methods(config.method), load_controls(config.control)
     device = open_device(config)
     model = open_model(config, device, size if taken_as_they_are(config.model) else None)
     methods = at_layers(configured, config.model.layers, model.nets, config.model.fuse)
+    methods = with_controls(methods, controls, config.control_of)
     targets = resolve(config.target, model.classes)
     return PhotoSession(config, model, methods, device, targets if isinstance(targets, list) else None)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evalkit.control_names import control_of
 from evalkit.layer_names import method_of
 
 
@@ -65,13 +66,19 @@ class Identity:
         groups = {key.partition(".")[0] for key in changed}
         if groups <= {"method", "code"}:
             edited = [key for key in changed if self._both_have(other, key)]
-            new = dict.fromkeys(method_of(name) for name in self.facts.get("method", ()) if name not in other._methods)
+            added = [name for name in self.facts.get("method", ()) if name not in other._methods]
+            new = dict.fromkeys(method_of(name) for name in added if not control_of(name))
             if edited:
                 return f"a folder holds one version of {', '.join(edited)}: undo the change, or {elsewhere}"
             if new:
                 return (
                     f"compute the new methods into another folder ('method=[{','.join(new)}]' out={path}-2) "
                     f"and give evalkit tables both: evalkit tables {path} {path}-2"
+                )
+            if added:
+                return (
+                    "control versions need their methods in the same run: choose another folder with out=; "
+                    f"maps_from={path} spares computing its maps again, if it was run with maps=store"
                 )
             return f"evalkit tables {path} shows what it holds, these methods and others; to have these alone, {elsewhere}"
         if groups == {"protocol"}:

@@ -13,6 +13,7 @@ import torch
 
 import evalkit
 from evalkit.evaluation.at_layers import function_of
+from evalkit.evaluation.control_versions import ControlVersion
 from evalkit.evaluation.session import Session
 from evalkit.imports import find
 from evalkit.layer_names import method_of
@@ -39,7 +40,7 @@ def identify(session: Session) -> Identity:
     facts = {
         "model": {**settings, "weights_hash": model.weights_hash, "classes_hash": names},
         "data": {"name": config.data.get("name"), "fingerprint": session.source.fingerprint},
-        "method": config.method if len(model.nets) == 1 else {name: config.method[method_of(name)] for name in session.methods},
+        "method": _methods(session),
         "protocol": config.protocol.model_dump(mode="json"),
         **config.model_dump(mode="json", include={"target", "images", "sample", "limit", "precision", "decode"}),
         **config.measures_in_identity(),
@@ -47,6 +48,16 @@ def identify(session: Session) -> Identity:
     }
     code, earlier = _user_code(session, settings), _defining_files(session)
     return Identity({**facts, "code": code}, None if code == earlier else Identity({**facts, "code": earlier}))
+
+
+def _methods(session: Session) -> dict[str, Any]:
+    """Return the settings of each method, by the names of its rows; those of a control version are its control's."""
+    config = session.config
+    controls = {name: method.control for name, method in session.methods.items() if isinstance(method, ControlVersion)}
+    methods = config.method
+    if len(session.model.nets) > 1:
+        methods = {name: config.method[method_of(name)] for name in session.methods if name not in controls}
+    return {**methods, **{name: config.control[control] for name, control in controls.items()}}
 
 
 def _grids(grids: Sequence[Grid]) -> dict[str, Any]:
@@ -70,9 +81,9 @@ def _user_code(session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
     found = code.facts("model.factory", config.model.factory, factory, classes, session.model.executed)
     named = [("model", {key: value for key, value in settings.items() if key not in ("name", "factory", "layer")})]
     named += [("data", {key: value for key, value in config.data.items() if key != "name"})]
-    for name, method in config.method.items():
-        found |= code.facts(f"method.{name}", str(method["_target_"]), find(str(method["_target_"]), f"method.{name}._target_"))
-        named += [(f"method.{name}", {key: value for key, value in method.items() if key != "_target_"})]
+    for key, settings in [(f"{group}.{name}", one) for group in ("method", "control") for name, one in getattr(config, group).items()]:
+        found |= code.facts(key, str(settings["_target_"]), find(str(settings["_target_"]), f"{key}._target_"))
+        named += [(key, {name: value for name, value in settings.items() if name != "_target_"})]
     for prefix, values in named:
         for key, dotted in _dotted(values, prefix):
             target = find(dotted, key) if key in _guided(session) else None
@@ -101,7 +112,8 @@ def _guided(session: Session) -> dict[str, str]:
 def _functions(session: Session) -> dict[str, tuple[Any, Mapping[str, Any]]]:
     """Return each configured method's function and parameters, once where it explains several layers."""
     several = len(session.model.nets) > 1
-    return {method_of(name) if several else name: function_of(method) for name, method in session.methods.items()}
+    methods = {name: method for name, method in session.methods.items() if not isinstance(method, ControlVersion)}
+    return {method_of(name) if several else name: function_of(method) for name, method in methods.items()}
 
 
 def _defining_files(session: Session) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import filterfalse
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from evalkit.control_names import control_of
 from evalkit.errors import UserError, shards_in_words
 from evalkit.layer_names import method_of
 from evalkit.runs.folder import RunFolder
@@ -46,7 +48,7 @@ class StoredMaps:
                     "run its command again with maps=store, which changes no number"
                 )
             self._shard_of.append(shard_of)
-            for method in folder.provenance["identity"]["method"]:
+            for method in filterfalse(control_of, folder.provenance["identity"]["method"]):  # computed from the stored maps
                 self._folder_of.setdefault(method, number)
         self._maps = lru_cache(maxsize=2)(self._read)
 
@@ -94,7 +96,7 @@ def reused(folder: RunFolder, ours: Identity) -> StoredMaps:
     Raises UserError, which names the difference, where the other run's maps would not be the same.
     """
     theirs = folder.provenance["identity"]
-    shared = [name for name in ours.facts["method"] if name in theirs["method"]]
+    shared = [name for name in ours.facts["method"] if name in theirs["method"] and not control_of(name)]
     if not shared:
         raise UserError(
             f"maps_from={folder.path} holds maps of {', '.join(theirs['method'])}, none of which this run asks for; leave maps_from out"
@@ -105,7 +107,7 @@ def reused(folder: RunFolder, ours: Identity) -> StoredMaps:
         code = {
             key: digest
             for key, digest in identity.get("code", {}).items()
-            if not key.startswith("method.") or key.split(".")[1] in configured
+            if not key.startswith(("method.", "control.")) or key.split(".")[1] in configured
         }
         methods = {name: identity["method"][name] for name in shared}
         facts = {key: identity[key] for key in _DECIDE_MAPS}
