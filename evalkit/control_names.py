@@ -1,4 +1,4 @@
-"""Names of control versions of methods: `grad_cam+blurred` is grad_cam's maps blurred, `grad_cam+blurred@features.29` those of one layer."""
+"""Names of control versions of methods: `grad_cam+blurred` is grad_cam blurred, `grad_cam+blurred@features.29` at one layer."""
 
 from evalkit.layer_names import at, layer_of, method_of
 

@@ -5,8 +5,10 @@ import threading
 import torch
 from builders import TinyFC, TinyGAP
 
+from evalkit import methods
 from evalkit.errors import UserError
 from evalkit.imports import find
+from evalkit.methods import postprocess
 
 
 def divides_by_zero(probe):
@@ -28,6 +30,23 @@ def counted(probe, power=1.0):
     calls.append(len(probe.images))
     weights = probe.gradients.double().mean((2, 3)) ** power
     return torch.einsum("nk,nkhw->nhw", weights, probe.activations.double())
+
+
+def shuffled_grad_cam(probe):
+    return postprocess.shuffled(methods.grad_cam(probe), probe)
+
+
+def blurred_grad_cam(probe):
+    return postprocess.blurred(methods.grad_cam(probe), probe)
+
+
+def zeroed(maps, _probe):
+    """A control that writes into what it is given."""
+    return maps.zero_()
+
+
+def flat(maps, _probe):
+    return maps.flatten(1)
 
 
 class LooksAtItself(TinyGAP):

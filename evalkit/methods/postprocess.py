@@ -16,7 +16,7 @@ from evalkit.probe import Probe
 from evalkit.protocol import soft_mask, upsample
 
 
-def blurred(maps: Tensor, probe: Probe, share: float = 0.1) -> Tensor:
+def blurred(maps: Tensor, _probe: Probe, share: float = 0.1) -> Tensor:
     """Return the maps (N,h,w) smoothed by a Gaussian whose sigma is a share of each side.
 
     The weights are normalised over the pixels inside the map, so that its borders are neither darkened nor repeated.
@@ -37,7 +37,7 @@ def dilated(maps: Tensor, probe: Probe, share: float = 0.9) -> Tensor:
     return torch.stack([_dilated(one, share) for one in large])
 
 
-def mixed(maps: Tensor, probe: Probe, share: float = 0.5) -> Tensor:
+def mixed(maps: Tensor, _probe: Probe, share: float = 0.5) -> Tensor:
     """Return the min-max normalised maps (N,h,w) mixed with a share of the centre control; a constant map counts as 0."""
     _within(share, "share")
     return (1 - share) * soft_mask(maps) + share * to_centre(*maps.shape[1:]).to(maps)

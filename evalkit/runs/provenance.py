@@ -81,9 +81,9 @@ def _user_code(session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
     found = code.facts("model.factory", config.model.factory, factory, classes, session.model.executed)
     named = [("model", {key: value for key, value in settings.items() if key not in ("name", "factory", "layer")})]
     named += [("data", {key: value for key, value in config.data.items() if key != "name"})]
-    for key, settings in [(f"{group}.{name}", one) for group in ("method", "control") for name, one in getattr(config, group).items()]:
-        found |= code.facts(key, str(settings["_target_"]), find(str(settings["_target_"]), f"{key}._target_"))
-        named += [(key, {name: value for name, value in settings.items() if name != "_target_"})]
+    for key, own in [(f"{group}.{name}", one) for group in ("method", "control") for name, one in getattr(config, group).items()]:
+        found |= code.facts(key, str(own["_target_"]), find(str(own["_target_"]), f"{key}._target_"))
+        named += [(key, {name: value for name, value in own.items() if name != "_target_"})]
     for prefix, values in named:
         for key, dotted in _dotted(values, prefix):
             target = find(dotted, key) if key in _guided(session) else None
