@@ -32,7 +32,7 @@ def summarise_maps(run: Run) -> pd.DataFrame:
             "low": estimates.low[i],
             "high": estimates.high[i],
         }
-        for metric, select, fill, score, values, images in (*_measures(run), *_areas(run), *_gains(run))
+        for metric, select, fill, score, values, images in per_item(run)
         for estimates in [stats.bootstrap({metric: values}, images)[metric]]
         for i, method in enumerate(run.methods)
     ]
@@ -41,6 +41,13 @@ def summarise_maps(run: Run) -> pd.DataFrame:
 
 _Columns = tuple[str, str | None, str | None, str | None, np.ndarray, np.ndarray]
 """The metric, select, fill, score, values (M,n) and images (n,) of the values."""
+
+
+def per_item(run: Run) -> Iterator[_Columns]:
+    """Yield each measure of the maps, area and gain, with its values on every item; what has no `select` is of the map alone."""
+    yield from _measures(run)
+    yield from _areas(run)
+    yield from _gains(run)
 
 
 def _measures(run: Run) -> Iterator[_Columns]:

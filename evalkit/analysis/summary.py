@@ -53,7 +53,7 @@ def scores_of(run: Run, point: Point, score: str) -> Scores:
     return Scores(full.to_numpy(np.float64), masked.to_numpy(np.float64), images)
 
 
-def _losses(point: Point, full: np.ndarray, masked: np.ndarray) -> np.ndarray:
+def losses_of(point: Point, full: np.ndarray, masked: np.ndarray) -> np.ndarray:
     """Return what `win` compares, smaller being better: the clipped drop, negated under `remove_top`."""
     drops = metrics.clipped_drop(full, masked)
     return drops if metrics.lower_is_better("average_drop", point.select) else -drops
@@ -94,7 +94,7 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
         return pd.DataFrame()
     methods = run.methods
     drops = metrics.clipped_drop(full, masked)
-    losses = _losses(point, full, masked)
+    losses = losses_of(point, full, masked)
     relative, size = metrics.relative_drop(full, masked, raw=run.raw), metrics.sizes(full[0], raw=run.raw)
     against = [rival(methods, method) for method in methods]
     columns: dict[str, np.ndarray | tuple[np.ndarray, np.ndarray]] = {
@@ -157,7 +157,7 @@ def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
     first, second = np.array(pairs).T
     drops = metrics.relative_drop(full, masked, raw=run.raw)
     up = metrics.increased(full, masked)
-    losses = _losses(point, full, masked)
+    losses = losses_of(point, full, masked)
     won, lost = metrics.wins(losses[first], losses[second]), metrics.wins(losses[second], losses[first])
     columns = {"average_drop": drops[first] - drops[second], "increase": up[first] - up[second], "win": won - lost}
     differences = stats.bootstrap(columns, images)
@@ -194,7 +194,7 @@ def win_matrix(run: Run, point: Point, score: str) -> pd.DataFrame:
     Under `remove_top`, a strictly larger one.
     """
     full, masked, _ = scores_of(run, point, score)
-    losses = _losses(point, full, masked)
+    losses = losses_of(point, full, masked)
     shares = np.array([[metrics.wins(a, b).mean() for b in losses] for a in losses])
     np.fill_diagonal(shares, np.nan)
     return pd.DataFrame(shares, index=run.methods, columns=run.methods)

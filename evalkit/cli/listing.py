@@ -14,19 +14,19 @@ from evalkit.errors import UserError, did_you_mean
 
 
 def list_things(
-    what: Annotated[str, typer.Argument(help="models, methods, data or layers")],
+    what: Annotated[str, typer.Argument(help="models, methods, controls, data or layers")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="For layers: the model, then overrides.", metavar="[MODEL] [OVERRIDES]...")
     ] = None,
     conf: ConfFolder = None,
 ) -> None:
-    """List what can be chosen: models, methods, data, or the layers of a model.
+    """List what can be chosen: models, methods, controls, data, or the layers of a model.
 
     evalkit list layers resnet50
     """
     from evalkit.output import listing
 
-    kinds = {"models": listing.models, "methods": listing.methods, "data": listing.data}
+    kinds = {"models": listing.models, "methods": listing.methods, "controls": listing.controls, "data": listing.data}
     if what == "layers":
         if not overrides:
             raise UserError("list layers needs a model: evalkit list layers resnet50")

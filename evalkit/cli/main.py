@@ -1,4 +1,4 @@
-"""evalkit run | tables | report | explain | app | figure | study | list | bench."""
+"""evalkit run | tables | report | audit | explain | app | figure | study | list | bench."""
 
 import io
 import logging
@@ -13,6 +13,7 @@ from pathlib import Path
 import typer
 
 from evalkit.cli.app import serve
+from evalkit.cli.audit import audit
 from evalkit.cli.bench import bench_app
 from evalkit.cli.console import note
 from evalkit.cli.explain import explain
@@ -35,7 +36,7 @@ app = typer.Typer(
 app.add_typer(bench_app, name="bench")
 app.add_typer(study_app, name="study")
 app.add_typer(figure_app, name="figure")
-for command in (run, tables, report, explain):
+for command in (run, tables, report, audit, explain):
     app.command()(command)
 app.command("app")(serve)
 app.command("list")(list_things)

@@ -60,8 +60,8 @@ def read_choice(group: str, name: str, conf: Path | None = None, *, as_text: boo
     return text if as_text else content
 
 
-def method_entry(name: str, conf: Path | None) -> tuple[dict[str, Any], str]:
-    """Return the settings of a yaml file of conf/method, and its first comment as a description."""
-    text, content = read_choice("method", name, conf, as_text=True), read_choice("method", name, conf)
+def function_entry(group: Literal["method", "control"], name: str, conf: Path | None) -> tuple[dict[str, Any], str]:
+    """Return the settings of a yaml file of conf/method or conf/control, and its first comment as a description."""
+    text, content = read_choice(group, name, conf, as_text=True), read_choice(group, name, conf)
     about = next((line[2:] for line in text.splitlines() if line.startswith("# ") and "@package" not in line), "")
-    return content.get("method", {}).get(name, content), about
+    return content.get(group, {}).get(name, content), about

@@ -12,6 +12,7 @@ from torch import Tensor
 from evalkit.config.schema import RunConfig
 from evalkit.evaluation.apply import Method
 from evalkit.evaluation.at_layers import at_layers
+from evalkit.evaluation.control_versions import load_controls, with_controls
 from evalkit.evaluation.sanity import cascade
 from evalkit.models import zoo
 from evalkit.models.split import SplitModel
@@ -44,5 +45,7 @@ def random_networks(config: RunConfig, model: zoo.LoadedModel, methods: Mapping[
             nets = [zoo.cut(module, config.model, layer) for layer in config.model.layers]
             for net in nets:
                 net.autocast = model.net.autocast
-            networks.append(RandomNetwork(column, nets[-1], at_layers(methods, config.model.layers, nets, config.model.fuse)))
+            named = at_layers(methods, config.model.layers, nets, config.model.fuse)
+            named = with_controls(named, load_controls(config.control), config.control_of)
+            networks.append(RandomNetwork(column, nets[-1], named))
     return networks

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.config.choices import choices, method_entry, read_choice
+from evalkit.config.choices import choices, function_entry, read_choice
 
 if TYPE_CHECKING:
     from evalkit.models.layers import Layer
@@ -26,9 +26,18 @@ def models(conf: Path | None) -> Table:
 
 def methods(conf: Path | None) -> Table:
     """Return a table of the entries of conf/method."""
-    table = Table("method", "options", "about", title="methods: evalkit run 'method=[NAME,NAME]' method.NAME.OPTION=VALUE")
-    for name in choices("method", conf):
-        content, about = method_entry(name, conf)
+    return _functions("method", "methods: evalkit run 'method=[NAME,NAME]' method.NAME.OPTION=VALUE", conf)
+
+
+def controls(conf: Path | None) -> Table:
+    """Return a table of the entries of conf/control."""
+    return _functions("control", "controls of methods: evalkit run '+control=[NAME,NAME]' control.NAME.OPTION=VALUE", conf)
+
+
+def _functions(group: Literal["method", "control"], title: str, conf: Path | None) -> Table:
+    table = Table(group, "options", "about", title=title)
+    for name in choices(group, conf):
+        content, about = function_entry(group, name, conf)
         options = ", ".join(f"{key}={_text(value)}" for key, value in content.items() if key != "_target_")
         target = str(content.get("_target_", "?"))
         own = "" if target.startswith("evalkit.") else f"{target}; "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from evalkit.config.choices import choices, method_entry
+from evalkit.config.choices import choices, function_entry
 from evalkit.config.compose import compose_jobs
 from evalkit.config.schema import RunConfig
 from evalkit.data.sources import choose
@@ -104,7 +104,7 @@ def open_album(config: RunConfig) -> Album:
 
 
 def _stands_alone(name: str, conf: Path | None) -> bool:
-    settings, _ = method_entry(name, conf)
+    settings, _ = function_entry("method", name, conf)
     return "???" not in settings.values() and not str(settings.get("_target_")).startswith(PEERS)
 
 
@@ -115,4 +115,4 @@ def _family(method: Method) -> str:
 
 def _about(name: str, conf: Path | None) -> str:
     """Return the description in a method's yaml file; a method from an override has none."""
-    return method_entry(name, conf)[1] if name in choices("method", conf) else ""
+    return function_entry("method", name, conf)[1] if name in choices("method", conf) else ""

@@ -1,0 +1,165 @@
+"""Audit of protocol points and metrics: which of them prefer a control version of a method to the method itself.
+
+A control version (`+control=[...]`) adds no information about the network, so a metric that prefers it measures something else than
+what the method found. The null hypothesis of each test is that a control version is not better than its method; the tests are
+one-sided sign-flip permutation tests of the mean paired difference, corrected by Holm within one family: all control versions of
+all methods, at one protocol point, for one score and metric. So a sound point and metric is said to fail in at most 5 % of runs.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from evalkit.analysis import metrics, stats
+from evalkit.analysis.load import CONTROLS, Run, point_columns
+from evalkit.analysis.map_summary import per_item
+from evalkit.analysis.significance import holm, sign_flip
+from evalkit.analysis.summary import losses_of, scores_in, scores_of
+from evalkit.control_names import base_of, control_of
+from evalkit.errors import UserError
+from evalkit.point import Point
+
+LEVEL = 0.05
+"""The largest family-wise error of the verdict on one protocol point, score and metric."""
+FAMILY = ["select", "top_percent", "fill", "score", "metric"]
+"""Columns that are equal within one family of tests, besides `kind`."""
+CONTROL, BLIND = "control version", "network-independent map"
+"""The two kinds of tests: against a method's own control versions, and against maps that do not look at the network."""
+ADD = "'+control=[blurred,dilated,mixed,shuffled]'"
+
+
+class Quantity(NamedTuple):
+    """What one family of tests compares: differences (m,n), positive where the control is better, of m pairs of methods."""
+
+    where: dict[str, object]
+    pairs: list[tuple[int, int]]
+    better: np.ndarray
+    images: np.ndarray
+
+
+def audit(run: Run) -> pd.DataFrame:
+    """Return every test, one row for each point, score, metric, method and control; `improvement` is positive where the control is better.
+
+    `n` counts the items where both are defined; `low` and `high` are an uncorrected 95 % interval. Raises UserError where the
+    run has no control versions, or no image is scored.
+    """
+    pairs = _pairs(run.methods)
+    if not pairs[CONTROL]:
+        raise UserError(
+            f"{run.path} has no control versions of its methods to audit: run its command again with {ADD} and another out="
+            " (maps_from= reads its maps, if it was run with maps=store)"
+        )
+    if run.scored.empty:
+        raise UserError(f"{run.path}: no image could be scored by every method, so there is nothing to audit")
+    tables = [
+        _tests(run, kind, quantity)
+        for kind, chosen in pairs.items()
+        if chosen
+        for quantity in (*_at_points(run, chosen), *_of_maps(run, chosen))
+        if np.isfinite(quantity.better).any()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def verdicts(tests: pd.DataFrame, kind: str = CONTROL) -> pd.DataFrame:
+    """Return one row for each family of tests of a kind: whether it `fails`, how many controls are significantly better, and the worst.
+
+    Families whose tests are all undefined, as of a single image, are left out. The worst is the significant test with the largest
+    improvement or, where none is significant, the one with the smallest p.
+    """
+    rows = []
+    for _, family in tests[tests.kind == kind].groupby(FAMILY, sort=False, dropna=False):
+        if family.p.isna().all():
+            continue
+        significant = family[family.p_corrected <= LEVEL]
+        by_p = family.sort_values("p", kind="stable")
+        worst = by_p.iloc[0] if significant.empty else significant.loc[significant.improvement.idxmax()]
+        rows.append({**worst.to_dict(), "fails": not significant.empty, "better": len(significant)})
+    return pd.DataFrame(rows)
+
+
+def improvements(differences: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return p and Holm's p (m,) of the one-sided tests that m mean differences (m,n) are not above zero; nan entries are left out.
+
+    `images` (n,) names the image of each entry. By symmetry, the one-sided p is half of the two-sided one, or what is left.
+    """
+    two_sided = sign_flip(differences, images)
+    with np.errstate(invalid="ignore"):
+        p = np.where(np.nansum(differences, axis=1) > 0, two_sided / 2, 1 - two_sided / 2)
+    p = np.where(np.isfinite(differences).sum(1) > 1, p, np.nan)
+    return p, holm(p)
+
+
+def _pairs(methods: list[str]) -> dict[str, list[tuple[int, int]]]:
+    """Return the pairs (control, method) of each kind of test, by their places in the run's methods."""
+    places = {method: place for place, method in enumerate(methods)}
+    versions = [(places[name], places[base_of(name)]) for name in methods if control_of(name) and base_of(name) in places]
+    looking = [name for name in methods if name not in CONTROLS and not control_of(name)]
+    blind = [(places[name], places[method]) for name in methods if name in CONTROLS for method in looking]
+    return {CONTROL: versions, BLIND: blind}
+
+
+def _tests(run: Run, kind: str, quantity: Quantity) -> pd.DataFrame:
+    better, images = quantity.better, quantity.images
+    interval = stats.bootstrap({"better": better}, images)["better"]
+    p, corrected = improvements(better, images)
+    methods = run.methods
+    return pd.DataFrame(
+        {
+            "run": str(run.path),
+            "model": run.name,
+            **quantity.where,
+            "kind": kind,
+            "method": [methods[method] for _, method in quantity.pairs],
+            "control": [methods[control] for control, _ in quantity.pairs],
+            "n": np.isfinite(better).sum(1),
+            "improvement": interval.value,
+            "low": interval.low,
+            "high": interval.high,
+            "p": p,
+            "p_corrected": corrected,
+            "tests": int(np.isfinite(p).sum()),
+        }
+    )
+
+
+def _at_points(run: Run, pairs: list[tuple[int, int]]) -> Iterator[Quantity]:
+    """Yield the metrics of each protocol point and score."""
+    control, method = np.array(pairs).T
+    for point in run.points:
+        for score in scores_in(run):
+            full, masked, images = scores_of(run, point, score)
+            losses = losses_of(point, full, masked)
+            columns = {
+                "average_drop": metrics.relative_drop(full, masked, raw=run.raw),
+                "increase": metrics.increased(full, masked),
+                "score_change": (masked - full) * (100 if score == "confidence" else 1),
+            }
+            if score == "confidence":
+                columns["average_gain"] = metrics.relative_gain(full, masked)
+            for metric, values in columns.items():
+                sign = -1 if metrics.lower_is_better(metric, point.select) else 1
+                where = {**point_columns(point), "score": score, "metric": metric}
+                yield Quantity(where, pairs, sign * (values[control] - values[method]), images)
+            won = metrics.wins(losses[control], losses[method]) - metrics.wins(losses[method], losses[control])
+            yield Quantity({**point_columns(point), "score": score, "metric": "win"}, pairs, won, images)
+
+
+def _of_maps(run: Run, pairs: list[tuple[int, int]]) -> Iterator[Quantity]:
+    """Yield the areas over thresholds and the measures of the maps that say which direction is better."""
+    control, method = np.array(pairs).T
+    for metric, select, fill, score, values, images in per_item(run):
+        if not metric.endswith("_fraction"):
+            where = {"select": select, "top_percent": np.nan, "fill": fill, "score": score, "metric": metric}
+            sign = -1 if metrics.lower_is_better(metric, select) else 1
+            yield Quantity(where, pairs, sign * (values[control] - values[method]), images)
+
+
+def point_of(row: object) -> Point | None:
+    """Return the protocol point of a test; None for measures of the maps and areas over thresholds."""
+    select, top, fill, metric = (getattr(row, name) for name in ("select", "top_percent", "fill", "metric"))
+    if not isinstance(select, str) or metric in ("area", "adcc"):
+        return None
+    return Point(select, None if pd.isna(top) else float(top), fill)
