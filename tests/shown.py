@@ -174,6 +174,8 @@ class Reader:
             self._invoke([*words, "model.weights=null"])
         elif words[0] == "list":
             self._invoke(["digits_gap" if word == "MODEL" else word for word in words])
+        elif words[0] == "audit":
+            self._invoke(words)
         elif words[0] == "tables" and not any("://" in word for word in words):
             self._invoke([*words, "--no-figures"])
         else:

@@ -42,14 +42,14 @@ def models() -> str:
     return table(("model=", "network", "layer", "images", "weights"), rows)
 
 
-def methods() -> str:
-    """Return a table of the keys of all files of conf/method that have any."""
+def methods(group: str = "method") -> str:
+    """Return a table of the keys of all files of conf/method, or of conf/control, that have any."""
     rows = []
-    for file in _files("method"):
+    for file in _files(group):
         types = _types(file)
         settings = (key for key in keys_and_remarks(file) if isinstance(key, Key) and key.name != "_target_")
         rows += [(code(file.stem), *_row(key, "", types)) for key in settings]
-    return table(("method", *HEAD), rows)
+    return table((group, *HEAD), rows)
 
 
 def whole_file(name: str) -> str:
