@@ -279,6 +279,8 @@ def _check_keys(parsed: list[Override], extra: list[str]) -> None:
                 raise _unknown_switch(key, method, known)
             if group == "method" and method in choices("method"):
                 raise UserError(f"'{key}' is set, but {method} is not among the chosen methods: add it to method=[...]")
+            if group == "control" and method in choices("control") and f"control.{method}" not in known:
+                raise UserError(f"'{key}' is set, but {method} is not among the chosen controls: add it to +control=[...]")
             raise UserError(f"no key '{key}' in the configuration{did_you_mean(key, known)}")
 
 

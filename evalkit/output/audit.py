@@ -105,14 +105,15 @@ def verdict_cells(one: Audited) -> list[list[str]]:
 
 
 def control_cells(one: Audited) -> list[list[str]]:
-    """Return a table of the controls: in how many verdicts each is better than a method, and where."""
+    """Return a table of the controls: in how many verdicts each is better than each method, and where it is better than any."""
     tests = one.tests[one.tests.kind == CONTROL]
     tests = tests.assign(name=tests.control.map(control_of), place=[place(row) for row in tests.itertuples()])
-    lines = [["control", "better in", "where"]]
+    methods = list(dict.fromkeys(tests.method))
+    lines = [["control", *(f"better than {method} in" for method in methods), "where"]]
     for name, rows in tests.groupby("name", sort=False):
         won = rows[rows.p_corrected <= LEVEL]
-        families = len(won.drop_duplicates(["place", "score", "metric"]))
-        lines.append([str(name), f"{families} of {len(one.verdicts)}", "; ".join(dict.fromkeys(won.place)) or "nowhere"])
+        counts = [f"{(won.method == method).sum()} of {len(one.verdicts)}" for method in methods]
+        lines.append([str(name), *counts, "; ".join(dict.fromkeys(won.place)) or "nowhere"])
     return lines
 
 

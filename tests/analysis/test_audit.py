@@ -120,7 +120,7 @@ def test_words(tmp_path, scores):
     page = markdown([one])
     assert f"{one.verdicts.fails.sum()} of {len(one.verdicts)} combinations of protocol point, score and metric fail" in page
     assert "1 of 1 protocol points fail in at least one metric. 60 of 60 images scored; methods: a, b; controls: blurred, shuffled." in page
-    assert "| shuffled | 0 of" in page and "beats a method" in page
+    assert f"| shuffled | 0 of {len(one.verdicts)} | 0 of {len(one.verdicts)} | nowhere |" in page and "beats a method" in page
     printed = "\n".join(terminal_lines(one))
     assert "top 20 % kept, black fill: FAILS in" in printed and "centre, which does not look at the network, beats a" in printed
 

@@ -172,6 +172,7 @@ def test_coherency_explains_the_masked_image_with_the_control(base, tmp_path):
     [
         (["+control=[blured]"], "no control 'blured'; did you mean 'blurred'?"),
         (["+control=[blurred]", "control.blurred.shar=1"], "no key 'control.blurred.shar'.*did you mean 'control.blurred.share'"),
+        (["control.mixed.share=1"], r"'control.mixed.share' is set, but mixed is not among the chosen controls: add it to \+control="),
         (["+control=[blurred]", "+control.blurred.radius=1"], "control blurred cannot be called with maps, a probe and"),
         (["+control.mine._target_=theirs.nothing_there"], "control.mine._target_"),
         (["+control.mine.share=1"], "control.mine has no _target_"),
