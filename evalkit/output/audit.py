@@ -29,6 +29,7 @@ BLIND_METHOD = (
     "The same tests of maps that do not look at the network against each method; Holm's family is all of these at one point, score "
     "and metric."
 )
+NAMES = {**MEASURE_LABELS, **LABELS, "area": "Area", "srg": "Symmetric relevance gain"}
 OF_MAPS = "of the maps"
 """Names the place of a measure that no protocol point changes."""
 
@@ -160,20 +161,21 @@ def place(row: Any) -> str:
         return describe_point(point)
     if row.metric == "area":
         return f"{'insertion' if row.select == 'keep_top' else 'deletion'}, {row.fill} fill"
+    if row.metric == "srg":
+        return f"both orders, {row.fill} fill"
     return OF_MAPS
 
 
 def label(row: Any) -> str:
     """Return the name of a metric with its score."""
-    name = {**MEASURE_LABELS, **LABELS, "area": "Area"}[row.metric].removesuffix(" %")
+    name = NAMES[row.metric].removesuffix(" %")
     name = name if name.startswith("ADCC") else name[0].lower() + name[1:]
     return f"{name} in {row.score}" if isinstance(row.score, str) and row.metric != "adcc" else name
 
 
 def _unit(row: Any) -> str:
-    if row.metric in ("complexity", "coherency", "adcc") or (row.metric in ("score_change", "area") and row.score != "confidence"):
-        return ""
-    return " points"
+    in_points = NAMES[row.metric].endswith(" %") or (row.metric in ("score_change", "area", "srg") and row.score == "confidence")
+    return " points" if in_points else ""
 
 
 def _p(p: float) -> str:
