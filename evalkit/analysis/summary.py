@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from evalkit.analysis import metrics, stats
+from evalkit.analysis import metrics, significance, stats
 from evalkit.analysis.load import ITEM, Run, at_point, point_columns
 from evalkit.control_names import base_of, control_of
 from evalkit.errors import UserError
@@ -19,6 +19,8 @@ from evalkit.point import Point
 SCORES = {"confidence": "prob", "activation": "logit"}
 RAW = {"score": "logit"}
 """The one score of a run with model.output=raw, which has no confidence."""
+FLIP = "sign-flip permutation"
+"""The name of the test of `significance.sign_flip`."""
 PAPER_METRICS = ("average_drop", "increase", "win")
 """The metrics of the paper's tables: six, since each is taken for confidence and activation."""
 
@@ -133,16 +135,18 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
 
 
 def compare(run: Run) -> pd.DataFrame:
-    """Compare every pair of methods: difference of means (paired bootstrap), McNemar for increase, sign test for win.
+    """Compare every pair of methods: sign-flip permutation test of the mean drop, McNemar for increase, sign test for win.
 
     A control version (`control_names`) is compared with its own method only, so that controls add few comparisons.
-    If several classes of an image are explained, all use the bootstrap, which keeps the classes of an image together.
+    If several classes of an image are explained, all use the sign-flip test, which keeps the classes of an image together. `p` is
+    uncorrected; `p_holm` is corrected by Holm's procedure for all comparisons of the run: every pair, protocol point, score and metric.
     """
     if len(run.methods) < 2 or not run.points:
         return pd.DataFrame()
-    return pd.concat(
-        [_compare_point(run, point, score) for point, score in itertools.product(run.points, scores_in(run))], ignore_index=True
-    )
+    tables = [_compare_point(run, point, score) for point, score in itertools.product(run.points, scores_in(run))]
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", significance.holm(table.p.to_numpy(float)))
+    return table
 
 
 def compared(methods: Sequence[str]) -> list[tuple[int, int]]:
@@ -162,12 +166,12 @@ def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
     columns = {"average_drop": drops[first] - drops[second], "increase": up[first] - up[second], "win": won - lost}
     differences = stats.bootstrap(columns, images)
     tests: dict[str, tuple[str, Any]] = {
-        "average_drop": ("paired bootstrap", stats.p_of_difference(differences["average_drop"].resampled)),
+        "average_drop": (FLIP, significance.sign_flip(columns["average_drop"], images)),
         "increase": ("McNemar", [stats.mcnemar(up[i] > 0, up[j] > 0) for i, j in pairs]),
         "win": ("sign", [stats.sign_test(int((a > 0).sum()), int((b > 0).sum())) for a, b in zip(won, lost, strict=True)]),
     }
     if len(np.unique(images)) < len(images):  # the exact tests need independent items
-        tests = {metric: ("paired bootstrap", stats.p_of_difference(differences[metric].resampled)) for metric in tests}
+        tests = {metric: (FLIP, significance.sign_flip(column, images)) for metric, column in columns.items()}
     return pd.DataFrame(
         {
             "run": str(run.path),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.summary import scores_in, win_matrix
 from evalkit.output import map_tables
-from evalkit.output.tables import PAIRED, caption, cells, comparison_table, describe_point, title
+from evalkit.output.tables import caption, cells, comparison_table, describe_point, paired, title
 
 
 def markdown(evaluated: Sequence[Evaluated]) -> str:
@@ -26,7 +26,7 @@ def markdown(evaluated: Sequence[Evaluated]) -> str:
             parts.append(f"### {describe_point(point)}\n\n" + pipes(cells(one, point)))
             tests = comparison_table(one, point)
             if tests:
-                parts.append(f"{PAIRED}:\n\n" + pipes(tests))
+                parts.append(f"{paired(one)}:\n\n" + pipes(tests))
             if len(run.methods) > 2:
                 for score in scores_in(run):
                     shares = win_matrix(run, point, score)

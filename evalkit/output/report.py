@@ -17,7 +17,7 @@ from evalkit.errors import printable
 from evalkit.files import publish
 from evalkit.output import map_tables, plots
 from evalkit.output.pages import data_uri, page
-from evalkit.output.tables import PAIRED, caption, cells, comparison_table, describe_point, main_points, signs, title
+from evalkit.output.tables import caption, cells, comparison_table, describe_point, main_points, paired, signs, title
 
 MOST_EXCLUDED = 500
 """Largest number of excluded images that are listed."""
@@ -37,14 +37,14 @@ def write_report(evaluated: Sequence[Evaluated], galleries: Sequence[Mapping[str
     Raises UserError if the file cannot be written.
     """
     sections = [_section(one, its_notes) for one, its_notes in zip(evaluated, notes, strict=True)]
-    publish(out, page("report", {"galleries": list(galleries)}, sections=sections, paired=PAIRED).encode())
+    publish(out, page("report", {"galleries": list(galleries)}, sections=sections).encode())
 
 
 def _section(evaluated: Evaluated, notes: Sequence[str]) -> dict[str, Any]:
     run = evaluated.run
-    main = main_points(run)
+    main, tested = main_points(run), paired(evaluated)
     tables = [
-        {"point": describe_point(point), "cells": cells(evaluated, point), "tests": comparison_table(evaluated, point)}
+        {"point": describe_point(point), "cells": cells(evaluated, point), "tests": comparison_table(evaluated, point), "paired": tested}
         for point in (*main, *(point for point in run.points if point not in main))
     ]
     return {

@@ -7,7 +7,7 @@ import pandas as pd
 from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import CONTROLS, Run, at_point, exclusions, in_words
 from evalkit.analysis.metrics import direction
-from evalkit.analysis.summary import PAPER_METRICS, SCORES, rival
+from evalkit.analysis.summary import FLIP, PAPER_METRICS, SCORES, rival
 from evalkit.analysis.top1 import expected_top1, outputs, random_weights
 from evalkit.errors import counted, shards_in_words
 from evalkit.layer_names import at, layers_in_words, method_of
@@ -28,7 +28,6 @@ MANY = 6
 PAPERS = {"table1": "VGG16", "table2": "Inception-v3"}
 """The network of each table of the paper."""
 PAPER_POINT = Point("keep_top", 20.0, "black")
-PAIRED = "Paired tests (average drop: bootstrap; increase: McNemar; win: sign test; those of all pairs are in comparisons.csv)"
 UNDEFINED = "undefined"
 """Stands for a value that does not exist, as a ratio to 0."""
 LINES = [
@@ -185,8 +184,6 @@ def undefined(run: Run) -> list[str]:
             lines.append(f"Drops in {score} are undefined: no image has Y > 0 to divide by.")
     if (scored.prob_full >= 1).all():
         lines.append("The average gain is undefined: every confidence is 1, so 1 - Y is 0 and nothing can be divided by it.")
-    if scored["index"].nunique() < 2 and len(run.methods) > 1:
-        lines.append("The bootstrap's p are undefined: they need two images or more.")
     return lines
 
 
@@ -256,6 +253,15 @@ def interval(value: float, low: float, high: float, decimals: int = 2) -> str:
     return f"{value:z.2f} [{low:z.{decimals}f}, {high:z.{decimals}f}]"
 
 
+def paired(evaluated: Evaluated) -> str:
+    """Return what stands above the paired tests: which tests, and for how many comparisons p is corrected."""
+    kinds = "average drop: sign-flip permutation; increase: McNemar; win: sign test"
+    if set(evaluated.comparisons.get("test", ())) == {FLIP}:
+        kinds = "sign-flip permutation of whole images"
+    family = evaluated.comparisons.get("p", pd.Series(dtype=float)).notna().sum()
+    return f"Paired tests ({kinds}); p is uncorrected, p (Holm) corrected for the {family} comparisons of this run (comparisons.csv)"
+
+
 def comparison_table(evaluated: Evaluated, point: Point) -> list[list[str]]:
     """Return the paired tests of the first method against the others and the centre control; empty for a single method.
 
@@ -271,14 +277,19 @@ def comparison_table(evaluated: Evaluated, point: Point) -> list[list[str]]:
         rivals = [m for m in rivals if method_of(m) == method_of(first)] or rivals[:1]
     if first not in CONTROLS and "centre" in run.methods:
         rivals.append("centre")
-    lines = [["difference", "metric", "value", "p"]]
+    lines = [["difference", "metric", "value", "p", "p (Holm)"]]
     for other in rivals:
         for row in tests[(tests["first"] == first) & (tests["second"] == other)].itertuples():
-            p = UNDEFINED if math.isnan(row.p) else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
             bounds = f"[{row.low:+.2f}, {row.high:+.2f}]" if math.isfinite(row.low) else "[no interval]"
             difference = f"{row.difference:+.2f} {bounds}" if math.isfinite(row.difference) else UNDEFINED
-            lines.append([f"{first} - {other}", f"{LABELS[row.metric].removesuffix(' %')}, {row.score}", difference, p])
+            lines.append(
+                [f"{first} - {other}", f"{LABELS[row.metric].removesuffix(' %')}, {row.score}", difference, _p(row.p), _p(row.p_holm)]
+            )
     return lines if len(lines) > 1 else []
+
+
+def _p(p: float) -> str:
+    return UNDEFINED if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def main_points(run: Run) -> list[Point]:

@@ -14,7 +14,7 @@ from evalkit.analysis.metrics import lower_is_better
 from evalkit.analysis.summary import PAPER_METRICS, scores_in
 from evalkit.layer_names import AT, by_layer, method_of
 from evalkit.output import map_tables
-from evalkit.output.tables import LABELS, PAIRED, caption, comparison_table, describe_point, interval, main_points, published_label, title
+from evalkit.output.tables import LABELS, caption, comparison_table, describe_point, interval, main_points, paired, published_label, title
 from evalkit.point import Point
 
 LOCATED = ("pointing", "energy_inside", "best_iou")
@@ -36,7 +36,7 @@ def print_tables(console: Console, evaluated: Sequence[Evaluated]) -> None:
             for score in scores_in(run):
                 console.print(*_fitting(console, one, point, score), sep="\n")
             console.print("\n".join(caption(run)), markup=False, highlight=False)
-            _print_tests(console, comparison_table(one, point), apart=_of_layers(run))
+            _print_tests(console, one, point)
         if not one.measures.empty and one.measures.metric.isin(LOCATED).any():
             console.print(f"\n{title(run)}; maps against boxes", style="bold", markup=False, highlight=False)
             console.print(_location_table(one))
@@ -105,24 +105,26 @@ def _score_table(evaluated: Evaluated, point: Point, score: str, decimals: int =
     return table
 
 
-def _print_tests(console: Console, tests: list[list[str]], *, apart: bool) -> None:
-    """Print the paired tests; with `apart`, each pair's names, which may be long, stand on a line above its values."""
+def _print_tests(console: Console, evaluated: Evaluated, point: Point) -> None:
+    """Print the paired tests; where the names are of layers, or the lines too long, each pair stands on a line above its values."""
+    tests = comparison_table(evaluated, point)
     if not tests:
         return
-    if not apart:
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title=PAIRED, title_justify="left", title_style="italic")
-        for name in tests[0]:
-            table.add_column(name, no_wrap=name != "difference", overflow="fold")
-        for before, (pair, *rest) in zip([[""], *tests[1:]], tests[1:], strict=False):
-            table.add_row(escape(pair) if pair != before[0] else "", *map(escape, rest))
+    console.print(f"{paired(evaluated)}:", style="italic", markup=False, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for name in tests[0]:
+        table.add_column(name, no_wrap=True)
+    for before, (pair, *rest) in zip([[""], *tests[1:]], tests[1:], strict=False):
+        table.add_row(escape(pair) if pair != before[0] else "", *map(escape, rest))
+    if not _of_layers(evaluated.run) and console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
         console.print(table)
         return
-    console.print(f"{PAIRED}:", style="italic", markup=False, highlight=False)
     for pair in dict.fromkeys(line[0] for line in tests[1:]):
         console.print(f"\n{pair}", style="bold", markup=False, highlight=False)
         table = Table(box=None, padding=(0, 1), show_header=False)
         for i in range(1, len(tests[0])):
             table.add_column(min_width=max(len(line[i]) for line in tests), overflow="fold")
-        for _, metric, value, p in (line for line in tests[1:] if line[0] == pair):
-            table.add_row(metric, escape(value), f"p {p}" if p.startswith("<") else f"p = {p}")
+        for _, metric, value, *ps in (line for line in tests[1:] if line[0] == pair):
+            said = (f"{name} {p}" if p.startswith("<") else f"{name} = {p}" for name, p in zip(tests[0][3:], ps, strict=True))
+            table.add_row(metric, *map(escape, (value, *said)))
         console.print(table)
