@@ -44,17 +44,18 @@ def bootstrap(columns: Mapping[str, Array | tuple[Array, Array]], images: NDArra
     table. A resample is represented by how often it contains each image, so all estimates take matrix products.
 
     Where ENOUGH images or more have a defined entry, the interval is of percentiles. Those of fewer images are too narrow: there the
-    interval is the symmetric studentised one (Hall, J. R. Stat. Soc. B 1988), with the linearised standard error of a ratio. Where
-    nothing varies, the interval is the value.
+    interval is the symmetric studentised one (Hall, J. R. Stat. Soc. B 1988), with the linearised standard error of a ratio. Outcomes,
+    whose entries are 0 and of one size, keep the percentiles, which cover. Where nothing varies, the interval is the value.
 
     `images` (n,) gives the image of each entry, if an image has several: they are resampled together.
     """
     pairs = {name: column if isinstance(column, tuple) else _as_ratio(column) for name, column in columns.items()}
     above, below = (np.concatenate([pair[side] for pair in pairs.values()]) for side in (0, 1))
+    outcomes = _are_outcomes(above, below)
     if images is not None:
         above, below = (by_image(side, images) for side in (above, below))
     n = above.shape[1]
-    few = np.flatnonzero((below != 0).sum(axis=1) < ENOUGH)
+    few = np.flatnonzero(((below != 0).sum(axis=1) < ENOUGH) & ~outcomes)
 
     def ratios(counts: Array) -> Array:
         with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is nan: no entry is defined
@@ -100,7 +101,7 @@ def _studentised(above: Array, below: Array, resampled: Array, squared: Array, c
     """Return the ends (m,) of the symmetric studentised intervals of ratios of sums (m,n), or `constant` where nothing varies.
 
     `resampled` (m,B) are the ratios on resamples, `squared` (m,B) their squared standard errors; resamples without a defined entry are
-    left out. Where no entry is negative, nor is the interval; where none exceeds 100, as of percentages, nor does the interval.
+    left out. Where no entry is negative, nor is the interval; where none is beyond 100 in size, as of percentages, nor is the interval.
     """
     whole = np.ones((1, above.shape[1]))
     entries = (below != 0).sum(axis=1)[:, None]
@@ -111,16 +112,35 @@ def _studentised(above: Array, below: Array, resampled: Array, squared: Array, c
         t = np.abs(resampled - value) / np.sqrt((entries * squared + PRIOR * error) / (entries + PRIOR))
     low, high = (end.copy() for end in constant)
     half = np.sqrt(error[varies, 0]) * np.nanquantile(t[varies], LEVEL, axis=1)
-    positive, percent = (above[varies] >= 0).all(axis=1), (above[varies] <= 100 * below[varies]).all(axis=1)
-    low[varies] = np.maximum(value[varies, 0] - half, np.where(positive, 0, -np.inf))
-    high[varies] = np.minimum(value[varies, 0] + half, np.where(positive & percent, 100, np.inf))
+    positive = (above[varies] >= 0).all(axis=1)
+    most = np.where((np.abs(above[varies]) <= 100 * below[varies]).all(axis=1), 100, np.inf)
+    low[varies] = np.maximum(value[varies, 0] - half, np.where(positive, 0, -most))
+    high[varies] = np.minimum(value[varies, 0] + half, most)
     return low, high
+
+
+def _are_outcomes(above: Array, below: Array) -> NDArray[np.bool_]:
+    """Return for which rows (m,n) of sums and counts all entries are 0 or of one size, as of outcomes 0 and 100 and their differences."""
+    sizes = np.abs(above)
+    one_size = ((sizes == 0) | (sizes == sizes.max(axis=1, keepdims=True, initial=0))).all(axis=1)
+    return np.asarray(one_size & ((below == 0) | (below == 1)).all(axis=1))
 
 
 def _as_ratio(values: Array) -> tuple[Array, Array]:
     """Return the sum and the count of the defined entries, whose ratio is their mean."""
     defined = ~np.isnan(values)
     return np.where(defined, values, 0), defined.astype(float)
+
+
+def spread(values: Array, images: NDArray[Any]) -> Array:
+    """Return the standard deviations (m,) whose quotient by the root of the number of images is the standard error of a mean of (m,n).
+
+    Entries may be nan; those of one image in `images` (n,) are one unit. nan for a single image or where no entry is defined.
+    """
+    above, below = (by_image(side, images) for side in _as_ratio(values))
+    count = above.shape[1]
+    error = _squared_errors(above, below, np.ones((1, count)))[:, 0]
+    return np.sqrt(error * count**2 / (count - 1)) if count > 1 else np.full(len(values), np.nan)
 
 
 def by_image(values: Array, images: NDArray[Any]) -> Array:

@@ -155,7 +155,16 @@ def compared(methods: Sequence[str]) -> list[tuple[int, int]]:
     return [(i, j) for i, j in pairs if not control_of(methods[i]) and (not control_of(methods[j]) or base_of(methods[j]) == methods[i])]
 
 
-def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
+class Paired(NamedTuple):
+    """Differences (P,n) of P pairs of methods (by position) at one point, by metric, in percent; and the images (n,) of the items."""
+
+    pairs: list[tuple[int, int]]
+    columns: dict[str, np.ndarray]
+    images: np.ndarray
+
+
+def differences_of(run: Run, point: Point, score: str) -> Paired:
+    """Return the differences whose means are compared: of drops (nan where undefined), of increases, and wins less losses."""
     full, masked, images = scores_of(run, point, score)
     pairs = compared(run.methods)
     first, second = np.array(pairs).T
@@ -163,12 +172,17 @@ def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
     up = metrics.increased(full, masked)
     losses = losses_of(point, full, masked)
     won, lost = metrics.wins(losses[first], losses[second]), metrics.wins(losses[second], losses[first])
-    columns = {"average_drop": drops[first] - drops[second], "increase": up[first] - up[second], "win": won - lost}
+    return Paired(pairs, {"average_drop": drops[first] - drops[second], "increase": up[first] - up[second], "win": won - lost}, images)
+
+
+def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
+    pairs, columns, images = differences_of(run, point, score)
     differences = stats.bootstrap(columns, images)
+    exact = [[stats.sign_test(int((row > 0).sum()), int((row < 0).sum())) for row in columns[metric]] for metric in ("increase", "win")]
     tests: dict[str, tuple[str, Any]] = {
         "average_drop": (FLIP, significance.sign_flip(columns["average_drop"], images)),
-        "increase": ("McNemar", [stats.mcnemar(up[i] > 0, up[j] > 0) for i, j in pairs]),
-        "win": ("sign", [stats.sign_test(int((a > 0).sum()), int((b > 0).sum())) for a, b in zip(won, lost, strict=True)]),
+        "increase": ("McNemar", exact[0]),
+        "win": ("sign", exact[1]),
     }
     if len(np.unique(images)) < len(images):  # the exact tests need independent items
         tests = {metric: (FLIP, significance.sign_flip(column, images)) for metric, column in columns.items()}

@@ -1,4 +1,4 @@
-"""evalkit run | tables | report | audit | explain | app | figure | study | list | bench."""
+"""evalkit run | tables | audit | plan | report | explain | app | figure | study | list | bench."""
 
 import io
 import logging
@@ -19,6 +19,7 @@ from evalkit.cli.console import note
 from evalkit.cli.explain import explain
 from evalkit.cli.figure import figure_app
 from evalkit.cli.listing import list_things
+from evalkit.cli.plan import plan
 from evalkit.cli.report import report
 from evalkit.cli.run import Stopped, asked_to_stop, run
 from evalkit.cli.study import study_app
@@ -36,7 +37,7 @@ app = typer.Typer(
 app.add_typer(bench_app, name="bench")
 app.add_typer(study_app, name="study")
 app.add_typer(figure_app, name="figure")
-for command in (run, tables, report, audit, explain):
+for command in (run, tables, audit, plan, report, explain):
     app.command()(command)
 app.command("app")(serve)
 app.command("list")(list_things)

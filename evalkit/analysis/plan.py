@@ -1,0 +1,87 @@
+"""How many images a comparison needs, from the differences of a finished pilot run."""
+
+import itertools
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from scipy import stats as scipy_stats
+
+from evalkit.analysis import significance, stats
+from evalkit.analysis.load import Run
+from evalkit.analysis.stats import Array
+from evalkit.analysis.summary import FLIP, compare, differences_of, scores_in
+from evalkit.errors import UserError
+
+Correction = Literal["holm", "bh", "none"]
+SIZES = (1000, 5000, 50000)
+"""Numbers of images for which half-widths and times are given."""
+FEWEST = 10
+
+
+def level_of_each(p: Array, level: float, correct: Correction) -> float:
+    """Return the level at which each comparison is planned, so that it counts after the correction for all, whose p (m,) are given.
+
+    Of Holm's it is the first step's, level / m (Bonferroni), which Holm's procedure never falls below. Of Benjamini and Hochberg's it is
+    level k / m, for the k comparisons, at least one, that the pilot itself rejects.
+    """
+    defined = p[~np.isnan(p)]
+    if correct == "none" or not len(defined):
+        return level
+    rejected = 1 if correct == "holm" else max(1, int((significance.benjamini_hochberg(defined) <= level).sum()))
+    return level * rejected / len(defined)
+
+
+def images_needed(difference: Array, spread: Array, level: float, power: float, step: Array | float = 0) -> Array:
+    """Return the images at which a test at `level` finds mean differences of standard deviation `spread` with probability `power`.
+
+    n = (z_level sqrt(spread^2 + difference^2) + z_power spread)^2 / difference^2: under the null of a sign-flip or McNemar's test,
+    the variance is the second moment (Connor, Biometrics 1987, for McNemar's). Exact tests of outcomes, which differ by `step`, need
+    step / |difference| more, the correction for continuity. inf where the difference is zero.
+    """
+    z_level, z_power = scipy_stats.norm.isf(level / 2), scipy_stats.norm.isf(1 - power)
+    size = np.abs(difference)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        images = (z_level * np.sqrt(spread**2 + size**2) + z_power * spread) ** 2 / size**2 + step / size
+    least = 1 - np.log2(level)  # images whose signs all agree: p is 2 to the power of 1 - n
+    return np.where(size > 0, np.maximum(np.ceil(images), np.ceil(least)), np.inf)
+
+
+def plan(run: Run, power: float = 0.8, level: float = 0.05, correct: Correction = "holm") -> pd.DataFrame:
+    """Return one row for each pair of methods, protocol point, score and metric of a pilot run.
+
+    `difference` and `sd` are of images, in percent; `images` are needed at the observed difference, `images_low` at the end of its 95 %
+    interval that is farther from zero, `images_high` at the nearer one, inf if the interval holds zero. `half_width_N` is half the 95 %
+    interval of N images, `seconds` the time of `images` at the pilot's images/s, nan if that is unknown.
+    Raises UserError for a run of one method or of fewer than FEWEST scored images, and for a power, level or correction that is none.
+    """
+    _check(run, power, level, correct)
+    tests = compare(run)
+    each = level_of_each(tests.p.to_numpy(float), level, correct)
+    spreads = []
+    for point, score in itertools.product(run.points, scores_in(run)):
+        paired = differences_of(run, point, score)
+        spreads.append(np.stack([stats.spread(column, paired.images) for column in paired.columns.values()], axis=1).ravel())
+    table = tests.drop(columns=["p_holm"]).assign(sd=np.concatenate(spreads), level=each)
+    near, far = np.sort(np.abs(tests[["low", "high"]].to_numpy()), axis=1).T
+    near = np.where((tests.low <= 0) & (tests.high >= 0), 0, near)  # cannot be told from zero
+    step = np.where(tests.test == FLIP, 0, 100)
+    for name, size in (("images", tests.difference.to_numpy()), ("images_low", far), ("images_high", near)):
+        table[name] = images_needed(size, table.sd.to_numpy(), each, power, step)
+    for count in SIZES:
+        table[f"half_width_{count}"] = scipy_stats.norm.isf((1 - stats.LEVEL) / 2) * table.sd / np.sqrt(count)
+    table["seconds"] = table.images / run.counts()["images_per_second"]
+    return table
+
+
+def _check(run: Run, power: float, level: float, correct: str) -> None:
+    for name, value in (("power", power), ("level", level)):
+        if not 0 < value < 1:
+            raise UserError(f"--{name} {value:g} is not valid: give a number between 0 and 1, such as {0.8 if name == 'power' else 0.05}")
+    if correct not in get_args(Correction):
+        raise UserError(f"--correct {correct} is not valid: give {', '.join(get_args(Correction))}")
+    if len(run.methods) < 2:
+        raise UserError(f"{run.path} has one method, {run.methods[0]}, so there is no difference to plan for: give a run of two or more")
+    scored = run.counts()["scored"]
+    if scored < FEWEST:
+        raise UserError(f"{run.path} has {scored} scored images, too few to estimate how differences vary: give a run of {FEWEST} or more")
