@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from evalkit.analysis.stats import Array, by_image
+from evalkit.analysis.stats import ENOUGH, LEVEL, Array, Intervals, bootstrap, by_image
+
+Sums = tuple[Array, Array]
 
 EXACT = 30
 """Largest number of non-zero differences whose signs are all enumerated."""
@@ -39,6 +41,26 @@ def sign_flip(differences: Array, images: NDArray[Any] | None = None) -> Array:
         defined = ~np.isnan(differences[rows]).all(axis=1)
         p[rows] = np.where(defined, _p_of_sums(values if images is None else by_image(values, images)), np.nan)
     return p
+
+
+def compare_ratios(first: Sums, second: Sums, images: NDArray[Any]) -> tuple[Intervals, Array]:
+    """Return the difference of two ratios of sums, each of numerators and denominators (1,n), with its interval and p, all (1,).
+
+    p is of the sign-flip test of what each image contributes to the difference: of a - r b over the sum of b, r being the ratio of both
+    together, which is theirs under the null. For fewer than `stats.ENOUGH` images the interval is that of the mean of such contributions
+    about the ratios themselves.
+    """
+    (a, b), (c, d) = ((by_image(above, images), by_image(below, images)) for above, below in (first, second))
+    common = (a.sum() + c.sum()) / (b.sum() + d.sum())
+    p = sign_flip((a - common * b) / b.sum() - (c - common * d) / d.sum())
+    estimates = bootstrap({"first": first, "second": second}, images)
+    value = estimates["first"].value - estimates["second"].value
+    if a.shape[1] >= ENOUGH:
+        tails = np.nanquantile(estimates["first"].resampled - estimates["second"].resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
+        return Intervals(value, tails[0], tails[1]), p
+    gained = (a - estimates["first"].value * b) / b.sum() - (c - estimates["second"].value * d) / d.sum()
+    linear = bootstrap({"gained": value + a.shape[1] * gained})["gained"]
+    return Intervals(value, linear.low, linear.high), p
 
 
 def _batches(m: int, n: int) -> Iterator[slice]:

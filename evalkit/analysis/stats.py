@@ -164,17 +164,6 @@ def medians(columns: Array, images: NDArray[Any] | None = None) -> Intervals:
     return Intervals(np.median(columns, axis=1), low, high)
 
 
-def p_of_difference(resampled: Array) -> Array:
-    """Return the two-sided p of a paired difference from its bootstrap resamples (m,B): twice the smaller tail around zero.
-
-    It is at least 1/B, the resolution of B resamples.
-    """
-    if resampled.shape[1] == 0:
-        return np.full(len(resampled), np.nan)
-    tail = np.minimum((resampled <= 0).mean(axis=1), (resampled >= 0).mean(axis=1))
-    return np.clip(2 * tail, 1 / resampled.shape[1], 1)
-
-
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     """Return p of the exact McNemar test of two paired yes/no outcomes (n,): binomial on the images where they differ."""
     return sign_test(int((first & ~second).sum()), int((second & ~first).sum()))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalkit.analysis import stats
+from evalkit.analysis import significance, stats
 from evalkit.errors import UserError
 from evalkit.study.records import NEITHER, Answers, Design, Key, Question
 
@@ -111,9 +111,10 @@ def _better(key: Key, answers: Array) -> list[Row]:
     answered = counts.sum(0) > 0
     shares = counts[:, answered] / counts[:, answered].sum(0)
     images = np.array([item.index for item in key.items.values()])[answered]
-    estimates = stats.bootstrap({"score": shares}, images)["score"]
     n = int(answered.sum())
-    return _compared("score", estimates, [*key.contestants, NEITHER["better"]], [n] * 3, n, PUBLISHED["better"][1])
+    return _compared(
+        "score", (shares, np.ones_like(shares)), images, [*key.contestants, NEITHER["better"]], [n] * 3, n, PUBLISHED["better"][1]
+    )
 
 
 def _trust(key: Key, answers: Array) -> list[Row]:
@@ -123,7 +124,7 @@ def _trust(key: Key, answers: Array) -> list[Row]:
     ratings = (np.where(rated, answers, 0).sum(0)[None], rated.sum(0)[None].astype(float))
     estimate = stats.bootstrap({"rating": ratings}, images)["rating"]
     (row,) = _rows("mean rating", estimate, [f"{key.contestants[0]} over {key.contestants[1]}"], [int(rated.sum())], 1, {})
-    return [{**row, "p": stats.p_of_difference(estimate.resampled)[0], "published": PUBLISHED["trust"][1]["mean rating"]}]
+    return [{**row, "p": significance.sign_flip(ratings[0], images)[0], "published": PUBLISHED["trust"][1]["mean rating"]}]
 
 
 def _which(key: Key, answers: Array) -> list[Row]:
@@ -147,11 +148,10 @@ def _which(key: Key, answers: Array) -> list[Row]:
         "energy in the other's boxes %": (np.where(boxed, others, 0), boxed.astype(float)),
     }
     defined = {name: pair for name, pair in measured.items() if (pair[1].sum(1) > 0).all()}
-    estimates = stats.bootstrap(defined, images)
     rows: list[Row] = []
-    for name, (_, counts) in defined.items():
+    for name, (above, counts) in defined.items():
         published = PUBLISHED["which"][1] if name == "correct %" else {}
-        rows += _compared(name, estimates[name], key.contestants, [int(n) for n in counts.sum(1)], 100, published)
+        rows += _compared(name, (above, counts), images, key.contestants, [int(n) for n in counts.sum(1)], 100, published)
     return rows
 
 
@@ -179,13 +179,19 @@ def _rows(
 
 
 def _compared(
-    quantity: str, estimates: stats.Bootstrapped, names: Sequence[str], numbers: Sequence[int], scale: float, published: Mapping[str, float]
+    quantity: str,
+    columns: tuple[Array, Array],
+    images: NDArray[np.int64],
+    names: Sequence[str],
+    numbers: Sequence[int],
+    scale: float,
+    published: Mapping[str, float],
 ) -> list[Row]:
-    """Return each estimate, and the paired difference of the first two, which use the same resampled images."""
+    """Return each ratio of sums (m,n), and the paired difference of the first two."""
     first, second = names[:2]
-    gained = (estimates.resampled[0] - estimates.resampled[1])[None]
-    tails = np.quantile(gained, [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2], axis=1) if gained.size else np.full((2, 1), np.nan)
-    difference = stats.Intervals(estimates.value[:1] - estimates.value[1:2], *tails)
+    above, below = columns
+    estimates = stats.bootstrap({quantity: columns}, images)[quantity]
+    difference, p = significance.compare_ratios((above[:1], below[:1]), (above[1:2], below[1:2]), images)
     paper = {DIFFERENCE: published[first] - published[second]} if {first, second} <= published.keys() else {}
     (row,) = _rows(quantity, difference, [DIFFERENCE], [min(numbers[:2])], scale, paper)
-    return [*_rows(quantity, estimates, names, numbers, scale, published), {**row, "p": stats.p_of_difference(gained)[0]}]
+    return [*_rows(quantity, estimates, names, numbers, scale, published), {**row, "p": p[0]}]

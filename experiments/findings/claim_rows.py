@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evalkit.analysis import stats
+from evalkit.analysis import significance, stats
 
 Row = dict[str, Any]
 COLUMNS = (
@@ -63,7 +63,7 @@ class Claim:
         positions = np.arange(len(values)) if images is None else images
         defined = np.isfinite(values)
         interval = stats.bootstrap({measure: np.where(defined, values, np.nan)[None]}, positions)[measure]
-        p = float(stats.p_of_difference(interval.resampled)[0]) if against_zero else float("nan")
+        p = float(significance.sign_flip(np.where(defined, values, np.nan)[None], positions)[0]) if against_zero else float("nan")
         value, low, high = interval.value[0], interval.low[0], interval.high[0]
         counted = {"images": len(np.unique(positions[defined])), "n": int(defined.sum())}
         return self.estimate(measure, value, low, high, images=counted["images"], n=counted["n"], p=p, expects=expects)

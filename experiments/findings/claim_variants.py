@@ -11,8 +11,8 @@ from evalkit.analysis.load import Run
 from evalkit.analysis.summary import compare
 
 HOW = (
-    "Protocol of the Ablation-CAM paper (top 20 % kept, black): drop, increase and win, paired by image; p of the bootstrap for drops, of "
-    "McNemar's test for increase, of the sign test for win."
+    "Protocol of the Ablation-CAM paper (top 20 % kept, black): drop, increase and win, paired by image; p of the sign-flip test for "
+    "drops, of McNemar's test for increase, of the sign test for win."
 )
 SOFTMAX = Claim(
     "Visualizations with weights from the drop in confidence are less trustworthy than with the drop in class score.",

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalkit.analysis import stats
+from evalkit.analysis import significance, stats
 from evalkit.analysis.metrics import direction
 from evalkit.analysis.summary import SCORES
 from evalkit.output.tables import describe_point
@@ -111,14 +111,14 @@ def levels(table: pd.DataFrame, about: dict[str, str], tests: Iterable[tuple[str
     images = items["index"].to_numpy()
     rows = []
     for name, interval in stats.bootstrap(values, images).items():
-        chance = stats.p_of_difference(interval.resampled - 50) if name == RIGHT and even else np.full(len(methods), np.nan)
+        chance = significance.sign_flip(values[name] - 50, images) if name == RIGHT and even else np.full(len(methods), np.nan)
         for i, method in enumerate(methods):
             estimate = (interval.value[i], interval.low[i], interval.high[i], chance[i])
             rows.append({**about, "method": method, **_row(name, "", values[name][i], images, estimate)})
     for (method, other), name in itertools.product(tests, values):
         gained = gain(methods, values, name, (method, other))
         interval = stats.bootstrap({name: gained[None]}, images)[name]
-        estimate = (interval.value[0], interval.low[0], interval.high[0], stats.p_of_difference(interval.resampled)[0])
+        estimate = (interval.value[0], interval.low[0], interval.high[0], significance.sign_flip(gained[None], images)[0])
         rows.append({**about, "method": method, **_row(name, other, gained, images, estimate)})
     return rows
 
@@ -135,12 +135,13 @@ def contrasts(table: pd.DataFrame, about: dict[str, str], tests: Iterable[tuple[
         gained = gain(methods, values, name, (method, other))
         kinds = {ONE: np.where(several, np.nan, gained), SEVERAL: np.where(several, gained, np.nan)}
         one, more = stats.bootstrap({kind: gains[None] for kind, gains in kinds.items()}, images).values()
-        between = more.resampled - one.resampled
-        low, high = np.nanpercentile(between, [2.5, 97.5])
+        sums = [(np.nan_to_num(gains)[None], np.isfinite(gains)[None].astype(float)) for gains in (kinds[SEVERAL], kinds[ONE])]
+        between, p = significance.compare_ratios(*sums, images)
+        of_one, of_more = significance.sign_flip(np.stack([kinds[ONE], kinds[SEVERAL]]), images)
         estimates = {
-            ONE: (one.value[0], one.low[0], one.high[0], stats.p_of_difference(one.resampled)[0]),
-            SEVERAL: (more.value[0], more.low[0], more.high[0], stats.p_of_difference(more.resampled)[0]),
-            BETWEEN: (more.value[0] - one.value[0], low, high, stats.p_of_difference(between)[0]),
+            ONE: (one.value[0], one.low[0], one.high[0], of_one),
+            SEVERAL: (more.value[0], more.low[0], more.high[0], of_more),
+            BETWEEN: (between.value[0], between.low[0], between.high[0], p[0]),
         }
         for kind, estimate in estimates.items():
             rows.append({**about, "items": kind, "method": method, **_row(name, other, kinds.get(kind, gained), images, estimate)})

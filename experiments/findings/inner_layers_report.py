@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evalkit.analysis import stats
+from evalkit.analysis import significance, stats
 from evalkit.evaluation.sanity import similarity
 from evalkit.output.plots import MARKERS, TEXT
 
@@ -74,7 +74,7 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
 
 def _row(measure: str, against: str, values: pd.Series) -> Row:
     interval = stats.bootstrap({measure: values.to_numpy(float)[None]})[measure]
-    p = float(stats.p_of_difference(interval.resampled)[0]) if against else float("nan")
+    p = float(significance.sign_flip(values.to_numpy(float)[None])[0]) if against else float("nan")
     numbers = {"value": interval.value[0], "low": interval.low[0], "high": interval.high[0], "p": p}
     return {"measure": measure, "against": against, "n": int(values.notna().sum()), **numbers}
 

@@ -21,7 +21,7 @@ import typer
 from torch import Tensor
 
 from evalkit import protocol
-from evalkit.analysis import stats
+from evalkit.analysis import significance, stats
 from evalkit.cli.script import run_script
 from evalkit.config.compose import compose_jobs
 from evalkit.errors import UserError, did_you_mean
@@ -143,7 +143,7 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
     for (network, variant), part in table.groupby(["network", "variant"], sort=False):
         measures = [name for name in part if name.startswith(("mass", "correlation"))]
         for measure, interval in stats.bootstrap({name: part[name].to_numpy()[None] for name in measures}).items():
-            p = float("nan") if "distance" in measure else stats.p_of_difference(interval.resampled)[0]
+            p = float("nan") if "distance" in measure else significance.sign_flip(part[measure].to_numpy(float)[None])[0]
             numbers = {"value": interval.value[0], "low": interval.low[0], "high": interval.high[0], "p": p}
             n = int(np.isfinite(part[measure]).sum())
             rows.append({"network": network, "variant": variant, "cell": part.cell.iloc[0], "measure": measure, "n": n, **numbers})

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from evalkit.analysis import stats
+from evalkit.analysis import significance, stats
 
 GRAD, GRAD_SIGMOID, GRAD_DOUBLE = "Grad-CAM, score", "Grad-CAM, sigmoid", "Grad-CAM, sigmoid, all in float64"
 ABLATION, ABLATION_SIGMOID, ABLATION_FLOAT = "Ablation-CAM, score", "Ablation-CAM, sigmoid", "Ablation-CAM, sigmoid, float32 differences"
@@ -62,7 +62,7 @@ def _differences(kept: pd.DataFrame) -> Iterable[str]:
         for variant, other in PAIRS:
             gained = (wide[variant] - wide[other]).to_numpy()
             gain = stats.bootstrap({"gain": gained[None]}, canvases)["gain"]
-            p = stats.p_of_difference(gain.resampled)[0]
+            p = significance.sign_flip(gained[None], canvases)[0]
             yield f"| {times} | {variant} | {other} | {gain.value[0]:+.1f} [{gain.low[0]:+.1f}, {gain.high[0]:+.1f}] | {p:.2g} |"
     yield ""
 

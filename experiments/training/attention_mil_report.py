@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from mil import attention_evidence, attention_map
 
 from evalkit import protocol
-from evalkit.analysis import metrics, stats
+from evalkit.analysis import metrics, significance, stats
 from evalkit.analysis.load import Run
 from evalkit.config.schema import RunConfig
 from evalkit.data.digits import SIZE, Digits
@@ -86,7 +86,7 @@ def _measured(wide: pd.DataFrame, measure: str, pairs: Sequence[tuple[Key, Key |
     values = np.stack([wide[key].to_numpy(float) - (wide[other].to_numpy(float) if other else 0.0) for key, other in pairs])
     images = wide.index.get_level_values("index").to_numpy()
     interval = stats.bootstrap({measure: values}, images)[measure]
-    p = stats.p_of_difference(interval.resampled)
+    p = significance.sign_flip(values, images)
     for i, (key, other) in enumerate(pairs):
         defined = np.isfinite(values[i])
         yield {

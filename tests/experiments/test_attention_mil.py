@@ -217,7 +217,7 @@ def test_levels_and_paired_differences_by_hand():
     assert level[["value", "images", "n"]].tolist() == [10.5, 3, 6] and np.isnan(level.p)
     assert found.loc[("1", "mil_32", "grad_cam", "", "", "average_drop"), "value"] == 11
     gained = found.loc[("0 1", "mil_32", "mil_attention", "mil_32", "grad_cam", "average_drop")]
-    assert gained[["value", "low", "high"]].tolist() == [5, 5, 5] and gained.p < 0.001
+    assert gained[["value", "low", "high"]].tolist() == [5, 5, 5] and gained.p == 0.25  # three images whose signs agree
     across = found.loc[("0 1", "mil_32", "mil_attention", "digits_gap", "grad_cam", "energy_inside")]
     assert across[["value", "images", "n"]].tolist() == [5, 2, 4]  # the image that digits_gap does not recognise has no pair
     accuracy = found.loc[("0 1", "mil_32", "", "digits_gap", "", "accuracy")]
