@@ -24,7 +24,9 @@ def expected_top1(run: Run) -> float | None:
     """
     facts, identity = run.provenance, run.provenance["identity"]
     value, source = facts.get("expected_top1"), str(facts.get("expected_top1_source"))
-    part = identity.get("sample") or identity.get("limit") or facts["missing_shards"] or identity["images"] != "all"
+    part = (
+        identity.get("sample") or identity.get("limit") or identity.get("until") or facts["missing_shards"] or identity["images"] != "all"
+    )
     if value is None or part:
         return None
     known = next((data for end, data in PUBLISHED_ON.items() if source.endswith(end)), None)

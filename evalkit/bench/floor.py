@@ -56,7 +56,7 @@ def bench_floor(
 
         def evaluate() -> None:
             folder = RunFolder(Path(scratch) / str(next(number)))
-            folder.create_or_resume(identify(session), {}, "", len(session.positions), session.config.shard_size)
+            folder.create_or_resume(identify(session), {}, "", len(session.positions), session.config.images_per_shard)
             spent.append(compute(session, folder, folder.missing(), shard_metadata(session), pace=pace).total)
 
         spent: list[dict[str, float]] = []

@@ -13,7 +13,7 @@ from evalkit.errors import counted, printable, shards_in_words
 
 if TYPE_CHECKING:
     from evalkit.config.schema import Job, RunConfig
-    from evalkit.runs.folder import ImageCounts
+    from evalkit.runs.folder import ImageCounts, RunFolder
 
 asked_to_stop = threading.Event()
 """Set by the signal handler that stops the command, since Python ignores an exception raised inside a finalizer."""
@@ -76,7 +76,17 @@ def _run_one(job: "Job") -> str:
         summary = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s, start included){read}{_excluded(counts)}"
     if counts.missing:
         summary = f"{summary if done else 'nothing computed here'}; {shards_in_words(len(counts.missing))} left to other workers"
-    return f"{config.model.name}: {summary} -> {folder.path}"
+    return f"{config.model.name}: {summary}{_ending(config, folder)} -> {folder.path}"
+
+
+def _ending(config: "RunConfig", folder: "RunFolder") -> str:
+    """Return how a run with `until` ended, as text; empty for other runs."""
+    from evalkit.output.stopping import ending
+    from evalkit.output.tables import describe_point
+
+    question = config.question(folder.provenance["identity"]["method"])
+    ended = "" if question is None else ending(folder.provenance, describe_point(question.point))
+    return f"; {ended.removesuffix('.')}" if ended else ""
 
 
 def _kept(config: "RunConfig", images: int) -> str:

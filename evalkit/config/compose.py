@@ -107,6 +107,7 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], orders: dict
         proposed, remark = _proposed(config.model, None if size is None else size(config))
         config = config.model_copy(update={"model": proposed})
         content["model"]["layer"] = config.model.layer if isinstance(config.model.layer, str) else list(config.model.layer)
+    config.question()
     if folder:
         name = ",".join(swept_name(one, RunConfig) for one in folder).replace("/", "_")
         config = config.model_copy(update={"out": config.out / name})

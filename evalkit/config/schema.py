@@ -1,6 +1,7 @@
 """The typed and validated configuration of a run, which `evalkit.config.compose` composes from yaml files and overrides."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,8 +12,10 @@ from upath import UPath
 
 from evalkit.errors import did_you_mean
 from evalkit.files import Place, place
+from evalkit.layer_names import at
 from evalkit.models.settings import ModelConfig, Positive, Settings, Text
 from evalkit.point import ROAD_SOFT, Fill, Percent, Point, Select
+from evalkit.until import SHARD_SIZE, Metric, Question, pair_of
 
 
 def _as_list(value: Any) -> Any:
@@ -149,9 +152,11 @@ class RunConfig(Settings):
     sample: Positive | None
     limit: Positive | None
     seed: Whole
+    until: Text | None = None
+    until_metric: Metric = "average_drop"
     out: Annotated[Place, PlainValidator(_as_place)] = Field(description="a folder", examples=["results/mine"])
     batch_size: Positive
-    shard_size: Positive
+    shard_size: Positive | Literal["auto"]
     device: Annotated[str, AfterValidator(_device)]
     devices: Positive | Literal["auto"]
     launcher: Annotated[LocalLauncher | RayLauncher | SlurmLauncher, Field(discriminator="name")]
@@ -177,6 +182,8 @@ class RunConfig(Settings):
             raise ValueError("out is the current folder: name one of its own, as in out=results/mine")
         if not self.method:
             raise ValueError("no method chosen: method=[grad_cam,ablation_cam]")
+        if self.until is not None and self.model.output == "raw":
+            raise ValueError("until needs scores with bounds, which model.output=raw has not: leave until out, and set sample=N")
         named = [(f"{group}.{name}", one) for group in ("method", "control") for name, one in getattr(self, group).items()]
         for name, settings in (("data", self.data), *named):
             if not isinstance(settings.get("_target_"), str):
@@ -192,6 +199,25 @@ class RunConfig(Settings):
         """Return the chosen measures, and the settings of those that have any; what is not chosen changes no number."""
         settings: dict[str, Any] = {name: getattr(self, name).model_dump(mode="json") for name in self.measures if hasattr(self, name)}
         return {"measures": list(self.measures), **settings}
+
+    @property
+    def images_per_shard(self) -> int:
+        """The number that `shard_size` stands for."""
+        if self.shard_size == "auto":
+            return 512 if self.until is None else SHARD_SIZE
+        return self.shard_size
+
+    def question(self, methods: Iterable[str] | None = None) -> Question | None:
+        """Return what `until` asks, or None. `methods` are the names of rows; without them, any layer of a method may be named.
+
+        Raises UserError: `until` names no two of these methods.
+        """
+        if self.until is None:
+            return None
+        layers = [*self.model.layers, *([self.model.fuse] if self.model.fuse else [])] if len(self.model.layers) > 1 else []
+        known = [*self.method, *(at(name, layer) for name in self.method for layer in layers)] if methods is None else methods
+        first, second = pair_of(self.until, known)
+        return Question(first, second, self.until_metric, self.protocol.all_points()[0])
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,14 @@ def compute(
     progress: Progress | None = None,
     published: Callable[[int], None] | None = None,
     pace: Pace | None = None,
+    over: Callable[[], bool] | None = None,
 ) -> Stopwatch:
     """Compute and publish shards in this order; a shard that another worker finishes meanwhile is dropped.
 
     What is finished of a shard is kept every few seconds, and when a KeyboardInterrupt stops the work; what was kept
     before is not computed again. `metadata` is added to the metadata of each shard's file. `published` is called with each
     finished shard, also with those that another worker finished. `pace` saves its measurement where one process computes
-    shards in several calls. Returns the time spent by stage.
+    shards in several calls. `over` is asked after each shard whether the run has ended. Returns the time spent by stage.
     """
     config, size, stopwatch, splitter = session.config, store.shard_size, Stopwatch(session.device), BatchSplitter()
     stored, pace = config.maps == "store", pace or Pace(config.batch_size)
@@ -79,6 +80,8 @@ def compute(
                     open_shard.close()
                 finish(whole.shard)
                 open_shard = None
+                if over is not None and over():
+                    break
     except KeyboardInterrupt:
         if open_shard is not None and open_shard.complete:
             open_shard.close()

@@ -30,6 +30,7 @@ from evalkit.models.outputs import check_on_images
 from evalkit.models.settings import ModelConfig
 from evalkit.pixels import in_unit_range
 from evalkit.point import Point
+from evalkit.until import shuffled
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def open_session(config: RunConfig, local_rank: int = 0) -> Session:
     if images is not None and local_rank == 0:
         warn_of_cancellation(methods, model.net, images)
     methods = with_controls(methods, controls, config.control_of)
+    config.question(methods)
     targets = resolve(config.target, model.classes, tell=local_rank == 0)
     check_labels(config, source, positions, model.classes, tell=local_rank == 0)
     if local_rank == 0:
@@ -144,7 +146,11 @@ def _chosen(config: RunConfig) -> tuple[Source, list[int]]:
     positions = choose(source, limit=config.limit, sample=config.sample, seed=config.seed)
     if not positions:
         raise UserError(f"data={config.data.get('name')} holds no images")
-    return source, positions
+    if config.until is not None and getattr(source, "streamed", False):
+        raise UserError(
+            "until takes the images in random order, and streamed data come in their own: use data.streaming=false, or no until"
+        )
+    return source, positions if config.until is None else shuffled(positions, config.seed, config.images_per_shard)
 
 
 def input_size(model: ModelConfig, source: Source, positions: list[int]) -> tuple[int, int]:

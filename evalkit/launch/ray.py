@@ -45,6 +45,11 @@ def run(job: Job, launcher: RayLauncher, progress: Progress, announce: Announce)
                 shard = waiting.pop(done)
                 _result(done, shard)
                 progress(prepared.missing[shard])
+                if prepared.watch is not None and prepared.watch.over():
+                    for task_left in waiting:
+                        ray.cancel(task_left)
+                    waiting.clear()
+                    break
     finally:
         if connecting:
             ray.shutdown()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from evalkit.config.schema import Job
+from evalkit.config.schema import Job, SlurmLauncher
 from evalkit.evaluation.loop import Progress, compute
 from evalkit.evaluation.session import Session, open_session
 from evalkit.launch.rank import worker_rank
@@ -11,6 +11,7 @@ from evalkit.runs.claims import Claims
 from evalkit.runs.folder import RunFolder
 from evalkit.runs.provenance import identify, provenance, shard_metadata
 from evalkit.runs.stored_maps import reused
+from evalkit.runs.watch import Watch
 
 Announce = Callable[[int, int], None]
 """Function called once with the number of images of the run and the number of those that are already done."""
@@ -24,11 +25,13 @@ class Prepared:
     folder: RunFolder
     missing: dict[int, int]
     """Shards that still have to be computed, with the number of their images that do."""
+    watch: Watch | None = None
+    """What ends a run with `until`."""
 
     @property
     def counts(self) -> tuple[int, int]:
         """Arguments of `Announce`: the number of images of the run, and how many of them are done."""
-        images = len(self.session.positions)
+        images = self.folder.images
         return images, images - sum(self.missing.values())
 
 
@@ -39,10 +42,14 @@ def prepare(job: Job, device: str | None = None) -> Prepared:
     folder, identity = RunFolder(config.out), identify(session)
     if config.maps_from is not None:
         session = replace(session, stored=reused(RunFolder(config.maps_from), identity))
-    folder.create_or_resume(identity, provenance(session), job.yaml, len(session.positions), config.shard_size)
+    folder.create_or_resume(identity, provenance(session), job.yaml, len(session.positions), config.images_per_shard)
+    question = config.question(session.methods)
+    watch = None if question is None else Watch(folder, question, config.seed)
+    if watch is not None:
+        watch.over()  # a worker may have been killed before it looked
     missing = folder.images_left(maps=config.maps == "store")
     folder.discard_needless_parts(missing)
-    return Prepared(session, folder, missing)
+    return Prepared(session, folder, missing, watch)
 
 
 def run_job(job: Job, progress: Progress | None = None, announce: Announce | None = None) -> RunFolder:
@@ -56,7 +63,20 @@ def run_job(job: Job, progress: Progress | None = None, announce: Announce | Non
         announce(*prepared.counts)
     if prepared.missing:
         stored = job.config.maps == "store"
+
+        def is_done(shard: int) -> bool:
+            return folder.is_done(shard, maps=stored)
+
         with Claims(folder.path / "claims") as claims:
-            order = claims.take(list(prepared.missing), lambda shard: folder.is_done(shard, maps=stored), start=worker_rank().start)
-            compute(session, folder, order, shard_metadata(session), progress, claims.release)
+            if prepared.watch is None:
+                order, over = claims.take(list(prepared.missing), is_done, start=worker_rank().start), None
+            else:
+                order, over = claims.in_order(list(prepared.missing), is_done, ahead=2 * _workers(job)), prepared.watch.over
+            compute(session, folder, order, shard_metadata(session), progress, claims.release, over=over)
     return folder
+
+
+def _workers(job: Job) -> int:
+    """Return how many workers share the run as far as this one knows, and at least 4, since others may join."""
+    tasks = job.config.launcher.tasks if isinstance(job.config.launcher, SlurmLauncher) else 1
+    return max(4, worker_rank().size, tasks)

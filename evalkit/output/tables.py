@@ -11,6 +11,7 @@ from evalkit.analysis.summary import FLIP, PAPER_METRICS, SCORES, rival
 from evalkit.analysis.top1 import expected_top1, outputs, random_weights
 from evalkit.errors import counted, shards_in_words
 from evalkit.layer_names import at, layers_in_words, method_of
+from evalkit.output.stopping import QUOTE, ending
 from evalkit.point import Point
 
 LABELS = {
@@ -87,6 +88,8 @@ def caption(run: Run) -> list[str]:
         f"{scored_of(run)}{explained} at {counts['images_per_second']:.1f} images/s once started; "
         f"target: {identity['target']}. Values with 95 % bootstrap intervals over images."
     ]
+    ended = ending(run.provenance, describe_point(run.points[0])) if run.points else ""
+    lines += [ended, QUOTE] if ended else []
     if identity["sample"] or identity["limit"]:
         lines.append(
             f"A seeded stratified sample of {run.provenance['images']} images (sample={identity['sample']})."

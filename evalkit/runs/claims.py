@@ -48,6 +48,22 @@ class Claims:
             if not is_done(shard):
                 yield shard
 
+    def in_order(self, missing: Sequence[int], is_done: Callable[[int], bool], ahead: int) -> Iterator[int]:
+        """Claim and yield missing shards as `take` does, but none further than `ahead` shards behind the first one that is missing.
+
+        Where all of these are claimed, the first of them is computed again: its worker may have died, and others wait for it.
+        """
+        left, mine = list(missing), set[int]()
+        while True:
+            while left and (left[0] in mine or is_done(left[0])):
+                left.pop(0)
+            if not left:
+                return
+            near = [shard for shard in left[:ahead] if shard not in mine]
+            chosen = next((shard for shard in near if not is_done(shard) and self._claim(shard)), near[0])
+            mine.add(chosen)
+            yield chosen
+
     def release(self, shard: int) -> None:
         """Remove the claim on a shard that is finished or given up."""
         self._file(shard).unlink(missing_ok=True)

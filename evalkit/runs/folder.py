@@ -102,7 +102,7 @@ class RunFolder:
             record = {"identity_hash": identity.hash, "identity": identity.facts, "images": images, "shard_size": size, **provenance}
             writable_folder(self.path, "out=")
             publish(self.path / "run.yaml", run_yaml.encode())
-            publish(self._record, json.dumps({**record, "checksum": _checksum(record)}, indent=2).encode())
+            self._publish(record)
         self._identity_hash = identity.hash
 
     def _identity_before(self) -> Identity | None:
@@ -128,7 +128,8 @@ class RunFolder:
             raise Damaged(f"{self._record} is damaged ({reason}); the command that made it rewrites it") from reason
         if not isinstance(record, dict) or not {"identity", "images", "shard_size", "checksum"} <= record.keys():
             raise UserError(f"{self._record} was not written by evalkit, or by an older version; name a run folder")
-        numbers = (record["images"], record["shard_size"])
+        end = record.get("end", {"shards": 1})
+        numbers = (record["images"], record["shard_size"], end.get("shards") if isinstance(end, dict) else None)
         if not all(isinstance(number, int) and number > 0 for number in numbers) or not isinstance(record["identity"], dict):
             raise UserError(f"{self._record} is no record of a run: images and shard_size must be whole numbers above 0")
         if record.pop("checksum") != _checksum(record):
@@ -150,9 +151,30 @@ class RunFolder:
 
     @property
     def shards(self) -> range:
-        """Numbers of all shards, finished or not."""
+        """Numbers of all shards, finished or not; of a run that `until` has ended, those that count."""
         record = self.provenance
-        return range(shard_count(record["images"], record["shard_size"]))
+        end = record.get("end") or {}
+        return range(end["shards"] if end.get("settled") else shard_count(record["images"], record["shard_size"]))
+
+    @property
+    def images(self) -> int:
+        """Number of images in `shards`."""
+        record = self.provenance
+        return min(int(record["images"]), len(self.shards) * int(record["shard_size"]))
+
+    def rows_of(self, shard: int) -> pd.DataFrame | None:
+        """Return the rows of one shard; None where it is not finished."""
+        contents = self._shard(shard)
+        return None if contents is None else contents[0].to_pandas()
+
+    def record_end(self, end: Mapping[str, Any]) -> None:
+        """Record why a run with `until` ended; where it is settled, `shards` are only the first so many from then on."""
+        record = self.provenance
+        if record.get("end") != end:
+            self._publish({**record, "end": dict(end)})
+
+    def _publish(self, record: Mapping[str, Any]) -> None:
+        publish(self._record, json.dumps({**record, "checksum": _checksum(record)}, indent=2).encode())
 
     def is_done(self, shard: int, *, maps: bool = False) -> bool:
         """Return whether a shard is finished, unchanged and of this run; with `maps`, also whether its maps are stored."""
@@ -245,7 +267,7 @@ class RunFolder:
             rows.append(contents[0])
             maps.append(contents[1].drop_columns("map"))
             shards.append(contents[2])
-        return Stored(missing, pa.concat_tables(rows).to_pandas(), pa.concat_tables(maps).to_pandas(), shards)
+        return Stored(missing, _by_index(rows), _by_index(maps), shards)
 
     def image_counts(self) -> ImageCounts:
         """Count the images by outcome, with one shard in memory at a time."""
@@ -268,6 +290,11 @@ class RunFolder:
     def rows(self) -> pd.DataFrame:
         """Return the rows of the shards that are done."""
         return self.load().rows
+
+
+def _by_index(tables: list[pa.Table]) -> pd.DataFrame:
+    """Join the tables of all shards, ordered by index, which the shards of a run with `until` are not."""
+    return pa.concat_tables(tables).to_pandas().sort_values("index", kind="stable", ignore_index=True)
 
 
 def shard_count(images: int, shard_size: int) -> int:

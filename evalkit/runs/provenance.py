@@ -21,6 +21,7 @@ from evalkit.methods.pixel import guided
 from evalkit.models.grid import Grid
 from evalkit.runs.identity import Identity
 from evalkit.runs.user_code import UserCode, source_file
+from evalkit.until import facts as until_facts
 
 VERSIONS = (
     "torch", "torchvision", "numpy", "pillow", "pyarrow", "hydra-core", "pandas", "captum", "timm", "grad-cam", "torchcam",
@@ -44,8 +45,11 @@ def identify(session: Session) -> Identity:
         "protocol": config.protocol.model_dump(mode="json"),
         **config.model_dump(mode="json", include={"target", "images", "sample", "limit", "precision", "decode"}),
         **config.measures_in_identity(),
-        "seed": config.seed if config.sample is not None else None,
+        "seed": config.seed if config.sample is not None or config.until is not None else None,
     }
+    question = config.question(session.methods)
+    if question is not None:
+        facts["until"] = until_facts(question, config.images_per_shard)
     code, earlier = _user_code(session, settings), _defining_files(session)
     return Identity({**facts, "code": code}, None if code == earlier else Identity({**facts, "code": earlier}))
 
