@@ -168,10 +168,16 @@ class RunFolder:
         return None if contents is None else contents[0].to_pandas()
 
     def record_end(self, end: Mapping[str, Any]) -> None:
-        """Record why a run with `until` ended; where it is settled, `shards` are only the first so many from then on."""
+        """Record why a run with `until` ended; where it is settled, `shards` are only the first so many from then on.
+
+        Those that other workers finished behind them are removed.
+        """
         record = self.provenance
         if record.get("end") != end:
             self._publish({**record, "end": dict(end)})
+        behind = range(len(self.shards), shard_count(record["images"], record["shard_size"]))
+        for file in (file for shard in behind for file in (self._rows_file(shard), self._maps_file(shard))):
+            file.unlink(missing_ok=True)
 
     def _publish(self, record: Mapping[str, Any]) -> None:
         publish(self._record, json.dumps({**record, "checksum": _checksum(record)}, indent=2).encode())
@@ -214,8 +220,13 @@ class RunFolder:
         return self.path / "maps" / f"shard-{shard:05d}.parquet"
 
     def write_shard(self, shard: int, rows: pa.Table, maps: pa.Table, metadata: Mapping[str, Any]) -> None:
-        """Publish one shard: first its maps, then its rows, which mark it as done. Each file appears complete or not at all."""
+        """Publish one shard: first its maps, then its rows, which mark it as done. Each file appears complete or not at all.
+
+        A shard behind the end of a run with `until` is dropped.
+        """
         owner = self._owner(shard)
+        if shard not in self.shards:
+            return
         publish(self._maps_file(shard), parquet_bytes(maps, {"identity": owner["identity"], "shard": shard}))
         publish(self._rows_file(shard), parquet_bytes(rows, {**metadata, **owner}))
 

@@ -69,3 +69,19 @@ def test_interrupted_in_the_middle_it_withdraws_all_the_same(tmp_path, monkeypat
         monkeypatch.setattr(type(tmp_path), "unlink", before_it_is_gone)
         claims.release(0)
     assert not list(tmp_path.iterdir())
+
+
+def test_in_order_nobody_runs_ahead_of_a_shard_that_is_missing(tmp_path):
+    """Where the first shard's worker has died, another computes it before those far behind."""
+    done: set[int] = set()
+    missing = list(range(10))
+    with Claims(tmp_path) as dead, Claims(tmp_path) as alive:
+        assert next(dead.in_order(missing, done.__contains__, ahead=3)) == 0
+        order = alive.in_order(missing, done.__contains__, ahead=3)
+        assert [next(order), next(order), next(order)] == [1, 2, 0]
+        done |= {0, 1, 2}
+        rest = []
+        for shard in order:
+            rest.append(shard)
+            done.add(shard)
+        assert rest == [3, 4, 5, 6, 7, 8, 9]
