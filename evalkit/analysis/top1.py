@@ -11,6 +11,7 @@ PUBLISHED_ON = {
     "ImageNet val": ("imagenet", 50_000),
     "797 evaluation images": ("digits", 797),
     "398 evaluation images": ("two_digits", 398),
+    "797 planted canvases": ("planted", 797),
 }
 """The name and the number of images of the data set that the end of an `expected_top1_source` names."""
 FEWEST = 30

@@ -45,7 +45,8 @@ def test_models_that_cannot_serve(factory, says):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in choices("model") if name not in ("custom", "cifar7", "digits_fc", "digits_gap", "two_digits", "xception")]
+    "name",
+    [name for name in choices("model") if name not in ("custom", "cifar7", "digits_fc", "digits_gap", "planted", "two_digits", "xception")],
 )
 def test_configs_repeat_what_torchvision_says_of_its_weights(name):
     entry = read_choice("model", name)
