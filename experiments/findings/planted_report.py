@@ -50,12 +50,14 @@ def markdown(found: pd.DataFrame) -> str:
         "",
         "## How many recover the order",
         "",
-        "Metrics (with their points) whose score is 1 with an interval of [1, 1], those whose interval contains values of 0 or below, and the lowest.",
+        "How many scores (metric, point and known order) are 1 with an interval of [1, 1], how many have an interval that reaches 0 or",
+        "below, and the lowest score.",
         "",
         "| metric | score | points x orders | recovered | cannot be told from none, or reversed | lowest |",
         "|---|---|---:|---:|---:|---|",
     ]
-    for (name, select, of), part in cells.assign(of=cells.score.fillna("")).groupby(["name", "select", "of"], sort=False, dropna=False):
+    kinds = cells.assign(of=cells.score.fillna("")).groupby(["name", "select", "of"], sort=False, dropna=False)
+    for (name, select, of), part in kinds:
         worst = part.loc[part.spearman.idxmin()]
         label = name if pd.isna(select) else f"{name}, {select}"
         where = f"{worst.spearman:.2f} ({NAMES[worst.base]}, {NAMES[worst.by]}: {worst.words})"

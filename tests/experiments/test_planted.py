@@ -1,5 +1,7 @@
 """Metrics against known orders: the scores against scipy and by hand, the degraded maps, the network, and end to end."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import planted
@@ -9,10 +11,10 @@ import pytest
 import torch
 from builders import fresh
 from planted_report import COLUMNS
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from scipy.stats import spearmanr
-from train_planted import CHECKS, Removed, Replaced, confidences, dependence, targets, trained, training_set
 from train_digits import normalised
+from train_planted import CHECKS, Removed, Replaced, confidences, dependence, targets, trained, training_set
 
 from evalkit.config.compose import compose_jobs
 from evalkit.data.planted import KINDS, Planted
@@ -52,7 +54,7 @@ def test_the_checks_replace_and_remove_what_they_say():
     assert set(CHECKS.values()) == {Planted, Replaced, Removed} and torch.equal(targets(source), targets(replaced))
     for i in range(30):
         own, other = (np.asarray(of.load(i)).astype(int) for of in (source, replaced))
-        kind, (x, y) = source.trigger(i)
+        _, (x, y) = source.trigger(i)
         assert np.abs(own - other).sum(2).astype(bool).mean() > 0.9
         assert np.array_equal(np.asarray(removed.load(i)), np.asarray(source.without_trigger(i)))
         assert np.abs(own - np.asarray(removed.load(i)))[y : y + 12, x : x + 12].mean() > 20
@@ -136,7 +138,7 @@ def test_another_map_is_that_of_the_next_canvas_whatever_the_batch(probe, packag
         assert (own | other).all()
         counts.append((~own).flatten(1))
     assert torch.equal(mixed, others) and not counts[0].any()
-    assert all((~a | b).all() for a, b in zip(counts, counts[1:], strict=False)), "what is replaced stays replaced"
+    assert all((~a | b).all() for a, b in pairwise(counts)), "what is replaced stays replaced"
     alone = Probe(packaged[1].net, probe.images[2:], indices=probe.indices[2:])
     single = planted_maps.replaced_by(grad_cam(alone), grad_cam(planted_maps.next_canvases(alone)), alone, 0.5)
     both = planted_maps.replaced_by(grad_cam(probe), grad_cam(after), probe, 0.5)
