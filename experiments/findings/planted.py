@@ -42,7 +42,7 @@ from evalkit.scores import confidence_and_logit
 
 TOPS = (5, 20)
 """Thresholds at which drops, increase, win and change are scored: the trigger is 3.5 % of a canvas; the paper keeps 20 %."""
-CURVE = (5, 10, 20, 50)
+CURVE = (5, 20, 50)
 """Thresholds of the areas, besides 0 and 100 %, which are the same for all maps."""
 FILLS = ("black", "mean", "blur")
 BATCH = 4
@@ -165,7 +165,7 @@ def main(
     weights: Annotated[Path, typer.Argument(help="Folder that train_planted.py wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for the table, the report and the figure.")],
     seeds: Annotated[int, typer.Option(min=1, help="Training seeds 0 to N-1.")] = 5,
-    images: Annotated[int, typer.Option(min=2, help="Canvases, the first of the evaluation split, whose order is random.")] = 60,
+    images: Annotated[int, typer.Option(min=2, help="Canvases, the first of the evaluation split, whose order is random.")] = 40,
 ) -> None:
     """Measure, score, report, draw."""
     by_seed = {}
