@@ -4,6 +4,7 @@ import io
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,20 @@ def make_run(
     metadata = {"code": "c", "seconds": 2.0, "left_out": left_out, "seconds_per_method": seconds or {}}
     folder.write_shard(0, pa.Table.from_pylist(rows, schema=ROWS), MAPS.empty_table(), metadata)
     return load_runs([path], allow_incomplete=True)[0]
+
+
+def run_of(folder, full, masked, **options):
+    """One run at several protocol points: `masked` maps (select, top, fill) to the scores of each method."""
+    runs = [
+        make_run(folder / f"{i}", full, of, select=select, top=top, fill=fill, paper=None, **options)
+        for i, ((select, top, fill), of) in enumerate(masked.items())
+    ]
+    return replace(runs[0], rows=pd.concat([run.rows for run in runs], ignore_index=True))
+
+
+def steady(full, better=0.9, worse=0.6):
+    """Scores of a method that is better on every image, and of one that is worse."""
+    return {"ablation_cam": full * better, "grad_cam": full * worse}
 
 
 def finished_rows(overrides) -> pd.DataFrame:

@@ -176,7 +176,7 @@ class Reader:
             self._invoke(["digits_gap" if word == "MODEL" else word for word in words])
         elif words[0] == "audit":
             self._invoke(words)
-        elif words[0] == "tables" and not any("://" in word for word in words):
+        elif words[0] in ("tables", "verdict") and not any("://" in word for word in words):
             self._invoke([*words, "--no-figures"])
         else:
             self._checked(words)

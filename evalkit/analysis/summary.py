@@ -224,6 +224,17 @@ def published(name: str) -> pd.DataFrame:
         return pd.read_csv(file)
 
 
+def item_values(run: Run, point: Point, score: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return what pairs of methods are compared on at one point, for each metric of the paper (M,n), and the images (n,) of the items.
+
+    Of average drop and increase a pair's difference is that of the means; of win it is the share of items where the first's value is
+    the smaller one, minus the share where the second's is.
+    """
+    full, masked, images = scores_of(run, point, score)
+    drops = metrics.relative_drop(full, masked, raw=run.raw)
+    return {"average_drop": drops, "increase": metrics.increased(full, masked), "win": losses_of(point, full, masked)}, images
+
+
 def _reference(run: Run, record: dict[str, Any]) -> float:
     """Return the published value of the same quantity; nan if there is none."""
     keep = (record["select"], record["top_percent"], record["fill"]) == ("keep_top", 20, "black")

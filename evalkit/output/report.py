@@ -13,11 +13,13 @@ from matplotlib.figure import Figure
 from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import Run
 from evalkit.analysis.summary import main_score
+from evalkit.analysis.verdict import verdict
 from evalkit.errors import printable
 from evalkit.files import publish
 from evalkit.output import map_tables, plots
 from evalkit.output.pages import data_uri, page
 from evalkit.output.tables import caption, cells, comparison_table, describe_point, main_points, paired, signs, title
+from evalkit.output.verdict_section import verdict_section
 
 MOST_EXCLUDED = 500
 """Largest number of excluded images that are listed."""
@@ -37,7 +39,8 @@ def write_report(evaluated: Sequence[Evaluated], galleries: Sequence[Mapping[str
     Raises UserError if the file cannot be written.
     """
     sections = [_section(one, its_notes) for one, its_notes in zip(evaluated, notes, strict=True)]
-    publish(out, page("report", {"galleries": list(galleries)}, sections=sections).encode())
+    judged = verdict_section(verdict([one.run for one in evaluated]), _svg_uri)
+    publish(out, page("report", {"galleries": list(galleries)}, sections=sections, verdict=judged).encode())
 
 
 def _section(evaluated: Evaluated, notes: Sequence[str]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def test_there_are_all_commands():
     assert {path[0] for path in commands(get_command(app))} == {
         "run",
         "tables",
+        "verdict",
         "report",
         "explain",
         "app",

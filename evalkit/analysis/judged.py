@@ -1,0 +1,97 @@
+"""One run under all its judgements: every method's mean with its resamples, and every pair's difference with its interval and test."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalkit.analysis import stats
+from evalkit.analysis.judgements import KEY, Judgement, competitors, judgements_of
+from evalkit.analysis.load import Run
+from evalkit.analysis.saddlepoint import sign_flip_p
+from evalkit.analysis.stats import Array
+from evalkit.errors import UserError
+
+TOGETHER = 2**24
+"""Entries of the values and differences that are resampled at once."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The methods of one run, without altered versions, under J judgements."""
+
+    run: Run
+    methods: list[str]
+    judgements: pd.DataFrame
+    """J lines: the columns `judgements.KEY`, and `question`."""
+    means: Array
+    """(J,M), as the tables have them but for `win`, see `Judgement.scored`."""
+    better: Array
+    """(J,M): the means with their signs such that higher is better."""
+    resampled: Array
+    """(J,M,B): `better` on B resamples of the images, which are the same for all judgements; B is 0 for a single image."""
+    tests: pd.DataFrame
+    """A line for each pair and judgement: methods `first` and `second`, `difference` with `low` and `high`, `p` not corrected, and
+    `sign`: 1 where the first is the better one, -1 where the second is."""
+
+    @property
+    def ranks(self) -> Array:
+        """The rank (J,M) of each method under each judgement, 1 the best, equal methods sharing the better rank; nan where undefined."""
+        return np.asarray(pd.DataFrame(self.better).rank(axis=1, ascending=False, method="min"))
+
+
+def judge_run(run: Run) -> Judged:
+    """Apply all judgements to a run. Raises UserError if no image could be scored."""
+    methods = competitors(run)
+    if not run.counts()["scored"]:
+        raise UserError(f"{run.path}: no image could be scored by every method; `evalkit tables {run.path}` says why")
+    pairs = np.array(list(itertools.combinations(range(len(methods)), 2)), dtype=int).reshape(-1, 2)
+    keys, means, better, resampled, tests = [], [], [], [], []
+    for group in _groups(judgements_of(run), len(pairs)):
+        differences = [one.differences(*pairs.T) for one in group]
+        columns = {f"methods {i}": one.scored for i, one in enumerate(group)}
+        columns |= {f"pairs {i}": difference for i, difference in enumerate(differences) if len(pairs)}
+        found = stats.bootstrap(columns, group[0].images)
+        for i, (one, difference) in enumerate(zip(group, differences, strict=True)):
+            keys.append((*one.key, one.question))
+            means.append(found[f"methods {i}"].value)
+            better.append(one.sign * means[-1])
+            resampled.append(one.sign * found[f"methods {i}"].resampled)
+            if len(pairs):
+                tests.append(_tests(one, methods, pairs, difference, found[f"pairs {i}"]))
+    table = pd.DataFrame(keys, columns=[*KEY, "question"])
+    lines = pd.concat(tests, ignore_index=True) if tests else pd.DataFrame()
+    return Judged(run, methods, table, np.stack(means), np.stack(better), np.stack(resampled), lines)
+
+
+def _groups(judgements: Iterable[Judgement], pairs: int) -> Iterator[list[Judgement]]:
+    """Yield judgements in groups that are resampled at once."""
+    group: list[Judgement] = []
+    for one in judgements:
+        group.append(one)
+        if sum(other.values.shape[1] * (len(other.values) + pairs) for other in group) > TOGETHER:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _tests(one: Judgement, methods: list[str], pairs: NDArray[np.int64], differences: Array, found: stats.Bootstrapped) -> pd.DataFrame:
+    names = np.array(methods)
+    return pd.DataFrame(
+        {
+            "first": names[pairs[:, 0]],
+            "second": names[pairs[:, 1]],
+            "question": one.question,
+            **dict(zip(KEY, one.key, strict=True)),
+            "n": np.isfinite(differences).sum(1),
+            "difference": found.value,
+            "low": found.low,
+            "high": found.high,
+            "sign": one.sign * np.sign(found.value),
+            "p": sign_flip_p(differences, one.images) if differences.shape[1] > 1 else np.nan,
+        }
+    )

@@ -1,0 +1,140 @@
+"""The verdict on runs: which method is better than which, where, and whether that survives another protocol or another network."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from evalkit.analysis.agreement import agreement
+from evalkit.analysis.judged import Judged, judge_run
+from evalkit.analysis.judgements import FAITHFULNESS
+from evalkit.analysis.load import Run
+from evalkit.analysis.significance import benjamini_hochberg, holm
+from evalkit.analysis.stats import Array
+
+ALPHA = 0.05
+Correction = Literal["holm", "bh", "none"]
+CORRECTIONS: dict[Correction, Callable[[Array], Array]] = {"holm": holm, "bh": benjamini_hochberg, "none": lambda p: p}
+ALWAYS, LEADS, TURNS, OPEN = "always", "leads", "turns", "open"
+"""What a pair of methods is: the same one better in every judgement; in some and worse in none; better in some and worse in others; no
+judgement tells them apart."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judgements of one or more runs, with p values corrected for all of them together."""
+
+    judged: list[Judged]
+    tests: pd.DataFrame
+    """A line for each run (its number), pair and judgement, see `Judged.tests`, with `corrected` p, and `found`: 1 where the first method
+    is significantly better, -1 where the second is, 0 where the two cannot be told apart."""
+    agreements: list[pd.DataFrame]
+    """`agreement` of each run."""
+    correction: Correction
+    families: dict[str, int]
+    """Tests that were corrected together, by the question of their judgements."""
+
+    def of(self, number: int, question: str = FAITHFULNESS) -> pd.DataFrame:
+        """Return the tests of one run that ask one question."""
+        if self.tests.empty:
+            return self.tests
+        return self.tests[(self.tests.number == number) & (self.tests.question == question)]
+
+
+def verdict(runs: Sequence[Run], correction: Correction = "holm") -> Verdict:
+    """Judge runs. The p of all runs, pairs and judgements that ask the same question are corrected as one family.
+
+    Raises UserError if a run has no scored image.
+    """
+    judged = [judge_run(run) for run in runs]
+    tests = pd.concat(
+        [one.tests.assign(number=i, run=str(one.run.path), model=one.run.name) for i, one in enumerate(judged)], ignore_index=True
+    )
+    families = {}
+    if not tests.empty:
+        tests["corrected"] = tests.groupby("question").p.transform(lambda p: CORRECTIONS[correction](p.to_numpy(float)))
+        tests["found"] = np.where(tests.corrected < ALPHA, tests.sign, 0).astype(int)
+        families = {str(question): int(p.notna().sum()) for question, p in tests.groupby("question").p}
+    return Verdict(judged, tests, [agreement(one) for one in judged], correction, families)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How two methods of a run stand to each other, the first being the one that is better in more judgements."""
+
+    first: str
+    second: str
+    better: int
+    worse: int
+    total: int
+    """Judgements."""
+    tests: pd.DataFrame
+    """A line for each judgement, with `found` as seen from the first."""
+
+    @property
+    def kind(self) -> str:
+        """`ALWAYS`, `LEADS`, `TURNS` or `OPEN`."""
+        if self.worse:
+            return TURNS
+        return OPEN if not self.better else ALWAYS if self.better == self.total else LEADS
+
+
+def standings(verdict: Verdict, number: int, question: str = FAITHFULNESS) -> list[Standing]:
+    """Return how all pairs of methods of one run stand, in the order of its methods."""
+    tests = verdict.of(number, question)
+    if tests.empty:
+        return []
+    return [_standing(pair, part) for pair, part in tests.groupby(["first", "second"], sort=False)]
+
+
+def _standing(pair: tuple[str, str], tests: pd.DataFrame) -> Standing:
+    one = Standing(*pair, int((tests.found > 0).sum()), int((tests.found < 0).sum()), len(tests), tests)
+    return one if one.better >= one.worse else turned(one)
+
+
+def turned(one: Standing) -> Standing:
+    """Return the same standing as seen from the second method."""
+    tests = one.tests
+    tests = tests.assign(found=-tests.found, difference=-tests.difference, low=-tests.high, high=-tests.low, sign=-tests.sign)
+    return Standing(one.second, one.first, one.worse, one.better, one.total, tests)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One pair of methods over several runs."""
+
+    first: str
+    second: str
+    standings: dict[int, Standing]
+    """By the number of the run, those that have both methods, each as seen from `first`."""
+
+    @property
+    def kind(self) -> str:
+        """`ALWAYS` if the first is better in some judgement and worse in none on every run, `LEADS` if so on some while
+        the others cannot tell, `TURNS` if a run turns or two runs contradict each other, `OPEN` if no run can tell."""
+        better = [one.better > 0 for one in self.standings.values()]
+        if any(one.worse for one in self.standings.values()):
+            return TURNS
+        return ALWAYS if all(better) else LEADS if any(better) else OPEN
+
+
+def claims(verdict: Verdict) -> list[Claim]:
+    """Return how each pair of methods that two runs or more have stands on all of them, as seen from the one that is better more often."""
+    found: dict[frozenset[str], dict[int, Standing]] = {}
+    for number in range(len(verdict.judged)):
+        for one in standings(verdict, number):
+            found.setdefault(frozenset((one.first, one.second)), {})[number] = one
+    return list(_claims(found))
+
+
+def _claims(found: dict[frozenset[str], dict[int, Standing]]) -> Iterator[Claim]:
+    for by_run in found.values():
+        if len(by_run) < 2:
+            continue
+        any_one = next(iter(by_run.values()))
+        names = [any_one.first, any_one.second]
+        excess = sum((one.better - one.worse) * (1 if one.first == names[0] else -1) for one in by_run.values())
+        first, second = names if excess >= 0 else names[::-1]
+        yield Claim(first, second, {number: one if one.first == first else turned(one) for number, one in by_run.items()})

@@ -1,0 +1,49 @@
+"""The verdict as the first section of the report."""
+
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from evalkit.analysis.judgements import contenders
+from evalkit.analysis.summary import main_score
+from evalkit.analysis.verdict import TURNS, Verdict, standings
+from evalkit.output.tables import scored_of, title
+from evalkit.output.verdict_markdown import RANKS, TAU, WIN, split
+from evalkit.output.verdict_plots import CAPTIONS, verdict_figures
+from evalkit.output.verdict_tables import claim_sentences, claim_table, rank_tables, standing_table, tau_table
+from evalkit.output.verdict_words import agreement_lines, headline, pair_sentence, rule, srg_sentence, turn_sentence
+
+
+def verdict_section(verdict: Verdict, address: Callable[[Figure], str]) -> dict[str, Any]:
+    """Return what the page verdict.html shows, its figures through `address`, which makes them data URIs."""
+    return {
+        "claims": claim_sentences(verdict),
+        "claim_table": claim_table(verdict),
+        "networks": len(verdict.judged),
+        "runs": [_of_run(verdict, number, address) for number in range(len(verdict.judged))],
+        "tau": TAU,
+        "ranks": f"{RANKS} {WIN}",
+    }
+
+
+def _of_run(verdict: Verdict, number: int, address: Callable[[Figure], str]) -> dict[str, Any]:
+    judged = verdict.judged[number]
+    stands, methods = standings(verdict, number), contenders(judged.methods)
+    return {
+        "title": title(judged.run),
+        "rule": [f"{scored_of(judged.run)}.", *rule(verdict, number)],
+        "headline": headline(verdict, number),
+        "groups": {
+            heading: [pair_sentence(one, main_score(judged.run)) for one in chosen]
+            for heading, chosen in split(stands, methods).items()
+            if chosen
+        },
+        "turns": [turn_sentence(one) for one in stands if one.kind == TURNS and {one.first, one.second} <= set(methods)],
+        "standing": standing_table(verdict, number) if stands else [],
+        "agreement": agreement_lines(verdict.agreements[number]),
+        "srg": srg_sentence(verdict.agreements[number]),
+        "points": tau_table(judged),
+        "ranks": rank_tables(judged),
+        "figures": [{"name": CAPTIONS[name], "address": address(figure)} for name, figure in verdict_figures(judged)],
+    }

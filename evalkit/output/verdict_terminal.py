@@ -1,0 +1,73 @@
+"""The verdict on one screen."""
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evalkit.analysis.judgements import contenders
+from evalkit.analysis.summary import main_score
+from evalkit.analysis.verdict import ALWAYS, LEADS, OPEN, TURNS, Verdict, standings
+from evalkit.output.tables import scored_of, title
+from evalkit.output.verdict_markdown import split
+from evalkit.output.verdict_tables import claim_sentences, standing_table
+from evalkit.output.verdict_words import agreement_lines, headline, pair_sentence, rule, srg_sentence
+
+MOST_PAIRS = 8
+"""Largest number of pairs whose sentences are printed; all are in verdict.md."""
+
+
+def print_verdict(console: Console, verdict: Verdict) -> None:
+    """Print who is better than whom in sentences, whether the rankings agree, and what the words mean."""
+    if len(verdict.judged) > 1:
+        sentences = claim_sentences(verdict)
+        _heading(console, f"Over {len(verdict.judged)} networks")
+        _list(console, sentences[:MOST_PAIRS], len(sentences), "pairs")
+    for number in range(len(verdict.judged)):
+        _print_run(console, verdict, number)
+
+
+def _print_run(console: Console, verdict: Verdict, number: int) -> None:
+    judged = verdict.judged[number]
+    _heading(console, f"Verdict on {title(judged.run)}")
+    for line in (f"{scored_of(judged.run)}.", *rule(verdict, number)):
+        console.print(line, style="dim", markup=False, highlight=False)
+    console.print()
+    _list(console, headline(verdict, number))
+    stands = standings(verdict, number)
+    if not stands:
+        return
+    groups = split(stands, contenders(judged.methods))
+    among = next(group for group in groups.values() if group)
+    among = sorted(among, key=lambda one: [ALWAYS, LEADS, TURNS, OPEN].index(one.kind))
+    console.print()
+    _list(console, [pair_sentence(one, main_score(judged.run)) for one in among[:MOST_PAIRS]], len(among), "pairs")
+    console.print()
+    _table(console, standing_table(verdict, number))
+    agreed = agreement_lines(verdict.agreements[number])
+    if agreed:
+        _heading(console, "Do the rankings agree? Kendall's tau, 1 alike, 0 unrelated, -1 reversed, and its 95 % interval")
+        _table(console, agreed)
+        _list(console, srg_sentence(verdict.agreements[number]))
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print(f"\n{text}", style="bold", markup=False, highlight=False)
+
+
+def _list(console: Console, sentences: list[str], of: int = 0, what: str = "") -> None:
+    for sentence in sentences:
+        table = Table.grid(padding=(0, 1))
+        table.add_row("-", escape(sentence))
+        console.print(table)
+    if of > len(sentences):
+        console.print(f"  ... and {of - len(sentences)} more {what} in verdict.md", highlight=False)
+
+
+def _table(console: Console, lines: list[list[str]]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    for i, name in enumerate(lines[0]):
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
+    for line in lines[1:]:
+        table.add_row(*map(escape, line))
+    console.print(table)

@@ -1,0 +1,178 @@
+"""The verdict's sentences say what the tests found, whatever was run."""
+
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders import HOSTILE, fresh, make_run, run_of, steady
+from commands import through_main
+from rich.console import Console
+
+from evalkit.analysis.verdict import standings, verdict
+from evalkit.output.method_names import display
+from evalkit.output.verdict_markdown import verdict_markdown
+from evalkit.output.verdict_plots import CAPTIONS, verdict_figures
+from evalkit.output.verdict_tables import claim_sentences, csv_table, rank_tables, standing_table
+from evalkit.output.verdict_terminal import print_verdict
+from evalkit.output.verdict_words import headline, pair_sentence, places, rule, srg_sentence, turn_sentence
+from evalkit.point import Point
+
+BLACK, MEAN, BLUR = (("keep_top", 20.0, fill) for fill in ("black", "mean", "blur"))
+EVERY = [Point(*one) for one in (BLACK, MEAN, BLUR)] + [Point("soft", None, fill) for fill in ("black", "mean", "blur")]
+
+
+@pytest.fixture
+def full():
+    return fresh().uniform(3, 8, 60)
+
+
+def words(run, number=0):
+    found = verdict([run])
+    return [pair_sentence(one, "confidence") for one in standings(found, number)]
+
+
+def test_points_that_hold_and_one_where_nothing_is_told(tmp_path, full):
+    equal = {"ablation_cam": full / 2, "grad_cam": full / 2}
+    (said,) = words(run_of(tmp_path, full, {BLACK: steady(full), BLUR: steady(full), MEAN: equal}))
+    assert said == (
+        "Ablation-CAM is better than Grad-CAM under 2 of 3 protocol points (average drop in confidence, n = 60); under the other "
+        "(top 20 % kept, mean fill) the two cannot be told apart. Of all 18 judgements: better in 8, worse in 0, not told apart in 10."
+    )
+
+
+def test_a_run_where_everything_turns(tmp_path, full):
+    run = run_of(tmp_path, full, {BLACK: steady(full), BLUR: steady(full, 0.6, 0.9)})
+    found = verdict([run])
+    (one,) = standings(found, 0)
+    assert pair_sentence(one, "confidence") == (
+        "Ablation-CAM is better than Grad-CAM under 1 of 2 protocol points (average drop in confidence, n = 60), worse under 1 "
+        "(top 20 % kept, blur fill). Of all 12 judgements: better in 4, worse in 4 (average drop in confidence under top 20 % kept, "
+        "blur fill; win in confidence under top 20 % kept, blur fill; average drop in activation under top 20 % kept, blur fill; win in "
+        "activation under top 20 % kept, blur fill), not told apart in 4."
+    )
+    assert "worse in 4, by average drop in confidence under top 20 % kept, blur fill;" in turn_sentence(one)
+    assert headline(found, 0) == ["No method is best: both methods are significantly worse than another in some judgement."]
+
+
+def test_the_best_method_and_those_it_is_not_told_from(tmp_path, full):
+    scores = steady(full) | {"cam": full * 0.9, "random": full * 0.1, "centre": full * 0.95}
+    found = verdict([run_of(tmp_path, full, {BLACK: scores})])
+    said = headline(found, 0)
+    assert said[0] == "Ablation-CAM and CAM are worse than no other method in any judgement; every other method is in some."
+    assert said[1].startswith("Of 3 pairs of methods, controls aside: 0 in the same order in every judgement; 2 in one order in some")
+    assert "Ablation-CAM does not beat Centre (control): better in 0 of 6 judgements, worse in 4." in said
+    assert said[-1].startswith("Centre (control) is better than every method under top 20 % kept, black fill (average drop)")
+    alone = verdict([run_of(tmp_path / "alone", full, {BLACK: steady(full) | {"random": full * 0.1}})])
+    assert headline(alone, 0)[0] == "Ablation-CAM is better than Grad-CAM in some judgement and worse in none: it is the best method here."
+    assert headline(alone, 0)[-1] == "Every method is more often better than worse than each control."
+
+
+def test_one_point_one_image_one_method(tmp_path, full):
+    one_point = verdict([run_of(tmp_path / "point", full, {BLACK: steady(full)})])
+    assert rule(one_point, 0)[-1] == "There is one protocol point only, so nothing can be said about other fills and selections."
+    (said,) = words(run_of(tmp_path / "again", full, {BLACK: steady(full)}))
+    assert said.startswith(
+        "Ablation-CAM is better than Grad-CAM at the one protocol point, top 20 % kept, black fill: -30.00 points [-30.00, -30.00], "
+        "lower is better (average drop in confidence, n = 60). Of all 6 judgements: better in 4"
+    )
+    one_image = verdict([run_of(tmp_path / "image", full[:1], {BLACK: steady(full[:1])})])
+    assert "Nothing can be tested: that takes two images or more." in rule(one_image, 0)
+    one_method = verdict([run_of(tmp_path / "method", full, {BLACK: {"grad_cam": full / 2}})])
+    assert headline(one_method, 0) == [
+        "Grad-CAM is the only method, so nothing can be said about which is better: add one, or the controls."
+    ]
+
+
+def test_raw_outputs_and_layers(tmp_path, full):
+    model = {"name": "m", "layer": ["x", "y"], "weights_hash": "h", "output": "raw"}
+    scores = {"grad_cam@x": full * 0.9, "grad_cam@y": full * 0.5, "mine": full * 0.2}
+    found = verdict([run_of(tmp_path, full, {BLACK: scores}, layer=["x", "y"], asked={"model": model})])
+    said = pair_sentence(standings(found, 0)[0], "score")
+    assert said.startswith("Grad-CAM@x is better than Grad-CAM@y at the one protocol point") and "(average drop, n = 60)" in said
+    assert rule(found, 0)[0].startswith("A judgement is one protocol point (which pixels stay, and what fills the others) and one metric (")
+    assert (display("mine"), display("centre")) == ("mine", "Centre (control)")
+
+
+def test_altered_versions_are_said_to_be_left_out(tmp_path, full):
+    found = verdict([run_of(tmp_path, full, {BLACK: steady(full) | {"grad_cam+blurred": full}})])
+    assert "1 altered version of a method (with a + in its name) is left out: they are no competitors." in rule(found, 0)
+    assert "blurred" not in verdict_markdown(found) and "blurred" not in csv_table(found).to_csv()
+
+
+def test_places():
+    keep, soft = EVERY[:3], EVERY[3:]
+    assert places(EVERY, EVERY) == "every protocol point"
+    assert places(EVERY[:5], EVERY) == "all but soft mask, blur fill"
+    assert places(keep, EVERY) == "top 20 % kept with every fill"
+    assert places([keep[1], soft[1]], EVERY) == "mean fill"
+    assert places([*soft, keep[0]], EVERY) == "soft mask with every fill; top 20 % kept, black fill"
+    assert places(keep[:1], keep[:1]) == "top 20 % kept, black fill"
+    many = [Point("keep_top", float(top), "black") for top in range(1, 20)]
+    assert places(many[:8], many).endswith("; 4 more")
+
+
+def test_over_networks(tmp_path, full):
+    runs = [
+        run_of(tmp_path / "x", full, {BLACK: steady(full)}, model="x"),
+        run_of(tmp_path / "y", full, {BLACK: steady(full)}, model="y"),
+        run_of(tmp_path / "z", full, {BLACK: steady(full, 0.6, 0.9)}, model="z"),
+    ]
+    said = claim_sentences(verdict(runs))
+    assert said == ["Ablation-CAM is better than Grad-CAM and never worse on x and y; it is worse than Grad-CAM and never better on z."]
+    both = claim_sentences(verdict(runs[:2]))
+    assert both == ["Ablation-CAM is better than Grad-CAM in some judgement and worse in none on all 2 networks."]
+
+
+def test_fills_by_srg_and_by_average_drop():
+    lines = [("fill", "average_drop", False, 3, 0.2, 0.1, 0.4), ("fill", "srg", False, 3, 0.7, 0.5, 0.9)]
+    table = pd.DataFrame(lines, columns=["between", "metric", "with_controls", "pairs", "tau", "low", "high"])
+    assert srg_sentence(table) == [
+        "Between fills, tau is 0.70 [0.50, 0.90] by symmetric relevance gain and 0.20 [0.10, 0.40] by average drop."
+    ]
+    assert srg_sentence(table[:1]) == [] == srg_sentence(pd.DataFrame())
+
+
+def test_tables_have_the_numbers_of_the_tests(tmp_path, full):
+    found = verdict([run_of(tmp_path, full, {BLACK: steady(full), BLUR: steady(full)})])
+    assert standing_table(found, 0)[1:] == [
+        ["Ablation-CAM", "1.0", "1", "1", "8 of 12", "0 of 12"],
+        ["Grad-CAM", "1.7", "1", "2", "0 of 12", "8 of 12"],
+    ]
+    heading, lines = rank_tables(found.judged[0])[0]
+    assert heading == "average drop in confidence (lower is better)"
+    assert lines[1:] == [["Ablation-CAM", "10.00 (1)", "10.00 (1)"], ["Grad-CAM", "40.00 (2)", "40.00 (2)"]]
+    table = csv_table(found)
+    assert len(table) == 12 and set(table.better) == {"ablation_cam", ""}
+
+
+def test_one_screen_and_hostile_names(tmp_path, full):
+    names = {f"method_{i}{HOSTILE if i == 3 else ''}": full * (0.2 + i / 20) for i in range(7)} | {"random": full * 0.1}
+    found = verdict([run_of(tmp_path, full, {BLACK: names, BLUR: names})])
+    terminal = io.StringIO()
+    print_verdict(Console(width=120, file=terminal), found)
+    shown = terminal.getvalue()
+    assert len(shown.splitlines()) < 90 and "... and 13 more pairs in verdict.md" in shown and "\x1b]0" not in shown
+    assert "<script>" not in verdict_markdown(found).replace("\\<script>", "")
+
+
+def test_figures(tmp_path, full):
+    scores = steady(full) | {"centre": full * 0.3}
+    (judged,) = verdict([run_of(tmp_path, full, {BLACK: scores, BLUR: scores})]).judged
+    assert [name for name, _ in verdict_figures(judged)] == list(CAPTIONS)
+    assert list(verdict_figures(verdict([run_of(tmp_path / "one", full, {BLACK: {"a": full}})]).judged[0])) == []
+
+
+def test_the_command_writes_beside_the_run_and_reads_past_it(tmp_path, full):
+    make_run(tmp_path / "run", full, steady(full) | {"centre": full * 0.3}, paper=None)
+    done = through_main("verdict", str(tmp_path / "run"))
+    assert done.returncode == 0 and "Ablation-CAM is better than Grad-CAM" in re.sub(r"\s+", " ", done.stdout)
+    table = pd.read_csv(tmp_path / "run" / "verdict.csv")
+    assert len(table) == 18 and (table.p_corrected >= table.p - 1e-12).all()
+    assert (tmp_path / "run" / "verdict.md").exists() and (tmp_path / "run/figures/verdict-run-critical-difference.png").exists()
+    again = through_main("verdict", *map(str, (tmp_path / "run").parent.glob("*")), "--correct", "none", "--no-figures")
+    plain = pd.read_csv(tmp_path / "run" / "verdict.csv")
+    assert again.returncode == 0 and np.allclose(plain.p_corrected, plain.p, equal_nan=True)
+    wrong = through_main("verdict", str(tmp_path / "run"), "--correct", "hulm")
+    assert wrong.returncode == 2
