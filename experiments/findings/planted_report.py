@@ -98,10 +98,11 @@ def draw(found: pd.DataFrame) -> Figure:
                 label = f"replaced by {NAMES[by]}" if i == 0 else None
                 panel.scatter(rows[seed], y, s=9, color=colours[by], marker=MARKERS[SUBSTITUTES.index(by)], linewidths=0, label=label)
         panel.axvline(0, color="0.3", linewidth=0.6)
-        panel.set(title=NAMES[base], xlim=(-1.08, 1.08), xlabel="Spearman correlation with the known order")
+        panel.set(title=NAMES[base], xlim=(-1.08, 1.08))
         panel.set_yticks(range(len(names)), names, fontsize=7.5)
         panel.grid(axis="y", alpha=0.25)
         panel.set_ylim(len(names) - 0.4, -0.6)
+    figure.supxlabel("Spearman correlation with the known order", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncol=2, frameon=False, fontsize=9)
     return figure

@@ -134,9 +134,9 @@ def _resamples(n: int, seeds: int, resamples: int) -> tuple[Array, NDArray[np.in
 
 
 def _rounded(means: Array) -> Array:
-    """Round to 10 significant digits, so that equal means stay tied whatever the order of their sums."""
+    """Round to 6 significant digits, which single precision carries, so that equal means stay tied whatever their rounding."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        size = 10.0 ** (9 - np.floor(np.log10(np.abs(means))))
+        size = 10.0 ** (5 - np.floor(np.log10(np.abs(means))))
     usable = np.isfinite(size) & np.isfinite(means)
     return np.where(usable, np.round(means * np.where(usable, size, 1)) / np.where(usable, size, 1), means)
 
