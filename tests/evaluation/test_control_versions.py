@@ -114,7 +114,8 @@ def test_at_several_layers_each_map_has_its_own_version(base, tmp_path):
     several = [*base, "model.layer=[features.0,features]", "model.fuse=mean", "+control=[shuffled]"]
     folder = run([*several, "maps=store", f"out={tmp_path / 'layers'}"])
     (loaded,) = load_runs([folder.path])
-    named = [f"{name}{control}@{layer}" for control in ("", "+shuffled") for name in ("grad_cam", "mine") for layer in ("features.0", "features", "mean")]
+    versions = [f"{name}{control}" for control in ("", "+shuffled") for name in ("grad_cam", "mine")]
+    named = [f"{name}@{layer}" for name in versions for layer in ("features.0", "features", "mean")]
     assert sorted(loaded.methods) == sorted([*named, "centre"])
     assert folder.provenance["identity"]["method"]["mine+shuffled@mean"]["_target_"] == "evalkit.methods.postprocess.shuffled"
     maps = pd.concat(pd.read_parquet(file) for file in (folder.path / "maps").glob("*.parquet")).set_index(["method", "index"])
