@@ -20,7 +20,8 @@ from evalkit.runs.identity import Identity
 CONTROLS = ("random", "constant", "centre", "edges", "fake_cam")
 NEARLY_CERTAIN = 0.9999
 WRITTEN = (
-    "tables.md", "tables.tex", "summary.csv", "comparisons.csv", "maps.csv", "verdict.md", "verdict.csv", "audit.md", "audit.csv", "plan.csv",
+    "tables.md", "tables.tex", "summary.csv", "comparisons.csv", "maps.csv", "verdict.md", "verdict.csv", "audit.md", "audit.csv",
+    "plan.csv",
     "report.html",
 )  # fmt: skip
 ITEM = ["index", "target"]
