@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from evalkit.analysis import stats
 from evalkit.analysis.judgements import KEY, Judgement, competitors, judgements_of
 from evalkit.analysis.load import Run
-from evalkit.analysis.saddlepoint import sign_flip_p
+from evalkit.analysis.significance import sign_flip
 from evalkit.analysis.stats import Array
 from evalkit.errors import UserError
 
@@ -92,6 +92,6 @@ def _tests(one: Judgement, methods: list[str], pairs: NDArray[np.int64], differe
             "low": found.low,
             "high": found.high,
             "sign": one.sign * np.sign(found.value),
-            "p": sign_flip_p(differences, one.images) if differences.shape[1] > 1 else np.nan,
+            "p": sign_flip(differences, one.images) if differences.shape[1] > 1 else np.nan,
         }
     )

@@ -13,6 +13,7 @@ from evalkit.analysis.load import CONTROLS, Run
 from evalkit.analysis.map_summary import per_item
 from evalkit.analysis.stats import Array
 from evalkit.analysis.summary import item_values, scores_in
+from evalkit.control_names import control_of
 from evalkit.evaluation.columns import AGAINST_BOXES
 
 FAITHFULNESS, MAP, LOCALISATION = "faithfulness", "map", "localisation"
@@ -20,8 +21,6 @@ FAITHFULNESS, MAP, LOCALISATION = "faithfulness", "map", "localisation"
 OF_SCORES = ("average_drop", "increase", "win", "area", "srg", "single_deletion")
 NO_JUDGEMENT = ("region_fraction", "others_fraction")
 """Measures of the image, which are the same for all methods."""
-VERSION = "+"
-"""In the name of a method's altered version, as `grad_cam+blurred`: it is no competitor."""
 KEY = ["metric", "select", "top_percent", "fill", "score"]
 
 
@@ -72,8 +71,8 @@ class Judgement:
 
 
 def competitors(run: Run) -> list[str]:
-    """Return the methods that are judged, controls last: not the altered versions (`VERSION`) of others."""
-    return [method for method in run.methods if VERSION not in method]
+    """Return the methods that are judged, controls last: not the control versions (`control_names`) of others."""
+    return [method for method in run.methods if not control_of(method)]
 
 
 def contenders(methods: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ export PYTHONPATH=$DATA/weights${PYTHONPATH:+:$PYTHONPATH}
 evalkit run experiment=audit out="$OUT/digits_fc"
 
 audit() { # folder of OUT, then overrides
-  evalkit run --conf "$CONF" experiment=audit 'method=[ablation_cam,grad_cam,layer_cam,centre]' sample=200 shard_size=20 "${@:2}" out="$OUT/$1"
+  evalkit run --conf "$CONF" experiment=audit 'method=[ablation_cam,layer_cam,centre]' sample=200 shard_size=20 "${@:2}" out="$OUT/$1"
 }
 acuity() { # network
   audit "$1" model="$1_half" model.weights="$DATA/weights/$1_imagenet.safetensors" data=imagenet data.root="$DATA/imagenet_val_acuity/images"

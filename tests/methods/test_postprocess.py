@@ -25,9 +25,7 @@ def test_blurred_is_a_weighted_mean_over_the_map_itself(probe):
     for one, blurred in zip(maps.double().numpy(), found, strict=True):
         for i in range(5):
             for j in range(8):
-                weights = [
-                    (np.exp(-(((i - a) / 1.0) ** 2) / 2 - ((j - b) / 1.6) ** 2 / 2), one[a, b]) for a in range(5) for b in range(8)
-                ]
+                weights = [(np.exp(-(((i - a) / 1.0) ** 2) / 2 - ((j - b) / 1.6) ** 2 / 2), one[a, b]) for a in range(5) for b in range(8)]
                 expected = sum(weight * value for weight, value in weights) / sum(weight for weight, _ in weights)
                 assert float(blurred[i, j]) == pytest.approx(expected, abs=1e-5)
     constant = postprocess.blurred(torch.full((3, 5, 8), 2.0), probe)
@@ -40,9 +38,7 @@ def test_dilated_is_the_smallest_square_that_spreads_the_maximum_far_enough(prob
     large = protocol.upsample(maps, (20, 17)).numpy()
     for one, dilated in zip(large, postprocess.dilated(maps, probe, share).numpy(), strict=True):
         for r in range(20):
-            around = np.array(
-                [[one[max(0, i - r) : i + r + 1, max(0, j - r) : j + r + 1].max() for j in range(17)] for i in range(20)]
-            )
+            around = np.array([[one[max(0, i - r) : i + r + 1, max(0, j - r) : j + r + 1].max() for j in range(17)] for i in range(20)])
             if (around == one.max()).all():
                 break  # the square before it is the largest that leaves the map not constant
             expected = around
