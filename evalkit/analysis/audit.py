@@ -152,12 +152,12 @@ def _of_maps(run: Run, pairs: list[tuple[int, int]]) -> Iterator[Quantity]:
     control, method = np.array(pairs).T
     for metric, select, fill, score, values, images in per_item(run):
         if not metric.endswith("_fraction"):
-            where = {"select": select, "top_percent": np.nan, "fill": fill, "score": score, "metric": metric}
+            where: dict[str, object] = {"select": select, "top_percent": np.nan, "fill": fill, "score": score, "metric": metric}
             sign = -1 if metrics.lower_is_better(metric, select) else 1
             yield Quantity(where, pairs, sign * (values[control] - values[method]), images)
 
 
-def point_of(row: object) -> Point | None:
+def point_of(row: Any) -> Point | None:
     """Return the protocol point of a test; None for measures of the maps and areas over thresholds."""
     select, top, fill, metric = (getattr(row, name) for name in ("select", "top_percent", "fill", "metric"))
     if not isinstance(select, str) or metric in ("area", "adcc"):

@@ -21,7 +21,7 @@ TOGETHER = 2**24
 
 @dataclass(frozen=True)
 class Judged:
-    """The methods of one run, without altered versions, under J judgements."""
+    """The methods of one run, without control versions, under J judgements."""
 
     run: Run
     methods: list[str]

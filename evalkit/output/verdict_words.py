@@ -263,8 +263,8 @@ def rule(verdict: Verdict, number: int) -> list[str]:
         lines.append("There is one protocol point only, so nothing can be said about other fills and selections.")
     left = len(judged.run.methods) - len(competitors(judged.run))
     if left:
-        altered = "1 altered version of a method (with a + in its name) is" if left == 1 else f"{left} altered versions (with a +) are"
-        lines.append(f"{altered} left out: they are no competitors.")
+        versions = "1 control version of a method (with a + in its name) is" if left == 1 else f"{left} control versions (with a +) are"
+        lines.append(f"{versions} left out: they are no competitors.")
     if any(method in CONTROLS for method in judged.methods):
         lines.append("Controls are maps that do not look at the network.")
     return lines

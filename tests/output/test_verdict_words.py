@@ -95,9 +95,9 @@ def test_raw_outputs_and_layers(tmp_path, full):
     assert (display("mine"), display("centre")) == ("mine", "Centre (control)")
 
 
-def test_altered_versions_are_said_to_be_left_out(tmp_path, full):
+def test_control_versions_are_said_to_be_left_out(tmp_path, full):
     found = verdict([run_of(tmp_path, full, {BLACK: steady(full) | {"grad_cam+blurred": full}})])
-    assert "1 altered version of a method (with a + in its name) is left out: they are no competitors." in rule(found, 0)
+    assert "1 control version of a method (with a + in its name) is left out: they are no competitors." in rule(found, 0)
     assert "blurred" not in verdict_markdown(found) and "blurred" not in csv_table(found).to_csv()
 
 
