@@ -7,7 +7,7 @@ all methods, at one protocol point, for one score and metric. So a sound point a
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -159,7 +159,6 @@ def _of_maps(run: Run, pairs: list[tuple[int, int]]) -> Iterator[Quantity]:
 
 def point_of(row: Any) -> Point | None:
     """Return the protocol point of a test; None for measures of the maps and areas over thresholds."""
-    select, top, fill, metric = (getattr(row, name) for name in ("select", "top_percent", "fill", "metric"))
-    if not isinstance(select, str) or metric in ("area", "adcc"):
+    if not isinstance(row.select, str) or row.metric in ("area", "adcc"):
         return None
-    return Point(select, None if pd.isna(top) else float(top), fill)
+    return Point(row.select, None if pd.isna(row.top_percent) else float(row.top_percent), row.fill)
