@@ -41,10 +41,10 @@ def agreement(judged: Judged) -> pd.DataFrame:
     kinds: list[tuple[str, str, pd.DataFrame]] = [("all", "", table), *((between, "", table) for between in BETWEEN)]
     kinds += [("fill", str(metric), part) for metric, part in table.groupby("metric", sort=False)]
     lines = []
-    for between, metric, part in kinds:
-        sets = _sets(part, between)
-        for with_controls in (False, True):
-            tau, resampled, pairs = mean_tau(judged, sets, ranked(judged, controls=with_controls))
+    sets = [_sets(part, between) for between, _, part in kinds]
+    found = {controls: mean_taus(judged, sets, ranked(judged, controls=controls)) for controls in (False, True)}
+    for i, (between, metric, _) in enumerate(kinds):
+        for with_controls, (tau, resampled, pairs) in ((controls, taus[i]) for controls, taus in found.items()):
             if pairs:
                 defined = resampled[np.isfinite(resampled)]
                 low, high = np.quantile(defined, [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2]) if len(defined) else (np.nan, np.nan)
@@ -64,8 +64,12 @@ def _sets(table: pd.DataFrame, between: str) -> list[list[list[int]]]:
     return sets
 
 
-def mean_tau(judged: Judged, sets: Sequence[Sequence[Sequence[int]]], methods: Sequence[str]) -> tuple[float, Array, int]:
-    """Return the mean tau-b over the pairs of judgements in different classes of a set, the same on all resamples (B,), and the pairs.
+Sets = Sequence[Sequence[Sequence[int]]]
+
+
+def mean_taus(judged: Judged, kinds: Sequence[Sets], methods: Sequence[str]) -> list[tuple[float, Array, int]]:
+    """Return for each of several kinds the mean tau-b over pairs of judgements in different classes of a set, the same on all resamples
+    (B,), and the number of pairs.
 
     With unit vectors s_j of the signs of all pairs of methods, tau of judgements j and k is s_j . s_k, so that sums over pairs of
     judgements are differences of squares of sums. A ranking with all methods equal, or with one undefined, has no tau and is left out.
@@ -73,16 +77,19 @@ def mean_tau(judged: Judged, sets: Sequence[Sequence[Sequence[int]]], methods: S
     at = [judged.methods.index(method) for method in methods]
     columns = np.concatenate([judged.better[:, :, None], judged.resampled], axis=2)[:, at]
     size = max(1, AT_ONCE // max(1, len(columns) * len(at) ** 2))
-    parts = [_mean_tau(columns[:, :, start : start + size], sets) for start in range(0, columns.shape[2], size)]
-    total, pairs = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
-    tau = np.where(pairs > 0, total / np.where(pairs > 0, pairs, 1), np.nan)
-    return float(tau[0]), tau[1:], int(pairs[0])
+    starts = range(0, columns.shape[2], size)
+    parts = [[_sums(*of, sets) for sets in kinds] for of in (directions(columns[:, :, start : start + size]) for start in starts)]
+    found = []
+    for of_kind in zip(*parts, strict=True):
+        total, pairs = (np.concatenate([part[side] for part in of_kind]) for side in (0, 1))
+        tau = np.where(pairs > 0, total / np.where(pairs > 0, pairs, 1), np.nan)
+        found.append((float(tau[0]), tau[1:], int(pairs[0])))
+    return found
 
 
-def _mean_tau(better: Array, sets: Sequence[Sequence[Sequence[int]]]) -> tuple[Array, Array]:
-    """Return sums of tau over pairs of judgements, and the number of pairs, each (B,)."""
-    units, defined = directions(better)
-    total, pairs = np.zeros(better.shape[2]), np.zeros(better.shape[2])
+def _sums(units: Array, defined: Array, sets: Sets) -> tuple[Array, Array]:
+    """Return sums of tau over pairs of judgements, and the number of pairs, each (B,), from `directions`."""
+    total, pairs = np.zeros((2, units.shape[2]))
     for classes in sets:
         sums = np.stack([units[list(one)].sum(0) for one in classes])
         counts = np.stack([defined[list(one)].sum(0) for one in classes])

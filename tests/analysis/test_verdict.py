@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 from builders import fresh, make_run, run_of, steady
 
-from evalkit.analysis.agreement import agreement, mean_tau, tau_matrix
+from evalkit.analysis.agreement import agreement, mean_taus, tau_matrix
 from evalkit.analysis.friedman import Friedman, friedman
 from evalkit.analysis.judged import judge_run
 from evalkit.analysis.judgements import judgements_of
@@ -92,7 +92,7 @@ def test_tau_is_the_mean_of_scipys(tmp_path, between):
     tau, number = mean(judged.better)
     assert (found.tau, found.pairs) == (pytest.approx(tau, abs=1e-9), number)
     resampled = [mean(judged.resampled[:, :, b])[0] for b in range(5)]
-    _, ours, _ = mean_tau(judged, [[[i], [j]] for i, j in pairs], judged.methods)
+    ((_, ours, _),) = mean_taus(judged, [[[[i], [j]] for i, j in pairs]], judged.methods)
     np.testing.assert_allclose(ours[:5], resampled, atol=1e-9)
     assert (found.low, found.high) == pytest.approx(tuple(np.nanquantile(ours, [0.025, 0.975])))
 
