@@ -159,6 +159,6 @@ def _of_maps(run: Run, pairs: list[tuple[int, int]]) -> Iterator[Quantity]:
 
 def point_of(row: Any) -> Point | None:
     """Return the protocol point of a test; None for measures of the maps and areas over thresholds."""
-    if not isinstance(row.select, str) or row.metric in ("area", "adcc"):
+    if pd.isna(row.select) or row.metric in ("area", "adcc"):
         return None
     return Point(row.select, None if pd.isna(row.top_percent) else float(row.top_percent), row.fill)
