@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python experiments/findings/planted.py WEIGHTS --out results
 
-(about a CPU second for each canvas and seed: 4 minutes on one CPU core)
+(about a CPU second for each canvas and seed)
 
 A trigger of 12x12 pixels alone decides the class (`data=planted`; the networks are checked by experiments/training/train_planted.py).
 Three maps are degraded by known steps: Grad-CAM, Ablation-CAM, and an oracle, the trigger's own pixels. 0, 10, 25, 50 and 100 % of
