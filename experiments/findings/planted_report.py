@@ -44,7 +44,7 @@ def markdown(found: pd.DataFrame) -> str:
     lines = [
         "# Metrics against known orders",
         "",
-        f"Written by `experiments/findings/planted.py`. {int(found.images.iloc[0])} canvases, {len(seeds)} training seeds.",
+        f"Written by `experiments/findings/planted.py`. {found.images.iloc[0]} canvases, {len(seeds)} training seeds.",
         "Spearman's correlation between the order of the steps (0, 10, 25, 50, 100 % of the cells replaced) and the metric's means;",
         "mean over the seeds, 95 % bootstrap interval over seeds and images. 1: recovered; 0: nothing is recovered; -1: reversed.",
         "",

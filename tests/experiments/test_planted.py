@@ -9,7 +9,6 @@ import planted_maps
 import planted_scores
 import pytest
 import torch
-from builders import fresh
 from planted_report import COLUMNS
 from safetensors.torch import save_file
 from scipy.stats import spearmanr
@@ -69,7 +68,7 @@ def test_a_quarter_of_the_training_canvases_is_bare_with_an_even_target():
 
 
 def test_spearman_is_scipys_and_handles_ties_and_constants():
-    means = fresh(40, 5).double().numpy()
+    means = torch.randn(40, 5).double().numpy()
     means[::3, 1] = means[::3, 2]
     wanted = [spearmanr(row, [5, 4, 3, 2, 1]).statistic for row in means]
     np.testing.assert_allclose(planted_scores.spearman(means), wanted, atol=1e-12)
@@ -80,7 +79,7 @@ def test_spearman_is_scipys_and_handles_ties_and_constants():
 
 def test_a_score_is_the_mean_over_seeds_and_its_interval_that_of_a_loop():
     steps = np.array([3.0, 2.5, 2.4, 1, 0])
-    values = [steps[:, None] + 2 * fresh(5, 12).double().numpy() for _ in range(3)]
+    values = [steps[:, None] + 2 * torch.randn(5, 12).double().numpy() for _ in range(3)]
     values[1][2, 3] = np.nan
     found = planted_scores.score(values, True, 60)
     own = [spearmanr(np.nanmean(v, axis=1), [5, 4, 3, 2, 1]).statistic for v in values]
