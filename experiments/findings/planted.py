@@ -90,7 +90,7 @@ def measure(net: SplitModel, indices: Tensor, parts: Parts) -> None:
     targets = probe.targets.repeat(many)
     maps = protocol.upsample(low.flatten(0, 2), (64, 64))
     ranking = protocol.Ranking(maps)
-    fillers = protocol.fillings(probe.images, points(), net.mean)
+    fillers = {fill: protocol.filling(probe.images, fill, net.mean) for fill in FILLS}
 
     def add(key: Point | str, logits: Tensor) -> None:
         of = targets[: len(logits)]
