@@ -163,7 +163,7 @@ def test_the_experiment_end_to_end(small, tmp_path):
     assert found.images.eq(6).all() and found.spearman.between(-1, 1).all() and (found.low <= found.high).all()
     np.testing.assert_allclose(found.spearman, found[["seed_0", "seed_1"]].mean(axis=1), atol=1e-4)
     energy = found[(found["name"] == "energy_inside") & (found.base == "oracle")]
-    assert (energy.spearman == 1).all() and (energy.mean_0 > 90).all(), "the oracle lies on its trigger, whatever the network"
+    assert (energy.spearman == 1).all() and (energy.mean_0 > 60).all(), "the oracle lies on its trigger, but for cells that jut out"
     text = (tmp_path / "out" / "planted_tables.md").read_text()
     assert "6 canvases, 2 training seeds" in text and "| average_drop, keep 20 %, blur |" in text
     assert (tmp_path / "out" / "planted.png").stat().st_size > 10_000
