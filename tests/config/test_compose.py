@@ -26,7 +26,7 @@ def test_every_experiment_composes(name):
         [f"experiment={name}", *(["data.root=/data"] if "/data: imagenet" in read_choice("experiment", name, as_text=True) else [])]
     )
     assert len(jobs) == (2 if name == "demo" else 1)
-    expected = {"table1": "vgg16", "table2": "inception_v3", "published_soft": "vgg16", "layers": "digits_gap"}
+    expected = {"table1": "vgg16", "table2": "inception_v3", "published_soft": "vgg16", "layers": "digits_gap", "planted": "planted"}
     assert jobs[0].config.model.name == expected.get(name, "digits_fc")
 
 
