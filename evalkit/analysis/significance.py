@@ -124,11 +124,18 @@ def _largest_enumerated(sizes: Array, observed: float) -> float:
 
 
 def _spans(sizes: Array) -> Array:
-    """Return the distance (m,) of neighbouring sums under all signs of sizes (m,n) where all are whole numbers, else 0."""
-    whole = (sizes == np.round(sizes)).all(axis=1) & (sizes.max(axis=1) < 2**52)
+    """Return the distance (m,) of neighbouring sums under all signs of sizes (m,n), 0 where these are no multiples of one step.
+
+    The step is of whole numbers, or the smallest size: shares of a few raters are multiples of it.
+    """
+    unit = np.where((sizes == np.round(sizes)).all(axis=1), 1, np.where(sizes > 0, sizes, np.inf).min(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        steps = sizes / unit[:, None]
+    rounded = np.round(steps)
+    whole = (np.abs(steps - rounded) <= 1e-9 * np.maximum(steps, 1)).all(axis=1) & (steps.max(axis=1) < 1e6)
     spans = np.zeros(len(sizes))
     if whole.any():
-        spans[whole] = 2 * np.gcd.reduce(sizes[whole].astype(np.int64), axis=1)
+        spans[whole] = 2 * unit[whole] * np.gcd.reduce(rounded[whole].astype(np.int64), axis=1)
     return spans
 
 

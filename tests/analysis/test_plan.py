@@ -17,7 +17,8 @@ def test_images_are_those_of_a_paired_t_test():
     """The power of the t test at these images, by the noncentral t distribution, is the power asked for."""
     rng = fresh()
     for level, power in ((0.05, 0.8), (0.001, 0.9), (1e-5, 0.8)):
-        spread, difference = rng.uniform(5, 50), rng.uniform(0.5, 4)
+        spread = rng.uniform(5, 50)
+        difference = spread * rng.uniform(0.02, 0.15)
         n = float(images_needed(np.array([difference]), np.array([spread]), level, power)[0])
         shift, bound = np.sqrt(n) * difference / spread, scipy_stats.t.isf(level / 2, n - 1)
         assert scipy_stats.nct.sf(bound, n - 1, shift) == pytest.approx(power, abs=0.01)

@@ -67,6 +67,14 @@ def test_outcomes_have_the_exact_tests_of_mcnemar():
     np.testing.assert_allclose(found, [stats.mcnemar(*pair) for pair in zip(first, second, strict=True)], rtol=1e-9)
 
 
+def test_steps_of_a_lattice_need_not_be_whole():
+    """Quarters, as shares of four raters: p of the multiples by four, and none of the half of ties that a continuous law leaves out."""
+    values = fresh().integers(-4, 5, (5, 90)) * 1.0
+    values[:, 0] = 1
+    np.testing.assert_allclose(sign_flip(values / 4), sign_flip(values), rtol=1e-9)
+    np.testing.assert_allclose(sign_flip(values / 300), sign_flip(values), rtol=1e-6)
+
+
 def test_p_has_no_floor():
     rng = fresh()
     assert sign_flip(np.full((1, 40), 0.5))[0] == pytest.approx(2.0**-39)
