@@ -191,7 +191,7 @@ class RunConfig(Settings):
                 raise ValueError(f"{name} has no _target_ (the dotted path of its function)")
         unknown = next((name for name in self.control_of or () if name not in self.method), None)
         if unknown is not None:
-            raise ValueError(f"control_of names '{shown(unknown)}', which is not among the chosen methods{did_you_mean(unknown, self.method)}")
+            raise ValueError(f"control_of names '{shown(unknown)}', which is no chosen method{did_you_mean(unknown, self.method)}")
         if self.control_of is not None and not self.control:
             raise ValueError("control_of names methods for controls, and none is chosen: add +control=[blurred,dilated,mixed,shuffled]")
         return self
