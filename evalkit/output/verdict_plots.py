@@ -99,8 +99,12 @@ def critical_difference(judged: Judged) -> Figure:
     found = [friedman(judged.run, judged.methods, point, score) for point in points]
     k = len(judged.methods)
     height = 0.75 + LINE * (-(-k // 2)) + 0.14 * k / 2
-    figure, axes = plt.subplots(len(points), 1, figsize=(8.2, 0.9 + height * len(points)), squeeze=False, layout="constrained")
-    for ax, point, one in zip(axes[:, 0], points, found, strict=True):
+    columns = 1 if len(points) < 4 else 2
+    rows = -(-len(points) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(8.2 * columns, 0.9 + height * rows), squeeze=False, layout="constrained")
+    for ax in axes.flat[len(points) :]:
+        ax.axis("off")
+    for ax, point, one in zip(axes.flat, points, found, strict=False):
         _diagram(ax, one, list(map(display, judged.methods)))
         p = "p < 0.001" if one.p < 0.001 else f"p = {one.p:.3f}"
         ax.set_title(f"{describe_point(point)}; Friedman {p}, n = {one.n:,}", fontsize=9, loc="left")

@@ -13,7 +13,7 @@ from evalkit.output.verdict_markdown import split
 from evalkit.output.verdict_tables import claim_sentences, standing_table
 from evalkit.output.verdict_words import agreement_lines, headline, pair_sentence, rule, srg_sentence
 
-MOST_PAIRS = 8
+MOST_PAIRS = 5
 """Largest number of pairs whose sentences are printed; all are in verdict.md."""
 
 
