@@ -46,10 +46,20 @@ def agreement(judged: Judged) -> pd.DataFrame:
     for i, (between, metric, _) in enumerate(kinds):
         for with_controls, (tau, resampled, pairs) in ((controls, taus[i]) for controls, taus in found.items()):
             if pairs:
-                defined = resampled[np.isfinite(resampled)]
-                low, high = np.quantile(defined, [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2]) if len(defined) else (np.nan, np.nan)
-                lines.append((between, metric, with_controls, pairs, tau, low, high))
+                lines.append((between, metric, with_controls, pairs, tau, *_interval(tau, resampled)))
     return pd.DataFrame(lines, columns=["between", "metric", "with_controls", "pairs", "tau", "low", "high"])
+
+
+def _interval(tau: float, resampled: Array) -> tuple[float, float]:
+    """Return the percentile interval, widened to tau: resampling adds noise to both rankings, so that most resamples may lie below it.
+
+    The basic and the shifted bootstrap, which reflect or move the resamples, cover far less often.
+    """
+    defined = resampled[np.isfinite(resampled)]
+    if not len(defined):
+        return np.nan, np.nan
+    low, high = np.quantile(defined, [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2])
+    return float(min(low, tau)), float(max(high, tau))
 
 
 def _sets(table: pd.DataFrame, between: str) -> list[list[list[int]]]:

@@ -34,8 +34,8 @@ class Judged:
     resampled: Array
     """(J,M,B): `better` on B resamples of the images, which are the same for all judgements; B is 0 for a single image."""
     tests: pd.DataFrame
-    """A line for each pair and judgement: methods `first` and `second`, `difference` with `low` and `high`, `p` not corrected, and
-    `sign`: 1 where the first is the better one, -1 where the second is."""
+    """A line for each pair and judgement: its `place` in `judgements`, methods `first` and `second`, `difference` with `low` and `high`,
+    `p` not corrected, and `sign`: 1 where the first is the better one, -1 where the second is."""
 
     @property
     def ranks(self) -> Array:
@@ -61,7 +61,7 @@ def judge_run(run: Run) -> Judged:
             better.append(one.sign * means[-1])
             resampled.append(one.sign * found[f"methods {i}"].resampled)
             if len(pairs):
-                tests.append(_tests(one, methods, pairs, difference, found[f"pairs {i}"]))
+                tests.append(_tests(one, methods, pairs, difference, found[f"pairs {i}"]).assign(place=len(keys) - 1))
     table = pd.DataFrame(keys, columns=[*KEY, "question"])
     lines = pd.concat(tests, ignore_index=True) if tests else pd.DataFrame()
     return Judged(run, methods, table, np.stack(means), np.stack(better), np.stack(resampled), lines)

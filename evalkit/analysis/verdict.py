@@ -9,8 +9,8 @@ import pandas as pd
 
 from evalkit.analysis.agreement import agreement
 from evalkit.analysis.judged import Judged, judge_run
-from evalkit.analysis.judgements import FAITHFULNESS
-from evalkit.analysis.load import Run
+from evalkit.analysis.judgements import FAITHFULNESS, contenders
+from evalkit.analysis.load import CONTROLS, Run
 from evalkit.analysis.significance import benjamini_hochberg, holm
 from evalkit.analysis.stats import Array
 
@@ -29,7 +29,8 @@ class Verdict:
     judged: list[Judged]
     tests: pd.DataFrame
     """A line for each run (its number), pair and judgement, see `Judged.tests`, with `corrected` p, and `found`: 1 where the first method
-    is significantly better, -1 where the second is, 0 where the two cannot be told apart."""
+    is significantly better, -1 where the second is, 0 where the two cannot be told apart; and `aside`: the controls that are
+    significantly better than every method under this judgement, which is then set aside, see `of`; else empty."""
     agreements: list[pd.DataFrame]
     """`agreement` of each run."""
     correction: Correction
@@ -37,10 +38,19 @@ class Verdict:
     """Tests that were corrected together, by the question of their judgements."""
 
     def of(self, number: int, question: str = FAITHFULNESS) -> pd.DataFrame:
-        """Return the tests of one run that ask one question."""
+        """Return the tests of one run that ask one question, without the judgements that are set aside."""
         if self.tests.empty:
             return self.tests
-        return self.tests[(self.tests.number == number) & (self.tests.question == question)]
+        return self.tests[(self.tests.number == number) & (self.tests.question == question) & (self.tests.aside == "")]
+
+    def set_aside(self, number: int) -> pd.DataFrame:
+        """Return the tests of one run under judgements that are set aside: there a map that does not look at the network is the best.
+
+        What such a judgement rewards is not what the network uses, so that the order of the methods under it says nothing.
+        """
+        if self.tests.empty:
+            return self.tests
+        return self.tests[(self.tests.number == number) & (self.tests.aside != "")]
 
 
 def verdict(runs: Sequence[Run], correction: Correction = "holm") -> Verdict:
@@ -56,8 +66,26 @@ def verdict(runs: Sequence[Run], correction: Correction = "holm") -> Verdict:
     if not tests.empty:
         tests["corrected"] = tests.groupby("question").p.transform(lambda p: CORRECTIONS[correction](p.to_numpy(float)))
         tests["found"] = np.where(tests.corrected < ALPHA, tests.sign, 0).astype(int)
+        tests["aside"] = _aside(tests)
         families = {str(question): int(p.notna().sum()) for question, p in tests.groupby("question").p}
     return Verdict(judged, tests, [agreement(one) for one in judged], correction, families)
+
+
+def _aside(tests: pd.DataFrame) -> pd.Series:
+    """Return for each test the controls, with commas, that are significantly better than every method under its judgement, else empty.
+
+    Only of faithfulness, and of runs with two methods or more.
+    """
+    judgement = [tests.number, tests.place]
+    names = tests.groupby("number").agg({"first": set, "second": set})
+    methods = tests.number.map({run: len(contenders(sorted(row["first"] | row["second"]))) for run, row in names.iterrows()})
+    found: list[pd.Series] = []
+    for control in CONTROLS:
+        lost = (tests["first"] == control) & (tests.found > 0) | (tests.second == control) & (tests.found < 0)
+        against = ~tests["first"].where(tests.second == control, tests.second).isin(CONTROLS)
+        beaten = (lost & against).groupby(judgement).transform("sum")
+        found.append(((beaten == methods) & (methods > 1) & (tests.question == FAITHFULNESS)).map({True: control, False: ""}))
+    return pd.concat(found, axis=1).apply(lambda names: ", ".join(filter(None, names)), axis=1)
 
 
 @dataclass(frozen=True)

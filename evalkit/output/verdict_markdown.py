@@ -7,10 +7,11 @@ from evalkit.analysis.summary import main_score
 from evalkit.analysis.verdict import TURNS, Standing, Verdict, standings
 from evalkit.output.markdown import inert, pipes
 from evalkit.output.tables import scored_of, title
-from evalkit.output.verdict_tables import claim_sentences, claim_table, rank_tables, standing_table, tau_table
-from evalkit.output.verdict_words import agreement_lines, headline, pair_sentence, rule, srg_sentence, turn_sentence
+from evalkit.output.verdict_tables import claim_sentences, claim_table, pair_table, rank_tables, standing_table, tau_table
+from evalkit.output.verdict_words import agreement_lines, glossary, headline, pair_sentence, rule, srg_sentence, turn_sentence
 
-RANKS = "Means, and ranks in brackets, 1 the best; equal methods share the better rank."
+RANKS = "Means, and in brackets ranks among methods and controls, 1 the best; equal ones share the better rank."
+PAIRS = "In how many judgements the row's method is significantly better : worse than the column's:"
 WIN = (
     "Win: the share of images, in percent, on which the method loses less score than another one, minus the share on which it loses more, "
     "averaged over the others."
@@ -18,7 +19,7 @@ WIN = (
 TAU = (
     "Kendall's tau is 1 where two judgements rank the methods alike, -1 where in opposite order, 0 where as often one way as the other; "
     "here its mean over all pairs of judgements that differ in one thing only, with 95 % intervals over images (2.5 and 97.5 % of the "
-    "values on 2,000 resamples, the same for all). The first column is without the controls, whose place nobody doubts."
+    "values on 2,000 resamples, the same for all, widened to tau itself). The first column is without the controls."
 )
 OTHER = {
     LOCALISATION: "Another question: where is the object?",
@@ -42,9 +43,12 @@ def verdict_markdown(verdict: Verdict) -> str:
 def _of_run(verdict: Verdict, number: int) -> list[str]:
     judged = verdict.judged[number]
     score = main_score(judged.run)
-    parts = [f"## {title(judged.run)}", f"{scored_of(judged.run)}.", *rule(verdict, number), bullets(headline(verdict, number))]
+    parts = [f"## {title(judged.run)}", f"{scored_of(judged.run)}.", bullets(headline(verdict, number))]
+    parts += ["### What the words mean", bullets([*rule(verdict, number), *glossary(verdict, number)])]
     stands = standings(verdict, number)
     methods = contenders(judged.methods)
+    if stands:
+        parts += ["### Every pair", PAIRS, pipes(pair_table(verdict, number))]
     for heading, chosen in split(stands, methods).items():
         if chosen:
             parts += [f"### {heading}", bullets([pair_sentence(one, score) for one in chosen])]
@@ -59,7 +63,7 @@ def _of_run(verdict: Verdict, number: int) -> list[str]:
             parts += [f"{heading}:", pipes(lines)]
     parts += ["### Ranks", f"{RANKS} {WIN}"]
     if stands:
-        parts += ["Over all judgements, and how often a method is significantly better and worse than another:"]
+        parts += ["Over the judgements that are not set aside, and how often a method is significantly better and worse than another:"]
         parts += [pipes(standing_table(verdict, number))]
     for name, lines in rank_tables(judged):
         parts += [f"{name[0].upper()}{name[1:]}:", pipes(lines)]

@@ -9,10 +9,10 @@ from evalkit.analysis.judgements import contenders
 from evalkit.analysis.summary import main_score
 from evalkit.analysis.verdict import TURNS, Verdict, standings
 from evalkit.output.tables import scored_of, title
-from evalkit.output.verdict_markdown import RANKS, TAU, WIN, split
+from evalkit.output.verdict_markdown import PAIRS, RANKS, TAU, WIN, split
 from evalkit.output.verdict_plots import CAPTIONS, verdict_figures
-from evalkit.output.verdict_tables import claim_sentences, claim_table, rank_tables, standing_table, tau_table
-from evalkit.output.verdict_words import agreement_lines, headline, pair_sentence, rule, srg_sentence, turn_sentence
+from evalkit.output.verdict_tables import claim_sentences, claim_table, pair_table, rank_tables, standing_table, tau_table
+from evalkit.output.verdict_words import agreement_lines, glossary, headline, pair_sentence, rule, srg_sentence, turn_sentence
 
 
 def verdict_section(verdict: Verdict, address: Callable[[Figure], str]) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def verdict_section(verdict: Verdict, address: Callable[[Figure], str]) -> dict[
         "claim_table": claim_table(verdict),
         "networks": len(verdict.judged),
         "runs": [_of_run(verdict, number, address) for number in range(len(verdict.judged))],
+        "pairs": PAIRS,
         "tau": TAU,
         "ranks": f"{RANKS} {WIN}",
     }
@@ -32,7 +33,7 @@ def _of_run(verdict: Verdict, number: int, address: Callable[[Figure], str]) -> 
     stands, methods = standings(verdict, number), contenders(judged.methods)
     return {
         "title": title(judged.run),
-        "rule": [f"{scored_of(judged.run)}.", *rule(verdict, number)],
+        "rule": [f"{scored_of(judged.run)}.", *rule(verdict, number), *glossary(verdict, number)],
         "headline": headline(verdict, number),
         "groups": {
             heading: [pair_sentence(one, main_score(judged.run)) for one in chosen]
@@ -40,6 +41,7 @@ def _of_run(verdict: Verdict, number: int, address: Callable[[Figure], str]) -> 
             if chosen
         },
         "turns": [turn_sentence(one) for one in stands if one.kind == TURNS and {one.first, one.second} <= set(methods)],
+        "pairs": pair_table(verdict, number),
         "standing": standing_table(verdict, number) if stands else [],
         "agreement": agreement_lines(verdict.agreements[number]),
         "srg": srg_sentence(verdict.agreements[number]),

@@ -30,10 +30,10 @@ CLAIMS = {
 def csv_table(verdict: Verdict) -> pd.DataFrame:
     """Return every pair under every judgement: difference, interval, p, corrected p, and the method that is significantly better."""
     if verdict.tests.empty:
-        return pd.DataFrame(columns=[*COLUMNS, "n", "difference", "low", "high", "p", "p_corrected", "better"])
+        return pd.DataFrame(columns=[*COLUMNS, "n", "difference", "low", "high", "p", "p_corrected", "better", "aside"])
     tests = verdict.tests.rename(columns={"corrected": "p_corrected"})
     tests["better"] = tests["first"].where(tests.found > 0, tests["second"].where(tests.found < 0, ""))
-    return tests[[*COLUMNS, "n", "difference", "low", "high", "p", "p_corrected", "better"]]
+    return tests[[*COLUMNS, "n", "difference", "low", "high", "p", "p_corrected", "better", "aside"]]
 
 
 def judgement_words(key: pd.Series) -> str:
@@ -67,25 +67,34 @@ def _cell(mean: float, rank: float) -> str:
 
 
 def standing_table(verdict: Verdict, number: int) -> list[list[str]]:
-    """Return of each method its mean rank, its best and worst one, and how often it is significantly better and worse.
+    """Return of each method its mean rank among methods and controls, and how often it is significantly better and worse than another.
 
-    Of all judgements of all pairs with another method or control.
+    Of the judgements that are not set aside.
     """
     judged = verdict.judged[number]
-    chosen = (judged.judgements.question == FAITHFULNESS).to_numpy()
+    chosen = verdict.of(number).place.unique()
     ranks = pd.DataFrame(judged.ranks[chosen], columns=judged.methods)
-    total = int(chosen.sum()) * (len(judged.methods) - 1)
+    total = len(chosen) * (len(judged.methods) - 1)
     better: Counter[str] = Counter()
     worse: Counter[str] = Counter()
     for one in standings(verdict, number):
         better.update({one.first: one.better, one.second: one.worse})
         worse.update({one.first: one.worse, one.second: one.better})
-    lines = [["method", "mean rank", "best rank", "worst rank", "better than another", "worse than another"]]
+    lines = [["method", "mean rank", "better than another", "worse than another"]]
     for method in judged.methods:
         of = ranks[method]
-        cells = [f"{of.mean():.1f}", f"{of.min():.0f}", f"{of.max():.0f}"] if of.notna().any() else [UNDEFINED] * 3
-        lines.append([display(method), *cells, f"{better[method]} of {total}", f"{worse[method]} of {total}"])
+        rank = f"{of.mean():.1f}" if of.notna().any() else UNDEFINED
+        lines.append([display(method), rank, f"{better[method]} of {total}", f"{worse[method]} of {total}"])
     return lines
+
+
+def pair_table(verdict: Verdict, number: int) -> list[list[str]]:
+    """Return in how many judgements the row's method is significantly better, and worse, than the column's; empty for one method."""
+    stands = {(one.first, one.second): f"{one.better} : {one.worse}" for one in standings(verdict, number)}
+    stands |= {(one.second, one.first): f"{one.worse} : {one.better}" for one in standings(verdict, number)}
+    methods = verdict.judged[number].methods
+    lines = [[display(row), *(stands.get((row, column), "") for column in methods)] for row in methods]
+    return [["better : worse", *map(display, methods)], *lines] if stands else []
 
 
 def tau_table(judged: Judged) -> tuple[str, list[list[str]]]:

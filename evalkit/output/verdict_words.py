@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
+from scipy import stats
 
 from evalkit.analysis.judgements import FAITHFULNESS, competitors, contenders
 from evalkit.analysis.load import CONTROLS
 from evalkit.analysis.metrics import direction
 from evalkit.analysis.summary import main_score
-from evalkit.analysis.verdict import ALWAYS, LEADS, OPEN, TURNS, Standing, Verdict, standings, turned
+from evalkit.analysis.verdict import ALPHA, ALWAYS, LEADS, OPEN, TURNS, Standing, Verdict, standings, turned
 from evalkit.output.method_names import display
 from evalkit.output.tables import describe_point
 from evalkit.point import Point
@@ -27,6 +28,17 @@ CORRECTED = {
     "bh": "after Benjamini and Hochberg's correction for all {} tests",
     "none": "without a correction for the number of tests, {}",
 }
+WORDS = {
+    "activation": "Confidence is the softmax of the explained class, activation its logit.",
+    "average_drop": "Average drop: what the score loses, in percent of the score on the whole image; a gain counts as 0.",
+    "srg": "Symmetric relevance gain: the area under the score while the least relevant pixels are removed first, minus that while the "
+    "most relevant are removed first, at one fill (Bluecher et al. 2024).",
+    "single_deletion": "Single deletion: the rank correlation, image by image, of the map's sums in the patches of a grid with what the "
+    "score loses when that patch alone is removed (Hesse et al. 2024).",
+    "road": "Road fill: the removed pixels are interpolated from those that stay, with a little noise (ROAD, Rong et al. 2022).",
+}
+"""What words of the page mean, by the score, metric or fill that needs them."""
+POWER = 0.8
 MOST_PLACES = 4
 """Largest number of single protocol points that a sentence names."""
 
@@ -111,7 +123,7 @@ def _by_metric(tests: pd.DataFrame) -> Iterable[tuple[tuple[str, str | None, str
 def pair_sentence(one: Standing, score: str) -> str:
     """Return how two methods stand to each other, by the average drop under each protocol point, then in all judgements."""
     main = main_tests(one.tests, score)
-    if (main.found < 0).sum() > (main.found > 0).sum():
+    if not one.better + one.worse and (main.found < 0).any():
         one = turned(one)
         main = main_tests(one.tests, score)
     names = display(one.first), display(one.second)
@@ -119,17 +131,30 @@ def pair_sentence(one: Standing, score: str) -> str:
     if not points:
         return f"{names[0]} and {names[1]}: {_counts(one)}."
     by = f"{metric_words('average_drop', None, score)}, n = {int(main.n.max()):,}"
-    better, worse, neither = (points_in(main[found]) for found in (main.found > 0, main.found < 0, main.found == 0))
+    better, worse = (points_in(main[found]) for found in (main.found > 0, main.found < 0))
     if len(points) == 1:
         text = f"{_alone(main.iloc[0], names, describe_point(points[0]))} ({by})"
-    elif not better:
-        text = f"{names[0]} and {names[1]} cannot be told apart under any of {len(points)} protocol points ({by})"
+    elif not better and not worse:
+        text = f"{names[0]} and {names[1]} cannot be told apart under any of {len(points)} protocol points ({by}"
+        text += f"; largest difference {main.difference.abs().max():.2f} points)"
     else:
-        text = f"{names[0]} is better than {names[1]} under {_of(len(better), len(points))} protocol points ({by})"
-        text += f", worse under {len(worse)} ({places(worse, points)})" if worse else ""
-        others = f"{len(neither)} others" if len(neither) > 1 else "the other"
-        text += f"; under {others} ({places(neither, points)}) the two cannot be told apart" if neither else ""
-    return f"{text}. {_counts(one).capitalize()}." if one.total > len(points) else f"{text}."
+        sides = [("better", better, main[main.found > 0]), ("worse", worse, main[main.found < 0])]
+        told = [
+            f"{verb} than {names[1]} by {_span(part)} points under {_of(len(at), len(points))} protocol points"
+            + (f" ({places(at, points)})" if len(at) < len(points) else "")
+            for verb, at, part in sides
+            if at
+        ]
+        text = f"{names[0]} is {', and '.join(told)}"
+        text += "; under the others the two cannot be told apart" if len(better) + len(worse) < len(points) else ""
+        text += f" ({by})"
+    return f"{text}. {_sentence(_counts(one))}." if one.total > len(points) else f"{text}."
+
+
+def _span(tests: pd.DataFrame) -> str:
+    """Return the smallest and largest size of the differences."""
+    low, high = (f"{size:.2f}" for size in (tests.difference.abs().min(), tests.difference.abs().max()))
+    return low if low == high else f"{low} to {high}"
 
 
 def _of(part: int, whole: int) -> str:
@@ -143,6 +168,10 @@ def _alone(test: pd.Series, names: tuple[str, str], point: str) -> str:
     return f"{names[0]} {verb} {names[1]} at the one protocol point, {point}: {test.difference:+.2f} points{bounds}, {better} is better"
 
 
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _counts(one: Standing) -> str:
     """Return in how many judgements the first is better, worse, and neither."""
     neither = one.total - one.better - one.worse
@@ -151,7 +180,8 @@ def _counts(one: Standing) -> str:
     if neither == one.total:
         return f"told apart in none of {one.total} judgements"
     reversed_in = f" ({where(one.tests[one.tests.found < 0], points_in(one.tests))})" if 0 < one.worse <= MOST_PLACES else ""
-    return f"of all {one.total} judgements: better in {one.better}, worse in {one.worse}{reversed_in}, not told apart in {neither}"
+    told = f"{display(one.first)} is better in {one.better}, worse in {one.worse}{reversed_in}"
+    return f"of all {one.total} judgements, {told}; not told apart in {neither}"
 
 
 def turn_sentence(one: Standing) -> str:
@@ -172,7 +202,55 @@ def headline(verdict: Verdict, number: int) -> list[str]:
         return [f"{display(judged.methods[0])} is the only method, so nothing can be said about which is better: add one, or the controls."]
     stands = standings(verdict, number)
     among = [one for one in stands if one.first in methods and one.second in methods]
-    return [*_best(among, methods), *_pairs(among), *control_sentences(stands, methods, main_score(judged.run))]
+    aside = aside_sentences(verdict, number)
+    flat = _flat(verdict, number, methods)
+    return [*aside, *_best(among, methods), *_pairs(among), *flat, *control_sentences(stands, methods), *gain_sentence(verdict, number)]
+
+
+def aside_sentences(verdict: Verdict, number: int) -> list[str]:
+    """Return which judgements are set aside, by the controls that are better there than every method."""
+    tests = verdict.set_aside(number)
+    if tests.empty:
+        return []
+    total = int((verdict.judged[number].judgements.question == FAITHFULNESS).sum())
+    every = points_in(verdict.tests[verdict.tests.number == number])
+    words = []
+    for control in dict.fromkeys(name for names in tests.aside.unique() for name in names.split(", ")):
+        part = tests[tests.aside.str.split(", ").map(lambda names, control=control: control in names)]
+        by = and_list(list(dict.fromkeys(metric_words(*key[:2], None) for key, _ in _by_metric(part))))
+        points = points_in(part)
+        words.append(f"{display(control)} under {places(points, every)} (by {by})" if points else f"{display(control)} by {by}")
+    return [
+        f"{tests.place.nunique()} of {total} judgements are set aside and count nowhere below, since a map that does not look at the "
+        f"network is better there than every method: {'; '.join(words)}."
+    ]
+
+
+def _flat(verdict: Verdict, number: int, methods: Sequence[str]) -> list[str]:
+    """Return under how many protocol points the average drop tells no two methods apart."""
+    score = main_score(verdict.judged[number].run)
+    tests = main_tests(verdict.of(number), score)
+    tests = tests[tests["first"].isin(methods) & tests.second.isin(methods)]
+    points = points_in(tests)
+    flat = [point for point in points if not (_at(tests, point).found != 0).any()]
+    if not flat or len(methods) < 3 or len(points) < 2:
+        return []
+    by, at = metric_words("average_drop", None, score), f" ({places(flat, points)})" if len(flat) < len(points) else ""
+    return [f"By the {by}, no two methods can be told apart under {_of(len(flat), len(points))} protocol points{at}."]
+
+
+def gain_sentence(verdict: Verdict, number: int) -> list[str]:
+    """Return under how many fills every method is above every control by symmetric relevance gain; empty without it."""
+    judged = verdict.judged[number]
+    methods = contenders(judged.methods)
+    controls = [method for method in judged.methods if method not in methods]
+    at = judged.judgements.index[judged.judgements.metric == "srg"]
+    if not len(at) or not controls or not methods:
+        return []
+    ranks = pd.DataFrame(judged.ranks[at], columns=judged.methods)
+    apart = int((ranks[methods].max(axis=1) < ranks[controls].min(axis=1)).sum())
+    of = f"{apart} of {len(at)} judgements (a fill and a score each)"
+    return [f"By symmetric relevance gain, every method has a higher mean than every control in {of}."]
 
 
 def _best(among: list[Standing], methods: list[str]) -> list[str]:
@@ -190,7 +268,7 @@ def _best(among: list[Standing], methods: list[str]) -> list[str]:
         over = [one.second for one in among if one.first == best and one.better]
         alike = [method for method in methods if method != best and method not in over]
         text = f"{display(best)} is better than {and_list(list(map(display, over)))} in some judgement and worse in none"
-        return [text + (f"; it cannot be told from {and_list(list(map(display, alike)))}." if alike else ": it is the best method here.")]
+        return [text + (f"; it cannot be told from {and_list(list(map(display, alike)))}." if alike else ".")]
     return [f"{and_list(list(map(display, unbeaten)))} are worse than no other method in any judgement; every other method is in some."]
 
 
@@ -205,29 +283,15 @@ def _pairs(among: list[Standing]) -> list[str]:
     ]
 
 
-def control_sentences(stands: list[Standing], methods: list[str], score: str) -> list[str]:
-    """Return sentences on methods that fail to beat a control, and on protocol points at which a control beats every method."""
+def control_sentences(stands: list[Standing], methods: list[str]) -> list[str]:
+    """Return sentences on methods that fail to beat a control."""
     against = [one if one.first in methods else turned(one) for one in stands if (one.first in methods) != (one.second in methods)]
-    failing = [one for one in against if one.better <= one.worse]
     said = [
         f"{display(one.first)} does not beat {display(one.second)}: better in {one.better} of {one.total} judgements, worse in {one.worse}."
-        for one in failing
+        for one in against
+        if one.better <= one.worse
     ]
-    beaten: dict[str, list[str]] = {}
-    for control in dict.fromkeys(one.second for one in against):
-        rows = pd.concat([main_tests(one.tests, score) for one in against if one.second == control])
-        every = points_in(rows)
-        lost = [point for point in every if (_at(rows, point).found < 0).all()]
-        if lost:
-            beaten.setdefault(places(lost, every), []).append(control)
-    said += [
-        f"{and_list(list(map(display, one)))} {'is' if len(one) == 1 else 'are'} better than every method under {at} (average drop): "
-        "there the ranking says nothing about explanations."
-        for at, one in beaten.items()
-    ]
-    if against and not said:
-        said.append("Every method is more often better than worse than each control.")
-    return said
+    return said or (["Every method is more often better than worse than each control."] if against else [])
 
 
 def _at(tests: pd.DataFrame, point: Point) -> pd.DataFrame:
@@ -242,23 +306,26 @@ def rule(verdict: Verdict, number: int) -> list[str]:
     points = points_in(table)
     single = table[table.metric.isin(["average_drop", "increase", "win"])]
     scores, metrics = list(dict.fromkeys(single.score)), list(dict.fromkeys(single.metric))
-    of_scores = f", one score ({and_list(scores)})" if len(scores) > 1 else ""
+    of_scores = f", one score ({' or '.join(scores)})" if len(scores) > 1 else ""
     others = [metric_words(*key) for key, _ in _by_metric(table[~table.metric.isin(metrics)])]
     text = (
         f"A judgement is one protocol point (which pixels stay, and what fills the others){of_scores} and one metric "
-        f"({and_list([metric_words(m, None, None) for m in metrics])}): {len(table)} here, at {len(points)} point{'s' * (len(points) != 1)}"
+        f"({' or '.join(metric_words(m, None, None) for m in metrics)}): "
+        f"{len(table)} here, at {len(points)} point{'s' * (len(points) != 1)}"
     )
-    text += f", with {and_list(list(dict.fromkeys(others)))}." if others else "."
+    text += f", counting {and_list(list(dict.fromkeys(others)))}." if others else "."
     tests = verdict.families.get(FAITHFULNESS, 0)
     pairs = len(judged.methods) * (len(judged.methods) - 1) // 2
-    what = f"{pairs} pair{'s' * (pairs != 1)} x {len(table)} judgements"
+    undefined = pairs * len(table) - tests if len(verdict.judged) == 1 else 0
+    what = f"{pairs} pair{'s' * (pairs != 1)} x {len(table)} judgements" + (f", less {undefined} that are undefined" if undefined else "")
     what = f"of all {len(verdict.judged)} networks" if len(verdict.judged) > 1 else what
     corrected = CORRECTED[verdict.correction].format(f"{tests:,}") + f" ({what})"
     lines = [text]
     if pairs and not tests:
         lines.append("Nothing can be tested: that takes two images or more.")
     elif pairs:
-        lines.append(f"Better and worse are paired differences over the images that are significant at 5 % {corrected}.")
+        lines.append(f"Better and worse are paired differences over the images, significant at 5 % by sign-flip tests {corrected}.")
+        lines += _detectable(verdict, number)
     if len(points) == 1:
         lines.append("There is one protocol point only, so nothing can be said about other fills and selections.")
     left = len(judged.run.methods) - len(competitors(judged.run))
@@ -268,6 +335,31 @@ def rule(verdict: Verdict, number: int) -> list[str]:
     if any(method in CONTROLS for method in judged.methods):
         lines.append("Controls are maps that do not look at the network.")
     return lines
+
+
+def glossary(verdict: Verdict, number: int) -> list[str]:
+    """Return what the words of a run's page mean."""
+    table = verdict.judged[number].judgements
+    table = table[table.question == FAITHFULNESS]
+    used = {*table.metric, *table["fill"].dropna(), *table.score.dropna()}
+    return [words for word, words in WORDS.items() if word in used]
+
+
+def _detectable(verdict: Verdict, number: int) -> list[str]:
+    """Return how large a difference must be to be found, from the intervals: the median over pairs of methods and protocol points."""
+    judged = verdict.judged[number]
+    methods = contenders(judged.methods)
+    tests = main_tests(verdict.of(number), main_score(judged.run))
+    tests = tests[tests["first"].isin(methods) & tests.second.isin(methods)]
+    errors = ((tests.high - tests.low) / (2 * stats.norm.ppf(1 - ALPHA / 2))).dropna()
+    if errors.empty or verdict.correction == "bh":
+        return []
+    together = verdict.families[FAITHFULNESS] if verdict.correction == "holm" else 1
+    size = float(errors.median()) * (stats.norm.ppf(1 - ALPHA / 2 / together) + stats.norm.ppf(POWER))
+    return [
+        f"Not told apart does not mean equal: with {int(tests.n.max()):,} images, a difference of average drop is found with "
+        f"{100 * POWER:.0f} % probability if it is about {size:.0f} points (median over pairs of methods and points)."
+    ]
 
 
 def agreement_lines(table: pd.DataFrame) -> list[list[str]]:

@@ -14,7 +14,7 @@ from evalkit.analysis.verdict import standings, verdict
 from evalkit.output.method_names import display
 from evalkit.output.verdict_markdown import verdict_markdown
 from evalkit.output.verdict_plots import CAPTIONS, verdict_figures
-from evalkit.output.verdict_tables import claim_sentences, csv_table, rank_tables, standing_table
+from evalkit.output.verdict_tables import claim_sentences, csv_table, pair_table, rank_tables, standing_table
 from evalkit.output.verdict_terminal import print_verdict
 from evalkit.output.verdict_words import headline, pair_sentence, places, rule, srg_sentence, turn_sentence
 from evalkit.point import Point
@@ -37,8 +37,9 @@ def test_points_that_hold_and_one_where_nothing_is_told(tmp_path, full):
     equal = {"ablation_cam": full / 2, "grad_cam": full / 2}
     (said,) = words(run_of(tmp_path, full, {BLACK: steady(full), BLUR: steady(full), MEAN: equal}))
     assert said == (
-        "Ablation-CAM is better than Grad-CAM under 2 of 3 protocol points (average drop in confidence, n = 60); under the other "
-        "(top 20 % kept, mean fill) the two cannot be told apart. Of all 18 judgements: better in 8, worse in 0, not told apart in 10."
+        "Ablation-CAM is better than Grad-CAM by 30.00 points under 2 of 3 protocol points (top 20 % kept, black fill; top 20 % kept, blur "
+        "fill); under the others the two cannot be told apart (average drop in confidence, n = 60). Of all 18 judgements, Ablation-CAM is "
+        "better in 8, worse in 0; not told apart in 10."
     )
 
 
@@ -47,35 +48,57 @@ def test_a_run_where_everything_turns(tmp_path, full):
     found = verdict([run])
     (one,) = standings(found, 0)
     assert pair_sentence(one, "confidence") == (
-        "Ablation-CAM is better than Grad-CAM under 1 of 2 protocol points (average drop in confidence, n = 60), worse under 1 "
-        "(top 20 % kept, blur fill). Of all 12 judgements: better in 4, worse in 4 (average drop in confidence under top 20 % kept, "
+        "Ablation-CAM is better than Grad-CAM by 30.00 points under 1 of 2 protocol points (top 20 % kept, black fill), and worse than "
+        "Grad-CAM by 30.00 points under 1 of 2 protocol points (top 20 % kept, blur fill) (average drop in confidence, n = 60). Of all 12 "
+        "judgements, Ablation-CAM is better in 4, worse in 4 (average drop in confidence under top 20 % kept, "
         "blur fill; win in confidence under top 20 % kept, blur fill; average drop in activation under top 20 % kept, blur fill; win in "
-        "activation under top 20 % kept, blur fill), not told apart in 4."
+        "activation under top 20 % kept, blur fill); not told apart in 4."
     )
     assert "worse in 4, by average drop in confidence under top 20 % kept, blur fill;" in turn_sentence(one)
     assert headline(found, 0) == ["No method is best: both methods are significantly worse than another in some judgement."]
 
 
 def test_the_best_method_and_those_it_is_not_told_from(tmp_path, full):
-    scores = steady(full) | {"cam": full * 0.9, "random": full * 0.1, "centre": full * 0.95}
+    scores = steady(full) | {"cam": full * 0.9, "random": full * 0.1}
     found = verdict([run_of(tmp_path, full, {BLACK: scores})])
     said = headline(found, 0)
     assert said[0] == "Ablation-CAM and CAM are worse than no other method in any judgement; every other method is in some."
     assert said[1].startswith("Of 3 pairs of methods, controls aside: 0 in the same order in every judgement; 2 in one order in some")
-    assert "Ablation-CAM does not beat Centre (control): better in 0 of 6 judgements, worse in 4." in said
-    assert said[-1].startswith("Centre (control) is better than every method under top 20 % kept, black fill (average drop)")
     alone = verdict([run_of(tmp_path / "alone", full, {BLACK: steady(full) | {"random": full * 0.1}})])
-    assert headline(alone, 0)[0] == "Ablation-CAM is better than Grad-CAM in some judgement and worse in none: it is the best method here."
+    assert headline(alone, 0)[0] == "Ablation-CAM is better than Grad-CAM in some judgement and worse in none."
     assert headline(alone, 0)[-1] == "Every method is more often better than worse than each control."
+
+
+def test_judgements_that_a_control_wins_are_set_aside(tmp_path, full):
+    """Centre wins under black, by average drop and win of both scores; under blur the methods stand in the other order."""
+    sound = steady(full, 0.6, 0.9) | {"centre": full * 0.5}
+    found = verdict([run_of(tmp_path, full, {BLACK: steady(full) | {"centre": full * 0.95}, BLUR: sound})])
+    said = headline(found, 0)
+    assert said[0] == (
+        "4 of 12 judgements are set aside and count nowhere below, since a map that does not look at the network is better there than "
+        "every method: Centre (control) under top 20 % kept, black fill (by average drop and win)."
+    )
+    assert said[1] == "Grad-CAM is better than Ablation-CAM in some judgement and worse in none."
+    assert {(one.better, one.worse, one.total) for one in standings(found, 0)} == {(4, 0, 8)}
+    assert pair_table(found, 0)[1:] == [
+        ["Ablation-CAM", "", "0 : 4", "4 : 0"],
+        ["Grad-CAM", "4 : 0", "", "4 : 0"],
+        ["Centre (control)", "0 : 4", "0 : 4", ""],
+    ]
+    table = csv_table(found)
+    assert set(table[table.aside == "centre"]["fill"]) == {"black"} and (table.aside == "centre").sum() == 12 and len(table) == 36
+    only = verdict([run_of(tmp_path / "one", full, {BLACK: {"grad_cam": full * 0.5, "centre": full * 0.95}})])
+    assert only.set_aside(0).empty  # one method: that it loses to a control is the finding
+    assert headline(only, 0) == ["Grad-CAM does not beat Centre (control): better in 0 of 6 judgements, worse in 4."]
 
 
 def test_one_point_one_image_one_method(tmp_path, full):
     one_point = verdict([run_of(tmp_path / "point", full, {BLACK: steady(full)})])
-    assert rule(one_point, 0)[-1] == "There is one protocol point only, so nothing can be said about other fills and selections."
+    assert "There is one protocol point only, so nothing can be said about other fills and selections." in rule(one_point, 0)
     (said,) = words(run_of(tmp_path / "again", full, {BLACK: steady(full)}))
     assert said.startswith(
         "Ablation-CAM is better than Grad-CAM at the one protocol point, top 20 % kept, black fill: -30.00 points [-30.00, -30.00], "
-        "lower is better (average drop in confidence, n = 60). Of all 6 judgements: better in 4"
+        "lower is better (average drop in confidence, n = 60). Of all 6 judgements, Ablation-CAM is better in 4"
     )
     one_image = verdict([run_of(tmp_path / "image", full[:1], {BLACK: steady(full[:1])})])
     assert "Nothing can be tested: that takes two images or more." in rule(one_image, 0)
@@ -137,8 +160,8 @@ def test_fills_by_srg_and_by_average_drop():
 def test_tables_have_the_numbers_of_the_tests(tmp_path, full):
     found = verdict([run_of(tmp_path, full, {BLACK: steady(full), BLUR: steady(full)})])
     assert standing_table(found, 0)[1:] == [
-        ["Ablation-CAM", "1.0", "1", "1", "8 of 12", "0 of 12"],
-        ["Grad-CAM", "1.7", "1", "2", "0 of 12", "8 of 12"],
+        ["Ablation-CAM", "1.0", "8 of 12", "0 of 12"],
+        ["Grad-CAM", "1.7", "0 of 12", "8 of 12"],
     ]
     heading, lines = rank_tables(found.judged[0])[0]
     assert heading == "average drop in confidence (lower is better)"
@@ -153,7 +176,7 @@ def test_one_screen_and_hostile_names(tmp_path, full):
     terminal = io.StringIO()
     print_verdict(Console(width=120, file=terminal), found)
     shown = terminal.getvalue()
-    assert len(shown.splitlines()) < 90 and "... and 13 more pairs in verdict.md" in shown and "\x1b]0" not in shown
+    assert len(shown.splitlines()) < 90 and "... and 16 more pairs in verdict.md" in shown and "\x1b]0" not in shown
     assert "<script>" not in verdict_markdown(found).replace("\\<script>", "")
 
 
