@@ -1,5 +1,7 @@
 """Names of control versions of methods: `grad_cam+blurred` is grad_cam blurred, `grad_cam+blurred@features.29` at one layer."""
 
+from collections.abc import Iterable
+
 from evalkit.layer_names import at, layer_of, method_of
 
 PLUS = "+"
@@ -20,3 +22,9 @@ def base_of(name: str) -> str:
     """Return the method of a control version, with its layer where the name has one."""
     base = method_of(name).partition(PLUS)[0]
     return at(base, layer_of(name)) if layer_of(name) else base
+
+
+def versions(methods: Iterable[str]) -> dict[str, str]:
+    """Return the method of each control version among the names, by its name; a name with a plus whose method is not there is a method."""
+    known = dict.fromkeys(methods)
+    return {name: base_of(name) for name in known if control_of(name) and base_of(name) in known}

@@ -17,7 +17,7 @@ from evalkit.analysis.load import CONTROLS, Run, point_columns
 from evalkit.analysis.map_summary import per_item
 from evalkit.analysis.significance import holm, sign_flip
 from evalkit.analysis.summary import losses_of, scores_in, scores_of
-from evalkit.control_names import base_of, control_of
+from evalkit.control_names import versions
 from evalkit.errors import UserError
 from evalkit.point import Point
 
@@ -95,10 +95,11 @@ def improvements(differences: np.ndarray, images: np.ndarray) -> tuple[np.ndarra
 def _pairs(methods: list[str]) -> dict[str, list[tuple[int, int]]]:
     """Return the pairs (control, method) of each kind of test, by their places in the run's methods."""
     places = {method: place for place, method in enumerate(methods)}
-    versions = [(places[name], places[base_of(name)]) for name in methods if control_of(name) and base_of(name) in places]
-    looking = [name for name in methods if name not in CONTROLS and not control_of(name)]
+    bases = versions(methods)
+    altered = [(places[name], places[base]) for name, base in bases.items()]
+    looking = [name for name in methods if name not in CONTROLS and name not in bases]
     blind = [(places[name], places[method]) for name in methods if name in CONTROLS for method in looking]
-    return {CONTROL: versions, BLIND: blind}
+    return {CONTROL: altered, BLIND: blind}
 
 
 def _tests(run: Run, kind: str, quantity: Quantity) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from typing import Any
 
 from evalkit.analysis.load import Run, exclusions, in_words
 from evalkit.analysis.top1 import FEWEST, near_guessing, outputs, random_weights
-from evalkit.control_names import control_of
+from evalkit.control_names import versions
 
 CONSTANT_PERCENT = 20
 """Share of constant maps above which a method's numbers describe the choice among equal pixels."""
@@ -45,7 +45,7 @@ def _constant(run: Run, counts: Mapping[str, Any]) -> str:
     shares = {
         method: (number, counts["maps_of"][method])
         for method, number in counts["degenerate"].items()
-        if method != "constant" and _target(settings.get(method)) != BY_DESIGN and not control_of(method)
+        if method != "constant" and _target(settings.get(method)) != BY_DESIGN and method not in versions(settings)
     }
     said = [
         f"{_percent(number, of)} of {method}'s maps are constant ({number} of {of})"

@@ -13,7 +13,7 @@ from evalkit.analysis.load import CONTROLS, Run
 from evalkit.analysis.map_summary import per_item
 from evalkit.analysis.stats import Array
 from evalkit.analysis.summary import item_values, scores_in
-from evalkit.control_names import control_of
+from evalkit.control_names import versions
 from evalkit.evaluation.columns import AGAINST_BOXES
 
 FAITHFULNESS, MAP, LOCALISATION = "faithfulness", "map", "localisation"
@@ -72,7 +72,8 @@ class Judgement:
 
 def competitors(run: Run) -> list[str]:
     """Return the methods that are judged, controls last: not the control versions (`control_names`) of others."""
-    return [method for method in run.methods if not control_of(method)]
+    altered = versions(run.methods)
+    return [method for method in run.methods if method not in altered]
 
 
 def contenders(methods: Sequence[str]) -> list[str]:

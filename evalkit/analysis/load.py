@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from evalkit.control_names import base_of, control_of
+from evalkit.control_names import versions
 from evalkit.errors import UserError, printable, shards_in_words
 from evalkit.files import Place, listed, place
 from evalkit.layer_names import layers_in_words
@@ -52,7 +52,8 @@ class Run:
     def methods(self) -> list[str]:
         """The methods in the order of the configuration, then their control versions, network-independent controls last."""
         chosen = list(self.provenance["identity"]["method"])
-        return sorted(chosen, key=lambda method: (base_of(method) in CONTROLS, bool(control_of(method)), chosen.index(method)))
+        altered = versions(chosen)
+        return sorted(chosen, key=lambda name: (altered.get(name, name) in CONTROLS, name in altered, chosen.index(name)))
 
     @property
     def raw(self) -> bool:

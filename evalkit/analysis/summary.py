@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Sequence
 from importlib import resources
-from itertools import filterfalse
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 
 from evalkit.analysis import metrics, significance, stats
 from evalkit.analysis.load import ITEM, Run, at_point, point_columns
-from evalkit.control_names import base_of, control_of
+from evalkit.control_names import versions
 from evalkit.errors import UserError
 from evalkit.layer_names import layer_of, method_of
 from evalkit.point import Point
@@ -68,7 +67,8 @@ def rival(methods: Sequence[str], method: str) -> str | None:
     """
     if len(methods) < 2:
         return None
-    first, second = [*filterfalse(control_of, methods), *filter(control_of, methods)][:2]
+    altered = versions(methods)
+    first, second = sorted(methods, key=lambda name: name in altered)[:2]
     return second if method == first else first
 
 
@@ -108,7 +108,7 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
         columns["average_gain"] = metrics.relative_gain(full, masked)
     if len(methods) > 1:
         columns["win"] = metrics.wins(losses, losses[[methods.index(str(other)) for other in against]])
-        columns["best_of_all"] = metrics.best_of_all(losses, np.array([not control_of(method) for method in methods]))
+        columns["best_of_all"] = metrics.best_of_all(losses, np.array([method not in versions(methods) for method in methods]))
     positive = size > 0
     if positive.any():
         columns["drop_of_sums"] = (100 * np.where(positive, drops, 0), np.broadcast_to(size, drops.shape))
@@ -151,8 +151,9 @@ def compare(run: Run) -> pd.DataFrame:
 
 def compared(methods: Sequence[str]) -> list[tuple[int, int]]:
     """Return the pairs of methods that are compared, by their places: all but those with a control version, which has one pair."""
+    altered = versions(methods)
     pairs = itertools.combinations(range(len(methods)), 2)
-    return [(i, j) for i, j in pairs if not control_of(methods[i]) and (not control_of(methods[j]) or base_of(methods[j]) == methods[i])]
+    return [(i, j) for i, j in pairs if methods[i] not in altered and altered.get(methods[j], methods[i]) == methods[i]]
 
 
 class Paired(NamedTuple):

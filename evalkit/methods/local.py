@@ -51,7 +51,7 @@ def recipro_cam(probe: Probe, gaussian: bool = True, score: str = "softmax", bat
     batch_size, score = whole(batch_size, "batch_size"), one_of(score, SCORES, "score")
     count, _, height, width = probe.activations.shape
     masks = _gaussians(height, width) if gaussian else torch.eye(height * width).view(-1, height, width)
-    masks = masks.to(probe.activations.device, probe.activations.dtype)
+    masks = masks.to(probe.activations.device, probe.activations.dtype, non_blocking=True)
     scores = []
     with torch.no_grad():
         for i in range(count):

@@ -12,7 +12,7 @@ from evalkit.analysis.metrics import direction
 from evalkit.analysis.summary import main_score
 from evalkit.analysis.verdict import ALPHA, ALWAYS, LEADS, OPEN, TURNS, Standing, Verdict, standings, turned
 from evalkit.output.method_names import display
-from evalkit.output.tables import describe_point
+from evalkit.output.tables import describe_point, interval
 from evalkit.point import Point
 
 METRICS = {
@@ -368,7 +368,7 @@ def agreement_lines(table: pd.DataFrame) -> list[list[str]]:
         return []
     lines = [["rankings by two judgements that differ in", "pairs", "tau", "with controls"]]
     for (between, metric), part in table.groupby(["between", "metric"], sort=False):
-        tau = {row.with_controls: f"{row.tau:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in part.itertuples()}
+        tau = {row.with_controls: interval(row.tau, row.low, row.high) for row in part.itertuples()}
         label = BETWEEN_WORDS[str(between)] + (f", {metric_words(str(metric), None, None)} alone" if metric else "")
         lines.append([label, f"{part.pairs.max():,}", tau.get(False, "undefined"), tau.get(True, "undefined")])
     return lines
@@ -381,7 +381,7 @@ def srg_sentence(table: pd.DataFrame) -> list[str]:
     fills = table[(table.between == "fill") & ~table.with_controls].set_index("metric")
     if not {"srg", "average_drop"} <= set(fills.index):
         return []
-    tau = {m: "{:.2f} [{:.2f}, {:.2f}]".format(*fills.loc[m, ["tau", "low", "high"]]) for m in ("srg", "average_drop")}
+    tau = {m: interval(*fills.loc[m, ["tau", "low", "high"]]) for m in ("srg", "average_drop")}
     return [f"Between fills, tau is {tau['srg']} by symmetric relevance gain and {tau['average_drop']} by average drop."]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from evalkit.analysis import metrics
 from evalkit.analysis.load import CONTROLS, ITEM, Run
 from evalkit.analysis.summary import main_score, scores_of
-from evalkit.control_names import control_of
+from evalkit.control_names import versions
 from evalkit.point import Point
 
 MOST_METHODS = 8
@@ -33,7 +33,8 @@ class GalleryEntry:
 
 def shown_methods(run: Run) -> list[str]:
     """Return the first `MOST_METHODS` methods that are not controls, or of all methods if there are only controls."""
-    methods = [method for method in run.methods if method not in CONTROLS and not control_of(method)] or run.methods
+    altered = versions(run.methods)
+    methods = [method for method in run.methods if method not in CONTROLS and method not in altered] or run.methods
     return methods[:MOST_METHODS]
 
 

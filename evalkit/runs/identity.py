@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.control_names import control_of
+from evalkit.control_names import versions
 from evalkit.layer_names import method_of
 
 
@@ -67,7 +67,8 @@ class Identity:
         if groups <= {"method", "code"}:
             edited = [key for key in changed if self._both_have(other, key)]
             added = [name for name in self.facts.get("method", ()) if name not in other._methods]
-            new = dict.fromkeys(method_of(name) for name in added if not control_of(name))
+            altered = versions(self.facts.get("method", ()))
+            new = dict.fromkeys(method_of(name) for name in added if name not in altered)
             if edited:
                 return f"a folder holds one version of {', '.join(edited)}: undo the change, or {elsewhere}"
             if new:

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import filterfalse
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from evalkit.control_names import control_of
+from evalkit.control_names import versions
 from evalkit.errors import UserError, shards_in_words
 from evalkit.layer_names import method_of
 from evalkit.runs.folder import RunFolder
@@ -48,7 +47,8 @@ class StoredMaps:
                     "run its command again with maps=store, which changes no number"
                 )
             self._shard_of.append(shard_of)
-            for method in filterfalse(control_of, folder.provenance["identity"]["method"]):  # computed from the stored maps
+            methods = folder.provenance["identity"]["method"]
+            for method in methods.keys() - versions(methods):  # control versions are computed from the stored maps
                 self._folder_of.setdefault(method, number)
         self._maps = lru_cache(maxsize=2)(self._read)
 
@@ -96,7 +96,7 @@ def reused(folder: RunFolder, ours: Identity) -> StoredMaps:
     Raises UserError, which names the difference, where the other run's maps would not be the same.
     """
     theirs = folder.provenance["identity"]
-    shared = [name for name in ours.facts["method"] if name in theirs["method"] and not control_of(name)]
+    shared = [name for name in ours.facts["method"] if name in theirs["method"] and name not in versions(ours.facts["method"])]
     if not shared:
         raise UserError(
             f"maps_from={folder.path} holds maps of {', '.join(theirs['method'])}, none of which this run asks for; leave maps_from out"

@@ -31,6 +31,8 @@ def test_there_are_all_commands():
         "run",
         "tables",
         "verdict",
+        "audit",
+        "plan",
         "report",
         "explain",
         "app",

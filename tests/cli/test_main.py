@@ -204,9 +204,9 @@ def test_a_stop_that_python_swallows_is_heeded_at_the_next_image(tmp_path, monke
         def __del__(self):
             main._stop()
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **named):
         Finalized()
-        return computed(*arguments)
+        return computed(*arguments, **named)
 
     monkeypatch.setattr("evalkit.launch.run.compute", interrupted)
     with pytest.raises(Stopped, match="8 of 64 images are kept"):

@@ -97,7 +97,7 @@ def test_the_report_holds_the_tables_and_the_reasons(run_folder, tmp_path):
     for line in cells(evaluate_run(runs[0]), main_points(runs[0])[0]):
         assert all(f">{cell}<" in page for cell in line)
     assert "c/3.png" in page and "unreadable: not an image" in page and "RANDOM WEIGHTS" in page
-    assert page.count("data:image/svg+xml") == 4
+    assert page.count("data:image/svg+xml") == 4 + 3  # of the tables, and of the verdict
     (gallery,) = embedded(page)["galleries"]
     rows = at_point(runs[0].scored, POINT).set_index(["image_id", "method"])
     assert gallery["shown"] == ["ablation_cam", "grad_cam"] and {item["image"] for item in gallery["items"]} == set(
@@ -149,7 +149,7 @@ def test_the_gallery_in_a_browser(run_folder, tmp_path, browser):
     items = embedded((tmp_path / "report.html").read_text())["galleries"][0]["items"]
     with opened(browser, (tmp_path / "report.html").as_uri()) as page:
         cards = page.locator(".card")
-        assert cards.count() == len(items) == 11 and page.locator("img").first.evaluate("i => i.complete")
+        assert cards.count() == len(items) == 11 and page.locator(".card img").first.evaluate("i => i.decode().then(() => i.complete)")
         for menu, option, fits in (
             ("winner", "grad_cam", lambda item: item["winner"] == "grad_cam"),
             ("class", "b", lambda item: item["label"] == "b"),
