@@ -149,7 +149,9 @@ def test_the_gallery_in_a_browser(run_folder, tmp_path, browser):
     items = embedded((tmp_path / "report.html").read_text())["galleries"][0]["items"]
     with opened(browser, (tmp_path / "report.html").as_uri()) as page:
         cards = page.locator(".card")
-        assert cards.count() == len(items) == 11 and page.locator(".card img").first.evaluate("i => i.decode().then(() => i.complete)")
+        page.locator(".card img").first.scroll_into_view_if_needed()  # it is loaded only then
+        page.wait_for_timeout(500)
+        assert cards.count() == len(items) == 11 and page.locator(".card img").first.evaluate("i => i.complete")
         for menu, option, fits in (
             ("winner", "grad_cam", lambda item: item["winner"] == "grad_cam"),
             ("class", "b", lambda item: item["label"] == "b"),
