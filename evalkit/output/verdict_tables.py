@@ -9,7 +9,7 @@ import pandas as pd
 from evalkit.analysis.agreement import tau_matrix
 from evalkit.analysis.judged import Judged
 from evalkit.analysis.judgements import FAITHFULNESS
-from evalkit.analysis.load import Run
+from evalkit.analysis.load import CONTROLS, Run
 from evalkit.analysis.metrics import direction
 from evalkit.analysis.summary import main_score
 from evalkit.analysis.verdict import ALWAYS, LEADS, OPEN, TURNS, Claim, Verdict, claims, standings
@@ -141,9 +141,11 @@ def _counts(claim: Claim, number: int) -> str:
 
 
 def claim_sentences(verdict: Verdict) -> list[str]:
-    """Return one sentence on each pair of methods that is judged on several networks."""
+    """Return one sentence on each pair of methods that is judged on several networks, the surest first; on controls if there is none."""
     names = run_names([one.run for one in verdict.judged])
-    return [_claim_sentence(one, names) for one in claims(verdict)]
+    found = sorted(claims(verdict), key=lambda claim: list(CLAIMS).index(claim.kind))
+    among = [one for one in found if not {one.first, one.second} & {*CONTROLS}]
+    return [_claim_sentence(one, names) for one in among or found]
 
 
 def _claim_sentence(claim: Claim, names: Sequence[str]) -> str:
