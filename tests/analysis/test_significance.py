@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from builders import fresh
 from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
 
 from evalkit.analysis import significance, stats
 from evalkit.analysis.significance import benjamini_hochberg, holm, sign_flip
@@ -127,3 +128,6 @@ def test_corrections_follow_their_definitions():
         step_up = max((i + 1 for i in range(m) if defined[i] <= level * (i + 1) / m), default=0)
         assert (benjamini_hochberg(p) <= level).sum() == step_up
     assert np.isnan(holm(p)[3]) and np.isnan(benjamini_hochberg(p)[3])
+    known = p[~np.isnan(p)]
+    for ours, theirs in ((holm, "holm"), (benjamini_hochberg, "fdr_bh")):
+        np.testing.assert_allclose(ours(known), multipletests(known, method=theirs)[1], rtol=1e-12)
