@@ -7,8 +7,10 @@ from evalkit.analysis.summary import main_score
 from evalkit.analysis.verdict import TURNS, Standing, Verdict, standings
 from evalkit.output.markdown import inert, pipes
 from evalkit.output.tables import scored_of, title
+from evalkit.output.verdict_headline import headline
+from evalkit.output.verdict_rule import glossary, rule
 from evalkit.output.verdict_tables import claim_sentences, claim_table, pair_table, rank_tables, standing_table, tau_table
-from evalkit.output.verdict_words import agreement_lines, glossary, headline, pair_sentence, rule, srg_sentence, turn_sentence
+from evalkit.output.verdict_words import agreement_lines, pair_sentence, srg_sentence, turn_sentence
 
 RANKS = "Means, and in brackets ranks among methods and controls, 1 the best; equal ones share the better rank."
 PAIRS = "In how many judgements the row's method is significantly better : worse than the column's:"

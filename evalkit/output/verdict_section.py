@@ -9,10 +9,12 @@ from evalkit.analysis.judgements import contenders
 from evalkit.analysis.summary import main_score
 from evalkit.analysis.verdict import TURNS, Verdict, standings
 from evalkit.output.tables import scored_of, title
+from evalkit.output.verdict_headline import headline
 from evalkit.output.verdict_markdown import PAIRS, RANKS, TAU, WIN, split
 from evalkit.output.verdict_plots import CAPTIONS, verdict_figures
+from evalkit.output.verdict_rule import glossary, rule
 from evalkit.output.verdict_tables import claim_sentences, claim_table, pair_table, rank_tables, standing_table, tau_table
-from evalkit.output.verdict_words import agreement_lines, glossary, headline, pair_sentence, rule, srg_sentence, turn_sentence
+from evalkit.output.verdict_words import agreement_lines, pair_sentence, srg_sentence, turn_sentence
 
 
 def verdict_section(verdict: Verdict, address: Callable[[Figure], str]) -> dict[str, Any]:

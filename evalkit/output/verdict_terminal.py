@@ -9,9 +9,11 @@ from evalkit.analysis.judgements import contenders
 from evalkit.analysis.summary import main_score
 from evalkit.analysis.verdict import ALWAYS, LEADS, OPEN, TURNS, Verdict, standings
 from evalkit.output.tables import scored_of, title
+from evalkit.output.verdict_headline import headline
 from evalkit.output.verdict_markdown import split
+from evalkit.output.verdict_rule import rule
 from evalkit.output.verdict_tables import claim_sentences, standing_table
-from evalkit.output.verdict_words import agreement_lines, headline, pair_sentence, rule, srg_sentence
+from evalkit.output.verdict_words import agreement_lines, pair_sentence, srg_sentence
 
 MOST_PAIRS = 5
 """Largest number of pairs whose sentences are printed; all are in verdict.md."""

@@ -4,13 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
-from scipy import stats
 
-from evalkit.analysis.judgements import FAITHFULNESS, competitors, contenders
-from evalkit.analysis.load import CONTROLS
 from evalkit.analysis.metrics import direction
-from evalkit.analysis.summary import main_score
-from evalkit.analysis.verdict import ALPHA, ALWAYS, LEADS, OPEN, TURNS, Standing, Verdict, standings, turned
+from evalkit.analysis.verdict import Standing, turned
 from evalkit.output.method_names import display
 from evalkit.output.tables import describe_point, interval
 from evalkit.point import Point
@@ -23,22 +19,6 @@ METRICS = {
     "single_deletion": "single deletion",
 }
 AREAS = {"keep_top": "insertion area", "remove_top": "deletion area"}
-CORRECTED = {
-    "holm": "after Holm's correction for all {} tests",
-    "bh": "after Benjamini and Hochberg's correction for all {} tests",
-    "none": "without a correction for the number of tests, {}",
-}
-WORDS = {
-    "activation": "Confidence is the softmax of the explained class, activation its logit.",
-    "average_drop": "Average drop: what the score loses, in percent of the score on the whole image; a gain counts as 0.",
-    "srg": "Symmetric relevance gain: the area under the score while the least relevant pixels are removed first, minus that while the "
-    "most relevant are removed first, at one fill (Bluecher et al. 2024).",
-    "single_deletion": "Single deletion: the rank correlation, image by image, of the map's sums in the patches of a grid with what the "
-    "score loses when that patch alone is removed (Hesse et al. 2024).",
-    "road": "Road fill: the removed pixels are interpolated from those that stay, with a little noise (ROAD, Rong et al. 2022).",
-}
-"""What words of the page mean, by the score, metric or fill that needs them."""
-POWER = 0.8
 MOST_PLACES = 4
 """Largest number of single protocol points that a sentence names."""
 
@@ -107,14 +87,15 @@ def main_tests(tests: pd.DataFrame, score: str) -> pd.DataFrame:
 def where(tests: pd.DataFrame, every: Sequence[Point]) -> str:
     """Return judgements as text, by metric and score: `increase in activation under mean fill`."""
     words = []
-    for (metric, select, score), part in _by_metric(tests):
+    for (metric, select, score), part in by_metric(tests):
         points = points_in(part)
         at = places(points, every) if points else f"{', '.join(part['fill'].dropna())} fill" if part["fill"].notna().any() else ""
         words.append(metric_words(metric, select, score) + (f" under {at}" if at else ""))
     return "; ".join(words[:MOST_PLACES]) + (f"; and by {len(words) - MOST_PLACES} more" if len(words) > MOST_PLACES else "")
 
 
-def _by_metric(tests: pd.DataFrame) -> Iterable[tuple[tuple[str, str | None, str | None], pd.DataFrame]]:
+def by_metric(tests: pd.DataFrame) -> Iterable[tuple[tuple[str, str | None, str | None], pd.DataFrame]]:
+    """Yield the tests of each metric and score; the selection is given for areas only, which have two names."""
     kinds = tests.assign(area=tests["select"].where(tests.metric == "area"))
     for (metric, select, score), part in kinds.groupby(["metric", "area", "score"], dropna=False, sort=False):
         yield (metric, None if pd.isna(select) else select, None if pd.isna(score) else score), part
@@ -140,7 +121,7 @@ def pair_sentence(one: Standing, score: str) -> str:
     else:
         sides = [("better", better, main[main.found > 0]), ("worse", worse, main[main.found < 0])]
         told = [
-            f"{verb} than {names[1]} by {_span(part)} points under {_of(len(at), len(points))} protocol points"
+            f"{verb} than {names[1]} by {_span(part)} points under {part_of(len(at), len(points))} protocol points"
             + (f" ({places(at, points)})" if len(at) < len(points) else "")
             for verb, at, part in sides
             if at
@@ -157,7 +138,8 @@ def _span(tests: pd.DataFrame) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _of(part: int, whole: int) -> str:
+def part_of(part: int, whole: int) -> str:
+    """Return `all 9` or `7 of 9`."""
     return f"all {whole}" if part == whole else f"{part} of {whole}"
 
 
@@ -192,174 +174,6 @@ def turn_sentence(one: Standing) -> str:
         f"{display(one.first)} against {display(one.second)}: better in {one.better} of {one.total} judgements, by {sides[0]}; "
         f"worse in {one.worse}, by {sides[1]}."
     )
-
-
-def headline(verdict: Verdict, number: int) -> list[str]:
-    """Return the first sentences on a run: whether one method is best, how many pairs hold or turn, and what the controls say."""
-    judged = verdict.judged[number]
-    methods = contenders(judged.methods)
-    if len(judged.methods) < 2:
-        return [f"{display(judged.methods[0])} is the only method, so nothing can be said about which is better: add one, or the controls."]
-    stands = standings(verdict, number)
-    among = [one for one in stands if one.first in methods and one.second in methods]
-    aside = aside_sentences(verdict, number)
-    flat = _flat(verdict, number, methods)
-    return [*aside, *_best(among, methods), *_pairs(among), *flat, *control_sentences(stands, methods), *gain_sentence(verdict, number)]
-
-
-def aside_sentences(verdict: Verdict, number: int) -> list[str]:
-    """Return which judgements are set aside, by the controls that are better there than every method."""
-    tests = verdict.set_aside(number)
-    if tests.empty:
-        return []
-    total = int((verdict.judged[number].judgements.question == FAITHFULNESS).sum())
-    every = points_in(verdict.tests[verdict.tests.number == number])
-    words = []
-    for control in dict.fromkeys(name for names in tests.aside.unique() for name in names.split(", ")):
-        part = tests[tests.aside.str.split(", ").map(lambda names, control=control: control in names)]
-        by = and_list(list(dict.fromkeys(metric_words(*key[:2], None) for key, _ in _by_metric(part))))
-        points = points_in(part)
-        words.append(f"{display(control)} under {places(points, every)} (by {by})" if points else f"{display(control)} by {by}")
-    return [
-        f"{tests.place.nunique()} of {total} judgements are set aside and count nowhere below, since a map that does not look at the "
-        f"network is better there than every method: {'; '.join(words)}."
-    ]
-
-
-def _flat(verdict: Verdict, number: int, methods: Sequence[str]) -> list[str]:
-    """Return under how many protocol points the average drop tells no two methods apart."""
-    score = main_score(verdict.judged[number].run)
-    tests = main_tests(verdict.of(number), score)
-    tests = tests[tests["first"].isin(methods) & tests.second.isin(methods)]
-    points = points_in(tests)
-    flat = [point for point in points if not (_at(tests, point).found != 0).any()]
-    if not flat or len(methods) < 3 or len(points) < 2:
-        return []
-    by, at = metric_words("average_drop", None, score), f" ({places(flat, points)})" if len(flat) < len(points) else ""
-    return [f"By the {by}, no two methods can be told apart under {_of(len(flat), len(points))} protocol points{at}."]
-
-
-def gain_sentence(verdict: Verdict, number: int) -> list[str]:
-    """Return under how many fills every method is above every control by symmetric relevance gain; empty without it."""
-    judged = verdict.judged[number]
-    methods = contenders(judged.methods)
-    controls = [method for method in judged.methods if method not in methods]
-    at = judged.judgements.index[judged.judgements.metric == "srg"]
-    if not len(at) or not controls or not methods:
-        return []
-    ranks = pd.DataFrame(judged.ranks[at], columns=judged.methods)
-    apart = int((ranks[methods].max(axis=1) < ranks[controls].min(axis=1)).sum())
-    of = f"{apart} of {len(at)} judgements (a fill and a score each)"
-    return [f"By symmetric relevance gain, every method has a higher mean than every control in {of}."]
-
-
-def _best(among: list[Standing], methods: list[str]) -> list[str]:
-    if len(methods) < 2:
-        return []
-    beaten = {one.second for one in among if one.better} | {one.first for one in among if one.worse}
-    unbeaten = [method for method in methods if method not in beaten]
-    if len(unbeaten) == len(methods):
-        return ["No two methods can be told apart in any judgement." if len(methods) > 2 else "The two methods cannot be told apart."]
-    if not unbeaten:
-        each = "both methods are" if len(methods) == 2 else "every method is"
-        return [f"No method is best: {each} significantly worse than another in some judgement."]
-    if len(unbeaten) == 1:
-        (best,) = unbeaten
-        over = [one.second for one in among if one.first == best and one.better]
-        alike = [method for method in methods if method != best and method not in over]
-        text = f"{display(best)} is better than {and_list(list(map(display, over)))} in some judgement and worse in none"
-        return [text + (f"; it cannot be told from {and_list(list(map(display, alike)))}." if alike else ".")]
-    return [f"{and_list(list(map(display, unbeaten)))} are worse than no other method in any judgement; every other method is in some."]
-
-
-def _pairs(among: list[Standing]) -> list[str]:
-    if len(among) < 2:
-        return []
-    number = {kind: sum(one.kind == kind for one in among) for kind in (ALWAYS, LEADS, TURNS, OPEN)}
-    return [
-        f"Of {len(among)} pairs of methods, controls aside: {number[ALWAYS]} in the same order in every judgement; {number[LEADS]} in "
-        f"one order in some judgements, not told apart in the others; {number[TURNS]} that turn, better in one judgement and worse in "
-        f"another; {number[OPEN]} that no judgement tells apart."
-    ]
-
-
-def control_sentences(stands: list[Standing], methods: list[str]) -> list[str]:
-    """Return sentences on methods that fail to beat a control."""
-    against = [one if one.first in methods else turned(one) for one in stands if (one.first in methods) != (one.second in methods)]
-    said = [
-        f"{display(one.first)} does not beat {display(one.second)}: better in {one.better} of {one.total} judgements, worse in {one.worse}."
-        for one in against
-        if one.better <= one.worse
-    ]
-    return said or (["Every method is more often better than worse than each control."] if against else [])
-
-
-def _at(tests: pd.DataFrame, point: Point) -> pd.DataFrame:
-    top = tests.top_percent.isna() if point.top_percent is None else tests.top_percent == point.top_percent
-    return tests[(tests["select"] == point.select) & (tests["fill"] == point.fill) & top]
-
-
-def rule(verdict: Verdict, number: int) -> list[str]:
-    """Return what a judgement is, how many there are, and what "better" means."""
-    judged = verdict.judged[number]
-    table = judged.judgements[judged.judgements.question == FAITHFULNESS]
-    points = points_in(table)
-    single = table[table.metric.isin(["average_drop", "increase", "win"])]
-    scores, metrics = list(dict.fromkeys(single.score)), list(dict.fromkeys(single.metric))
-    of_scores = f", one score ({' or '.join(scores)})" if len(scores) > 1 else ""
-    others = [metric_words(*key) for key, _ in _by_metric(table[~table.metric.isin(metrics)])]
-    text = (
-        f"A judgement is one protocol point (which pixels stay, and what fills the others){of_scores} and one metric "
-        f"({' or '.join(metric_words(m, None, None) for m in metrics)}): "
-        f"{len(table)} here, at {len(points)} point{'s' * (len(points) != 1)}"
-    )
-    text += f", counting {and_list(list(dict.fromkeys(others)))}." if others else "."
-    tests = verdict.families.get(FAITHFULNESS, 0)
-    pairs = len(judged.methods) * (len(judged.methods) - 1) // 2
-    undefined = pairs * len(table) - tests if len(verdict.judged) == 1 else 0
-    what = f"{pairs} pair{'s' * (pairs != 1)} x {len(table)} judgements" + (f", less {undefined} that are undefined" if undefined else "")
-    what = f"of all {len(verdict.judged)} networks" if len(verdict.judged) > 1 else what
-    corrected = CORRECTED[verdict.correction].format(f"{tests:,}") + f" ({what})"
-    lines = [text]
-    if pairs and not tests:
-        lines.append("Nothing can be tested: that takes two images or more.")
-    elif pairs:
-        lines.append(f"Better and worse are paired differences over the images, significant at 5 % by sign-flip tests {corrected}.")
-        lines += _detectable(verdict, number)
-    if len(points) == 1:
-        lines.append("There is one protocol point only, so nothing can be said about other fills and selections.")
-    left = len(judged.run.methods) - len(competitors(judged.run))
-    if left:
-        versions = "1 control version of a method (with a + in its name) is" if left == 1 else f"{left} control versions (with a +) are"
-        lines.append(f"{versions} left out: they are no competitors.")
-    if any(method in CONTROLS for method in judged.methods):
-        lines.append("Controls are maps that do not look at the network.")
-    return lines
-
-
-def glossary(verdict: Verdict, number: int) -> list[str]:
-    """Return what the words of a run's page mean."""
-    table = verdict.judged[number].judgements
-    table = table[table.question == FAITHFULNESS]
-    used = {*table.metric, *table["fill"].dropna(), *table.score.dropna()}
-    return [words for word, words in WORDS.items() if word in used]
-
-
-def _detectable(verdict: Verdict, number: int) -> list[str]:
-    """Return how large a difference must be to be found, from the intervals: the median over pairs of methods and protocol points."""
-    judged = verdict.judged[number]
-    methods = contenders(judged.methods)
-    tests = main_tests(verdict.of(number), main_score(judged.run))
-    tests = tests[tests["first"].isin(methods) & tests.second.isin(methods)]
-    errors = ((tests.high - tests.low) / (2 * stats.norm.ppf(1 - ALPHA / 2))).dropna()
-    if errors.empty or verdict.correction == "bh":
-        return []
-    together = verdict.families[FAITHFULNESS] if verdict.correction == "holm" else 1
-    size = float(errors.median()) * (stats.norm.ppf(1 - ALPHA / 2 / together) + stats.norm.ppf(POWER))
-    return [
-        f"Not told apart does not mean equal: with {int(tests.n.max()):,} images, a difference of average drop is found with "
-        f"{100 * POWER:.0f} % probability if it is about {size:.0f} points (median over pairs of methods and points)."
-    ]
 
 
 def agreement_lines(table: pd.DataFrame) -> list[list[str]]:

@@ -12,11 +12,13 @@ from rich.console import Console
 
 from evalkit.analysis.verdict import standings, verdict
 from evalkit.output.method_names import display
+from evalkit.output.verdict_headline import headline
 from evalkit.output.verdict_markdown import verdict_markdown
 from evalkit.output.verdict_plots import CAPTIONS, verdict_figures
+from evalkit.output.verdict_rule import rule
 from evalkit.output.verdict_tables import claim_sentences, csv_table, pair_table, rank_tables, standing_table
 from evalkit.output.verdict_terminal import print_verdict
-from evalkit.output.verdict_words import headline, pair_sentence, places, rule, srg_sentence, turn_sentence
+from evalkit.output.verdict_words import pair_sentence, places, srg_sentence, turn_sentence
 from evalkit.point import Point
 
 BLACK, MEAN, BLUR = (("keep_top", 20.0, fill) for fill in ("black", "mean", "blur"))
