@@ -96,7 +96,9 @@ def test_where_pixels_are_removed_a_larger_drop_is_better(tmp_path, scores):
     run = make_run(tmp_path / "run", *scores, select="remove_top")
     tests = audit(run)
     (verdict,) = family(verdicts(tests), "average_drop").itertuples()
-    assert verdict.fails and verdict.control in ("a+shuffled", "b+shuffled") and verdict.better == 2
+    found = family(tests[tests.kind == CONTROL], "average_drop")
+    assert verdict.fails and verdict.control in ("a+shuffled", "b+shuffled")
+    assert (found[found.control.str.endswith("shuffled")].p_corrected < 0.001).all()  # of the others, one in twenty may be by chance
     assert (family(verdicts(tests), "win").control.str.endswith("shuffled")).all()
 
 
