@@ -16,7 +16,7 @@ from evalkit.analysis import metrics, stats
 from evalkit.analysis.load import CONTROLS, Run, point_columns
 from evalkit.analysis.map_summary import per_item
 from evalkit.analysis.significance import holm, sign_flip
-from evalkit.analysis.summary import losses_of, scores_in, scores_of
+from evalkit.analysis.summary import changes, losses_of, scores_in, scores_of
 from evalkit.control_names import versions
 from evalkit.errors import UserError
 from evalkit.point import Point
@@ -132,20 +132,16 @@ def _at_points(run: Run, pairs: list[tuple[int, int]]) -> Iterator[Quantity]:
     for point in run.points:
         for score in scores_in(run):
             full, masked, images = scores_of(run, point, score)
-            losses = losses_of(point, full, masked)
             columns = {
                 "average_drop": metrics.relative_drop(full, masked, raw=run.raw),
                 "increase": metrics.increased(full, masked),
-                "score_change": (masked - full) * (100 if score == "confidence" else 1),
+                **changes(full, masked, score),
+                "win": losses_of(point, full, masked),
             }
-            if score == "confidence":
-                columns["average_gain"] = metrics.relative_gain(full, masked)
             for metric, values in columns.items():
                 sign = -1 if metrics.lower_is_better(metric, point.select) else 1
-                where = {**point_columns(point), "score": score, "metric": metric}
-                yield Quantity(where, pairs, sign * (values[control] - values[method]), images)
-            won = metrics.wins(losses[control], losses[method]) - metrics.wins(losses[method], losses[control])
-            yield Quantity({**point_columns(point), "score": score, "metric": "win"}, pairs, won, images)
+                better = sign * metrics.differences(metric, values[control], values[method])
+                yield Quantity({**point_columns(point), "score": score, "metric": metric}, pairs, better, images)
 
 
 def _of_maps(run: Run, pairs: list[tuple[int, int]]) -> Iterator[Quantity]:

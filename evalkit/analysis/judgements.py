@@ -66,8 +66,7 @@ class Judgement:
 
     def differences(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> Array:
         """Return differences of pairs (P,n), first minus second: of `win`, 100 where the first wins, -100 where it loses."""
-        one, other = self.values[first], self.values[second]
-        return np.asarray(100 * np.sign(other - one) if self.metric == "win" else one - other)
+        return metrics.differences(self.metric, self.values[first], self.values[second])
 
 
 def competitors(run: Run) -> list[str]:

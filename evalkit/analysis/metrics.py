@@ -67,6 +67,11 @@ def wins(drop: Scores, other: Scores) -> Scores:
     return np.where(drop < other, 100.0, 0.0)
 
 
+def differences(metric: str, first: Scores, second: Scores) -> Scores:
+    """Return paired differences (...,n), first minus second; of the losses of "win", 100 where the first is smaller, -100 where larger."""
+    return np.asarray(100 * np.sign(second - first) if metric == "win" else first - second)
+
+
 def best_of_all(drops: Scores, competing: NDArray[np.bool_] | None = None) -> Scores:
     """Return 100 where a method is strictly below all others, else 0, for clipped drops (M,n) of M methods: (M,n).
 

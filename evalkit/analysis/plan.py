@@ -1,7 +1,7 @@
 """How many images a comparison needs, from the differences of a finished pilot run."""
 
 import itertools
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -9,11 +9,11 @@ from scipy import stats as scipy_stats
 
 from evalkit.analysis import significance, stats
 from evalkit.analysis.load import Run
+from evalkit.analysis.significance import Correction
 from evalkit.analysis.stats import Array
 from evalkit.analysis.summary import FLIP, compare, differences_of, scores_in
 from evalkit.errors import UserError
 
-Correction = Literal["holm", "bh", "none"]
 SIZES = (1000, 5000, 50000)
 """Numbers of images for which half-widths and times are given."""
 FEWEST = 10

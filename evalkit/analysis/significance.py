@@ -1,7 +1,7 @@
 """Tests of paired differences, and the correction of their p values for how many were compared."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,8 @@ from scipy import stats
 from evalkit.analysis.stats import ENOUGH, LEVEL, Array, Intervals, bootstrap, by_image
 
 Sums = tuple[Array, Array]
+Correction = Literal["holm", "bh", "none"]
+"""How p values are corrected for how many were compared: `holm`, `benjamini_hochberg`, or not."""
 
 EXACT = 30
 """Largest number of non-zero differences whose signs are all enumerated."""

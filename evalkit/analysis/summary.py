@@ -19,6 +19,8 @@ SCORES = {"confidence": "prob", "activation": "logit"}
 RAW = {"score": "logit"}
 """The one score of a run with model.output=raw, which has no confidence."""
 FLIP = "sign-flip permutation"
+EXACT = {"increase": "McNemar", "win": "sign"}
+"""The exact tests of outcomes, by metric."""
 """The name of the test of `significance.sign_flip`."""
 PAPER_METRICS = ("average_drop", "increase", "win")
 """The metrics of the paper's tables: six, since each is taken for confidence and activation."""
@@ -102,10 +104,8 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
     columns: dict[str, np.ndarray | tuple[np.ndarray, np.ndarray]] = {
         "average_drop": relative,
         "increase": metrics.increased(full, masked),
-        "score_change": (masked - full) * (100 if score == "confidence" else 1),
+        **changes(full, masked, score),
     }
-    if score == "confidence":
-        columns["average_gain"] = metrics.relative_gain(full, masked)
     if len(methods) > 1:
         columns["win"] = metrics.wins(losses, losses[[methods.index(str(other)) for other in against]])
         columns["best_of_all"] = metrics.best_of_all(losses, np.array([method not in versions(methods) for method in methods]))
@@ -132,6 +132,13 @@ def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
         for metric, estimate in estimates.items()
         for i, method in enumerate(methods)
     )
+
+
+def changes(full: np.ndarray, masked: np.ndarray, score: str) -> dict[str, np.ndarray]:
+    """Return the metrics per item (M,n) of how a score changes: its change and, of a confidence, its gain."""
+    if score != "confidence":
+        return {"score_change": masked - full}
+    return {"score_change": (masked - full) * 100, "average_gain": metrics.relative_gain(full, masked)}
 
 
 def compare(run: Run) -> pd.DataFrame:
@@ -166,27 +173,22 @@ class Paired(NamedTuple):
 
 def differences_of(run: Run, point: Point, score: str) -> Paired:
     """Return the differences whose means are compared: of drops (nan where undefined), of increases, and wins less losses."""
-    full, masked, images = scores_of(run, point, score)
+    values, images = item_values(run, point, score)
     pairs = compared(run.methods)
     first, second = np.array(pairs).T
-    drops = metrics.relative_drop(full, masked, raw=run.raw)
-    up = metrics.increased(full, masked)
-    losses = losses_of(point, full, masked)
-    won, lost = metrics.wins(losses[first], losses[second]), metrics.wins(losses[second], losses[first])
-    return Paired(pairs, {"average_drop": drops[first] - drops[second], "increase": up[first] - up[second], "win": won - lost}, images)
+    return Paired(pairs, {metric: metrics.differences(metric, of[first], of[second]) for metric, of in values.items()}, images)
 
 
 def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
     pairs, columns, images = differences_of(run, point, score)
     differences = stats.bootstrap(columns, images)
-    exact = [[stats.sign_test(int((row > 0).sum()), int((row < 0).sum())) for row in columns[metric]] for metric in ("increase", "win")]
+    exact = EXACT if len(np.unique(images)) == len(images) else {}  # they need independent items
     tests: dict[str, tuple[str, Any]] = {
-        "average_drop": (FLIP, significance.sign_flip(columns["average_drop"], images)),
-        "increase": ("McNemar", exact[0]),
-        "win": ("sign", exact[1]),
+        metric: (exact[metric], [stats.sign_test(int((row > 0).sum()), int((row < 0).sum())) for row in column])
+        if metric in exact
+        else (FLIP, significance.sign_flip(column, images))
+        for metric, column in columns.items()
     }
-    if len(np.unique(images)) < len(images):  # the exact tests need independent items
-        tests = {metric: (FLIP, significance.sign_flip(column, images)) for metric, column in columns.items()}
     return pd.DataFrame(
         {
             "run": str(run.path),
@@ -228,8 +230,7 @@ def published(name: str) -> pd.DataFrame:
 def item_values(run: Run, point: Point, score: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return what pairs of methods are compared on at one point, for each metric of the paper (M,n), and the images (n,) of the items.
 
-    Of average drop and increase a pair's difference is that of the means; of win it is the share of items where the first's value is
-    the smaller one, minus the share where the second's is.
+    A pair's differences of these are `metrics.differences`.
     """
     full, masked, images = scores_of(run, point, score)
     drops = metrics.relative_drop(full, masked, raw=run.raw)

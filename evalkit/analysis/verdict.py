@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,11 +10,10 @@ from evalkit.analysis.agreement import agreement
 from evalkit.analysis.judged import Judged, judge_run
 from evalkit.analysis.judgements import FAITHFULNESS, contenders
 from evalkit.analysis.load import CONTROLS, Run
-from evalkit.analysis.significance import benjamini_hochberg, holm
+from evalkit.analysis.significance import Correction, benjamini_hochberg, holm
 from evalkit.analysis.stats import Array
 
 ALPHA = 0.05
-Correction = Literal["holm", "bh", "none"]
 CORRECTIONS: dict[Correction, Callable[[Array], Array]] = {"holm": holm, "bh": benjamini_hochberg, "none": lambda p: p}
 ALWAYS, LEADS, TURNS, OPEN = "always", "leads", "turns", "open"
 """What a pair of methods is: the same one better in every judgement; in some and worse in none; better in some and worse in others; no

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides, such as model=vgg16 'method=[grad_cam,ablation_cam]'.")]
 
 
+RunFolders = Annotated[list[str], typer.Argument(help="Run folders, or folders of run folders; also s3://bucket/folder.")]
+
+
 def expanded(value: Path | list[Path] | None) -> Path | list[Path] | None:
     """Replace `~` in an option's path, or in all paths of an argument; a shell leaves it in `--out=~/tables`."""
     from evalkit.files import local

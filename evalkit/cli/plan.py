@@ -25,8 +25,8 @@ def plan(
     import pandas as pd
 
     from evalkit.analysis.load import load_runs
-    from evalkit.analysis.plan import Correction
     from evalkit.analysis.plan import plan as plan_run
+    from evalkit.analysis.significance import Correction
     from evalkit.files import publish, writable_folder
     from evalkit.output.plan import print_plan
 

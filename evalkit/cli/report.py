@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from evalkit.cli.console import note
-from evalkit.cli.options import expanded, own_folder
+from evalkit.cli.options import RunFolders, expanded, own_folder
 
 
 def report(
-    runs: Annotated[list[str], typer.Argument(help="Run folders, or folders of run folders; also s3://bucket/folder.")],
+    runs: RunFolders,
     out: Annotated[
         Path | None, typer.Option(callback=expanded, help="The HTML file; default report.html where `evalkit tables` writes.")
     ] = None,

@@ -7,11 +7,11 @@ import typer
 from rich.console import Console
 
 from evalkit.cli.console import note
-from evalkit.cli.options import expanded, own_folder
+from evalkit.cli.options import RunFolders, expanded, own_folder
 
 
 def tables(
-    runs: Annotated[list[str], typer.Argument(help="Run folders, or folders of run folders; also s3://bucket/folder.")],
+    runs: RunFolders,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from evalkit.cli.console import note
-from evalkit.cli.options import expanded, own_folder
+from evalkit.cli.options import RunFolders, expanded, own_folder
 
 
 class Correct(StrEnum):
@@ -20,7 +20,7 @@ class Correct(StrEnum):
 
 
 def verdict(
-    runs: Annotated[list[str], typer.Argument(help="Run folders, or folders of run folders; also s3://bucket/folder.")],
+    runs: RunFolders,
     out: Annotated[
         Path | None,
         typer.Option(callback=expanded, help="Folder for what is written; default the run folder itself, or results/tables for several."),

@@ -2,7 +2,7 @@
 
 import inspect
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,22 @@ from evalkit.probe import Probe
 
 def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
     """Return each method's function with its parameters. Raises UserError where a `_target_` cannot be found or called."""
-    loaded: dict[str, Method] = {}
+    return load_functions("method", chosen, ["a probe"])
+
+
+def load_functions(group: str, chosen: Mapping[str, Mapping[str, Any]], given: Sequence[str]) -> dict[str, Callable[..., Tensor]]:
+    """Return the functions of a configuration group with their parameters; `given` says what each is called with, by position.
+
+    Raises UserError where a `_target_` cannot be found or called.
+    """
+    loaded: dict[str, Callable[..., Tensor]] = {}
     for name, settings in chosen.items():
-        function = find(str(settings["_target_"]), f"method.{name}._target_")
+        function = find(str(settings["_target_"]), f"{group}.{name}._target_")
         parameters = {key: value for key, value in settings.items() if not key.startswith("_")}
         try:
-            inspect.signature(function).bind(None, **parameters)
+            inspect.signature(function).bind(*given, **parameters)
         except (TypeError, ValueError) as reason:
-            raise UserError(f"method {name} cannot be called with a probe and {parameters}: {reason}") from reason
+            raise UserError(f"{group} {name} cannot be called with {', '.join(given)} and {parameters}: {reason}") from reason
         loaded[name] = partial(function, **parameters)
     return loaded
 

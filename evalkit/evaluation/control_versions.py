@@ -1,17 +1,15 @@
 """Control versions of methods: a method's maps, post-processed without any information about the network (`+control=[...]`)."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from evalkit.control_names import PLUS, under
 from evalkit.errors import UserError
+from evalkit.evaluation.apply import load_functions
 from evalkit.evaluation.at_layers import Method, function_of
-from evalkit.imports import find
 from evalkit.layer_names import AT, method_of
 from evalkit.methods import controls
 from evalkit.probe import Probe
@@ -44,16 +42,7 @@ class ControlVersion:
 
 def load_controls(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Control]:
     """Return each control's function with its parameters. Raises UserError where a `_target_` cannot be found or called."""
-    loaded: dict[str, Control] = {}
-    for name, settings in chosen.items():
-        function = find(str(settings["_target_"]), f"control.{name}._target_")
-        parameters = {key: value for key, value in settings.items() if not key.startswith("_")}
-        try:
-            inspect.signature(function).bind(None, None, **parameters)
-        except (TypeError, ValueError) as reason:
-            raise UserError(f"control {name} cannot be called with maps, a probe and {parameters}: {reason}") from reason
-        loaded[name] = partial(function, **parameters)
-    return loaded
+    return load_functions("control", chosen, ["maps", "a probe"])
 
 
 def with_controls(methods: Mapping[str, Method], chosen: Mapping[str, Control], of: Sequence[str] | None) -> dict[str, Method]:

@@ -84,7 +84,7 @@ def similarity(maps: Tensor, others: Tensor) -> dict[str, np.ndarray]:
     same = (first == second).all(axis=1)
     tops = [Ranking(m.detach().cpu()).top(TOP_PERCENT).flatten(1).numpy() for m in (maps, others)]
     similarities = {
-        "spearman": spearman(maps, others),
+        "spearman": np.where(same, 1, _rank_correlation(first, second)),
         "pearson": np.where(same, 1, _correlation(first, second)),
         "overlap": (tops[0] & tops[1]).sum(axis=1) / tops[0].sum(axis=1),
     }
@@ -94,8 +94,7 @@ def similarity(maps: Tensor, others: Tensor) -> dict[str, np.ndarray]:
 def spearman(maps: Tensor, others: Tensor) -> np.ndarray:
     """Return Spearman's correlation (N,) of maps (N,h,w) of the same images, as in `similarity`."""
     first, second, finite = _flat(maps, others)
-    rho = _correlation(rankdata(first, axis=1), rankdata(second, axis=1))
-    return np.where(finite, np.where((first == second).all(axis=1), 1, rho), np.nan)
+    return np.where(finite, np.where((first == second).all(axis=1), 1, _rank_correlation(first, second)), np.nan)
 
 
 def _flat(maps: Tensor, others: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -104,6 +103,10 @@ def _flat(maps: Tensor, others: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndar
     finite = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
     first, second = (np.where(finite[:, None], m, 0) for m in (first, second))
     return first, second, finite
+
+
+def _rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return _correlation(rankdata(first, axis=1), rankdata(second, axis=1))
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from evalkit.analysis.load import CONTROLS, Run, at_point
-from evalkit.analysis.plan import SIZES, Correction
+from evalkit.analysis.plan import SIZES
+from evalkit.analysis.significance import Correction
 from evalkit.analysis.summary import main_score
 from evalkit.output.tables import LABELS, MANY, describe_point, main_points, title
 
