@@ -26,7 +26,7 @@ class Measures:
     def __init__(self, session: Session, probe: Probe, targets: Sequence[Target]) -> None:
         self.session, self.probe = session, probe
         own, others = (torch.stack(regions) for regions in zip(*(_regions(session, target) for target in targets), strict=True))
-        self.boxed = bool(own.any())  # before the transfer: on the device it would make the host wait
+        self.boxed = bool((own | others).any())  # before the transfer: on the device it would make the host wait
         if self.boxed:
             self.own, self.others = (regions.to(probe.images.device, non_blocking=True) for regions in (own, others))
 

@@ -18,6 +18,7 @@ from evalkit.analysis.evaluated import evaluate_run
 from evalkit.analysis.load import load_runs
 from evalkit.analysis.map_summary import summarise_maps
 from evalkit.config.compose import compose_jobs
+from evalkit.evaluation.columns import AGAINST_BOXES
 from evalkit.launch.run import run_job
 from evalkit.models import zoo
 from evalkit.output.terminal import print_tables
@@ -85,6 +86,20 @@ def test_what_boxes_tell_is_printed(boxed, tmp_path):
 def test_a_class_without_boxes_has_no_localisation(boxed, tmp_path):
     maps = measured([*boxed, "target=4"], tmp_path / "run")
     assert maps.pointing.isna().all() and maps.complexity.notna().any()
+
+
+def test_other_classes_boxes_count_in_a_batch_without_own_boxes(folder, tmp_path):
+    lines = ["file,w,h,class,x1,y1,x2,y2", *(f"{name}/{i}.png,20,16,{name},5,4,15,12" for name in "abc" for i in range(4))]
+    (tmp_path / "boxes.csv").write_text("\n".join(lines) + "\n")
+    key, found = ["image_id", "method"], {}
+    for size in (1, 12):
+        out = tmp_path / f"batches-{size}"
+        overrides = [*tiny_overrides(folder, out), f"data.boxes={tmp_path / 'boxes.csv'}", "target=0", f"batch_size={size}"]
+        found[size] = measured(overrides, out).set_index(key).sort_index()[list(AGAINST_BOXES)]
+    pd.testing.assert_frame_equal(found[1], found[12], rtol=1e-4, atol=1e-6)
+    without_own = found[1][found[1].region_fraction.isna()]
+    assert without_own.index.get_level_values("image_id").str[0].isin(["b", "c"]).all()
+    assert without_own.others_fraction.tolist() == pytest.approx([8 * 8 / 256] * len(without_own)) and len(without_own)
 
 
 def test_coherency_is_the_correlation_of_both_maps(boxed, folder, tmp_path):
