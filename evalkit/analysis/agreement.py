@@ -8,7 +8,7 @@ import pandas as pd
 
 from evalkit.analysis import stats
 from evalkit.analysis.judged import Judged
-from evalkit.analysis.judgements import FAITHFULNESS, contenders
+from evalkit.analysis.judgements import contenders
 from evalkit.analysis.stats import Array
 
 BETWEEN = {
@@ -19,6 +19,8 @@ BETWEEN = {
     "score": ["metric", "select", "top_percent", "fill"],
 }
 """What the two judgements of a pair differ in, and what they have in common."""
+EXCESS = "srg - average_drop"
+"""The difference of two values of tau between fills: that of symmetric relevance gain minus that of average drop."""
 AT_ONCE = 2**25
 
 
@@ -31,22 +33,25 @@ def ranked(judged: Judged, *, controls: bool) -> list[str]:
 def agreement(judged: Judged) -> pd.DataFrame:
     """Return mean values of Kendall's tau-b with 95 % bootstrap intervals over images, a line for each kind of pairs of judgements.
 
-    Columns: `between` (a key of `BETWEEN`, or "all"), `metric` (of both judgements; empty where all metrics are pooled), `pairs` of
-    judgements, `tau`, `low`, `high`, without and with (`with_controls`) the controls. Only judgements of faithfulness count. Empty for
+    Columns: `between` (a key of `BETWEEN`, or "all"), `metric` (of both judgements; empty where all metrics are pooled; or `EXCESS`),
+    `pairs` of judgements, `tau`, `low`, `high`, without and, where there are some, with (`with_controls`) the controls. Judgements that
+    are set aside do not count; in the lines of a single metric nor do soft masks, of which symmetric relevance gain has none. Empty for
     fewer than two methods or judgements.
     """
-    table = judged.judgements[judged.judgements.question == FAITHFULNESS]
+    table = judged.counted
     if len(judged.methods) < 2 or len(table) < 2:
         return pd.DataFrame()
     kinds: list[tuple[str, str, pd.DataFrame]] = [("all", "", table), *((between, "", table) for between in BETWEEN)]
-    kinds += [("fill", str(metric), part) for metric, part in table.groupby("metric", sort=False)]
+    kinds += [("fill", str(metric), part) for metric, part in table[table["select"] != "soft"].groupby("metric", sort=False)]
     lines = []
     sets = [_sets(part, between) for between, _, part in kinds]
-    found = {controls: mean_taus(judged, sets, ranked(judged, controls=controls)) for controls in (False, True)}
-    for i, (between, metric, _) in enumerate(kinds):
-        for with_controls, (tau, resampled, pairs) in ((controls, taus[i]) for controls, taus in found.items()):
-            if pairs:
-                lines.append((between, metric, with_controls, pairs, tau, *_interval(tau, resampled)))
+    for with_controls in (False, True) if ranked(judged, controls=False) != judged.methods else (False,):
+        taus = mean_taus(judged, sets, ranked(judged, controls=with_controls))
+        found = {(between, metric): of for (between, metric, _), of in zip(kinds, taus, strict=True) if of[2]}
+        if {("fill", "srg"), ("fill", "average_drop")} <= set(found):
+            (gain, of_gain, pairs), (drop, of_drop, _) = found["fill", "srg"], found["fill", "average_drop"]
+            found["fill", EXCESS] = gain - drop, of_gain - of_drop, pairs
+        lines += [(*kind, with_controls, pairs, tau, *_interval(tau, resampled)) for kind, (tau, resampled, pairs) in found.items()]
     return pd.DataFrame(lines, columns=["between", "metric", "with_controls", "pairs", "tau", "low", "high"])
 
 

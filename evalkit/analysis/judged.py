@@ -1,15 +1,15 @@
 """One run under all its judgements: every method's mean with its resamples, and every pair's difference with its interval and test."""
 
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from evalkit.analysis import stats
-from evalkit.analysis.judgements import KEY, Judgement, competitors, judgements_of
+from evalkit.analysis.judgements import FAITHFULNESS, KEY, Judgement, competitors, judgements_of
 from evalkit.analysis.load import Run
 from evalkit.analysis.significance import sign_flip
 from evalkit.analysis.stats import Array
@@ -36,6 +36,13 @@ class Judged:
     tests: pd.DataFrame
     """A line for each pair and judgement: its `place` in `judgements`, methods `first` and `second`, `difference` with `low` and `high`,
     `p` not corrected, and `sign`: 1 where the first is the better one, -1 where the second is."""
+    aside: Mapping[int, str] = field(default_factory=dict)
+    """The judgements that `verdict` sets aside, by their place, each with the names of the controls that win it."""
+
+    @property
+    def counted(self) -> pd.DataFrame:
+        """The judgements of faithfulness that are not set aside."""
+        return self.judgements[(self.judgements.question == FAITHFULNESS) & ~self.judgements.index.isin(list(self.aside))]
 
     @property
     def ranks(self) -> Array:
@@ -44,7 +51,7 @@ class Judged:
 
 
 def judge_run(run: Run) -> Judged:
-    """Apply all judgements to a run. Raises UserError if no image could be scored."""
+    """Apply all judgements to a run, of which there may be none. Raises UserError if no image could be scored."""
     methods = competitors(run)
     if not run.counts()["scored"]:
         raise UserError(f"{run.path}: no image could be scored by every method; `evalkit tables {run.path}` says why")
@@ -64,7 +71,8 @@ def judge_run(run: Run) -> Judged:
                 tests.append(_tests(one, methods, pairs, difference, found[f"pairs {i}"]).assign(place=len(keys) - 1))
     table = pd.DataFrame(keys, columns=[*KEY, "question"])
     lines = pd.concat(tests, ignore_index=True) if tests else pd.DataFrame()
-    return Judged(run, methods, table, np.stack(means), np.stack(better), np.stack(resampled), lines)
+    of_methods = np.array(means).reshape(-1, len(methods)), np.array(better).reshape(-1, len(methods))
+    return Judged(run, methods, table, *of_methods, np.stack(resampled) if resampled else np.empty((0, len(methods), 0)), lines)
 
 
 def _groups(judgements: Iterable[Judgement], pairs: int) -> Iterator[list[Judgement]]:

@@ -1,7 +1,7 @@
 """The verdict on runs: which method is better than which, where, and whether that survives another protocol or another network."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,9 @@ from evalkit.analysis.stats import Array
 
 ALPHA = 0.05
 CORRECTIONS: dict[Correction, Callable[[Array], Array]] = {"holm": holm, "bh": benjamini_hochberg, "none": lambda p: p}
-ALWAYS, LEADS, TURNS, OPEN = "always", "leads", "turns", "open"
+ALWAYS, LEADS, TURNS, OPEN, EQUAL = "always", "leads", "turns", "open", "equal"
 """What a pair of methods is: the same one better in every judgement; in some and worse in none; better in some and worse in others; no
-judgement tells them apart."""
+judgement tells them apart; all their differences are 0, as of maps that are the same but for a factor."""
 
 
 @dataclass(frozen=True)
@@ -28,27 +28,20 @@ class Verdict:
     tests: pd.DataFrame
     """A line for each run (its number), pair and judgement, see `Judged.tests`, with `corrected` p, and `found`: 1 where the first method
     is significantly better, -1 where the second is, 0 where the two cannot be told apart; and `aside`: the controls that are
-    significantly better than every method under this judgement, which is then set aside, see `of`; else empty."""
+    significantly better than every method under this judgement, which is then set aside; else empty. What such a judgement rewards is not
+    what the network uses, so that the order of the methods under it says nothing."""
     agreements: list[pd.DataFrame]
     """`agreement` of each run."""
     correction: Correction
     families: dict[str, int]
     """Tests that were corrected together, by the question of their judgements."""
 
-    def of(self, number: int, question: str = FAITHFULNESS) -> pd.DataFrame:
-        """Return the tests of one run that ask one question, without the judgements that are set aside."""
+    def of(self, number: int, *, aside: bool = False) -> pd.DataFrame:
+        """Return the tests of faithfulness of one run, with `aside` also those under judgements that are set aside."""
         if self.tests.empty:
             return self.tests
-        return self.tests[(self.tests.number == number) & (self.tests.question == question) & (self.tests.aside == "")]
-
-    def set_aside(self, number: int) -> pd.DataFrame:
-        """Return the tests of one run under judgements that are set aside: there a map that does not look at the network is the best.
-
-        What such a judgement rewards is not what the network uses, so that the order of the methods under it says nothing.
-        """
-        if self.tests.empty:
-            return self.tests
-        return self.tests[(self.tests.number == number) & (self.tests.aside != "")]
+        tests = self.tests[(self.tests.number == number) & (self.tests.question == FAITHFULNESS)]
+        return tests if aside else tests[tests.aside == ""]
 
 
 def verdict(runs: Sequence[Run], correction: Correction = "holm") -> Verdict:
@@ -66,6 +59,8 @@ def verdict(runs: Sequence[Run], correction: Correction = "holm") -> Verdict:
         tests["found"] = np.where(tests.corrected < ALPHA, tests.sign, 0).astype(int)
         tests["aside"] = _aside(tests)
         families = {str(question): int(p.notna().sum()) for question, p in tests.groupby("question").p}
+        won = tests[tests.aside != ""]
+        judged = [replace(one, aside=won[won.number == i].set_index("place").aside.to_dict()) for i, one in enumerate(judged)]
     return Verdict(judged, tests, [agreement(one) for one in judged], correction, families)
 
 
@@ -101,15 +96,17 @@ class Standing:
 
     @property
     def kind(self) -> str:
-        """`ALWAYS`, `LEADS`, `TURNS` or `OPEN`."""
+        """`ALWAYS`, `LEADS`, `TURNS`, `OPEN` or `EQUAL`."""
+        if (self.tests.difference == 0).all():
+            return EQUAL
         if self.worse:
             return TURNS
         return OPEN if not self.better else ALWAYS if self.better == self.total else LEADS
 
 
-def standings(verdict: Verdict, number: int, question: str = FAITHFULNESS) -> list[Standing]:
-    """Return how all pairs of methods of one run stand, in the order of its methods."""
-    tests = verdict.of(number, question)
+def standings(verdict: Verdict, number: int, *, aside: bool = False) -> list[Standing]:
+    """Return how all pairs of methods of one run stand, in the order of its methods, with `aside` by all judgements of faithfulness."""
+    tests = verdict.of(number, aside=aside)
     if tests.empty:
         return []
     return [_standing(pair, part) for pair, part in tests.groupby(["first", "second"], sort=False)]
@@ -139,7 +136,10 @@ class Claim:
     @property
     def kind(self) -> str:
         """`ALWAYS` if the first is better in some judgement and worse in none on every run, `LEADS` if so on some while
-        the others cannot tell, `TURNS` if a run turns or two runs contradict each other, `OPEN` if no run can tell."""
+        the others cannot tell, `TURNS` if a run turns or two runs contradict each other, `OPEN` if no run can tell, `EQUAL`
+        if all differences of all runs are 0."""
+        if all(one.kind == EQUAL for one in self.standings.values()):
+            return EQUAL
         better = [one.better > 0 for one in self.standings.values()]
         if any(one.worse for one in self.standings.values()):
             return TURNS

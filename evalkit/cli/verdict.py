@@ -47,6 +47,6 @@ def verdict(
     folder = out or own_folder(runs)
     writable_folder(folder, "--out")
     found = judge(loaded, correct.value)
-    write_verdict(found, folder, write_verdict_figures if figures else None)
+    written = write_verdict(found, folder, write_verdict_figures if figures else None)
     print_verdict(Console(emoji=False), found)
-    note(f"written: {folder}/verdict.md, verdict.csv" + (", figures/verdict-*" if figures else ""))
+    note(f"written: {folder}/{', '.join(written)}")

@@ -88,8 +88,7 @@ def caption(run: Run) -> list[str]:
         f"{scored_of(run)}{explained} at {counts['images_per_second']:.1f} images/s once started; "
         f"target: {identity['target']}. Values with 95 % bootstrap intervals over images."
     ]
-    ended = ending(run.provenance, describe_point(run.points[0])) if run.points else ""
-    lines += [ended, QUOTE] if ended else []
+    lines += stopped(run)
     if identity["sample"] or identity["limit"]:
         lines.append(
             f"A seeded stratified sample of {run.provenance['images']} images (sample={identity['sample']})."
@@ -132,6 +131,12 @@ def caption(run: Run) -> list[str]:
     if network_in_paper(run) and PAPER_POINT in run.points:
         lines.append(published_note(run))
     return lines
+
+
+def stopped(run: Run) -> list[str]:
+    """Return why a run with `until` ended, and what may be quoted of it; empty for other runs."""
+    ended = ending(run.provenance, describe_point(run.points[0])) if run.points else ""
+    return [ended, QUOTE] if ended else []
 
 
 def several_layers(run: Run) -> list[str]:

@@ -1,5 +1,6 @@
 """The first sentences of the verdict: what is set aside, which methods stand out, and what the controls say."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -7,9 +8,13 @@ import pandas as pd
 from evalkit.analysis.judgements import FAITHFULNESS, contenders
 from evalkit.analysis.load import at_point
 from evalkit.analysis.summary import main_score
-from evalkit.analysis.verdict import ALWAYS, LEADS, OPEN, TURNS, Standing, Verdict, standings, turned
+from evalkit.analysis.verdict import ALWAYS, EQUAL, LEADS, OPEN, TURNS, Standing, Verdict, standings, turned
 from evalkit.output.method_names import display
-from evalkit.output.verdict_words import and_list, by_metric, main_tests, metric_words, part_of, places, points_in
+from evalkit.output.verdict_rule import floor_sentence
+from evalkit.output.verdict_words import and_list, main_tests, metric_words, part_of, places, points_in
+
+MOST_NAMED = 4
+"""Largest number of pairs that the sentence on judgements that are set aside names."""
 
 
 def headline(verdict: Verdict, number: int) -> list[str]:
@@ -18,30 +23,49 @@ def headline(verdict: Verdict, number: int) -> list[str]:
     methods = contenders(judged.methods)
     if len(judged.methods) < 2:
         return [f"{display(judged.methods[0])} is the only method, so nothing can be said about which is better: add one, or the controls."]
+    gain, aside, impossible = gain_sentence(verdict, number), aside_sentences(verdict, number), floor_sentence(verdict, number)
+    if judged.counted.empty:
+        return [*aside, "No judgement counts, so nothing can be said about which method is better."]
+    if impossible:
+        return [*impossible, *gain]
     stands = standings(verdict, number)
     among = [one for one in stands if one.first in methods and one.second in methods]
-    aside = aside_sentences(verdict, number)
     flat = _flat(verdict, number, methods)
-    return [*aside, *_best(among, methods), *_pairs(among), *flat, *control_sentences(stands, methods), *gain_sentence(verdict, number)]
+    controls = [*control_sentences(stands, methods), *_lost(stands, methods, main_score(judged.run))]
+    return [*aside, *_best(among, methods), *_pairs(among), *flat, *controls, *gain]
 
 
 def aside_sentences(verdict: Verdict, number: int) -> list[str]:
-    """Return which judgements are set aside, by the controls that are better there than every method."""
-    tests = verdict.set_aside(number)
-    if tests.empty:
+    """Return how many judgements are set aside, by the controls that win them, and which pairs would stand otherwise with them."""
+    judged = verdict.judged[number]
+    if not judged.aside:
         return []
-    total = int((verdict.judged[number].judgements.question == FAITHFULNESS).sum())
-    every = points_in(verdict.tests[verdict.tests.number == number])
-    words = []
-    for control in dict.fromkeys(name for names in tests.aside.unique() for name in names.split(", ")):
-        part = tests[tests.aside.str.split(", ").map(lambda names, control=control: control in names)]
-        by = and_list(list(dict.fromkeys(metric_words(*key[:2], None) for key, _ in by_metric(part))))
-        points = points_in(part)
-        words.append(f"{display(control)} under {places(points, every)} (by {by})" if points else f"{display(control)} by {by}")
-    return [
-        f"{tests.place.nunique()} of {total} judgements are set aside and count nowhere below, since a map that does not look at the "
-        f"network is better there than every method: {'; '.join(words)}."
-    ]
+    total = int((judged.judgements.question == FAITHFULNESS).sum())
+    won = Counter(control for names in judged.aside.values() for control in names.split(", "))
+    by = and_list([f"{display(control)} is in {times}" for control, times in won.items()])
+    are = "judgement is" if len(judged.aside) == 1 else "judgements are"
+    said = f"{len(judged.aside)} of {total} {are} set aside and count in nothing below, since a map that does not look at the network is "
+    return [f"{said}significantly better there than every method: {by}.", *_otherwise(verdict, number)]
+
+
+def _otherwise(verdict: Verdict, number: int) -> list[str]:
+    """Return which pairs of methods would stand otherwise if no judgement were set aside."""
+    methods = contenders(verdict.judged[number].methods)
+    everything = {frozenset((one.first, one.second)): one for one in standings(verdict, number, aside=True)}
+    changed = []
+    for before in standings(verdict, number):
+        one = everything[frozenset((before.first, before.second))]
+        if {one.first, one.second} <= set(methods) and one.kind != before.kind:
+            now = one if one.first == before.first else turned(one)
+            stands = f"{now.better} : {now.worse}, not {before.better} : {before.worse}"
+            more = now.better + now.worse - before.better - before.worse
+            changed.append((-more, f"{display(now.first)} against {display(now.second)} {stands}"))
+    if not changed:
+        return ["If they counted, no pair of methods would stand otherwise."]
+    shown = [words for _, words in sorted(changed)[:MOST_NAMED]]
+    others = f"; and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
+    pairs = "1 pair of methods" if len(changed) == 1 else f"{len(changed)} pairs of methods"
+    return [f"If they counted, {pairs} would stand otherwise (better : worse): {'; '.join(shown)}{others}."]
 
 
 def _flat(verdict: Verdict, number: int, methods: Sequence[str]) -> list[str]:
@@ -54,7 +78,21 @@ def _flat(verdict: Verdict, number: int, methods: Sequence[str]) -> list[str]:
     if not flat or len(methods) < 3 or len(points) < 2:
         return []
     by, at = metric_words("average_drop", None, score), f" ({places(flat, points)})" if len(flat) < len(points) else ""
-    return [f"By the {by}, no two methods can be told apart under {part_of(len(flat), len(points))} protocol points{at}."]
+    return [f"Under {part_of(len(flat), len(points))} protocol points, the {by} tells no two methods apart{at}."]
+
+
+def _lost(stands: Sequence[Standing], methods: Sequence[str], score: str) -> list[str]:
+    """Return where a control is significantly better than a method by the average drop: what is found there needs another look."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in stands:
+        if (one.first in methods) != (one.second in methods):
+            against = one if one.second in methods else turned(one)
+            tests = main_tests(against.tests, score)
+            lost = points_in(tests[tests.found > 0])
+            if lost:
+                found.setdefault((against.first, places(lost, points_in(tests))), []).append(display(against.second))
+    words = [f"{display(control)} is better than {and_list(beaten)} under {at}" for (control, at), beaten in found.items()]
+    return [f"By the {metric_words('average_drop', None, score)}, {'; '.join(words)}."] if words else []
 
 
 def gain_sentence(verdict: Verdict, number: int) -> list[str]:
@@ -93,11 +131,12 @@ def _best(among: list[Standing], methods: list[str]) -> list[str]:
 def _pairs(among: list[Standing]) -> list[str]:
     if len(among) < 2:
         return []
-    number = {kind: sum(one.kind == kind for one in among) for kind in (ALWAYS, LEADS, TURNS, OPEN)}
+    number = {kind: sum(one.kind == kind for one in among) for kind in (ALWAYS, LEADS, TURNS, OPEN, EQUAL)}
+    equal = f"; {number[EQUAL]} with equal values throughout" if number[EQUAL] else ""
     return [
         f"Of {len(among)} pairs of methods, controls aside: {number[ALWAYS]} in the same order in every judgement; {number[LEADS]} in "
-        f"one order in some judgements, not told apart in the others; {number[TURNS]} that turn, better in one judgement and worse in "
-        f"another; {number[OPEN]} that no judgement tells apart."
+        f"one order in some judgements, not told apart in the others; {number[TURNS]} better in one judgement and worse in another; "
+        f"{number[OPEN]} told apart by no judgement{equal}."
     ]
 
 

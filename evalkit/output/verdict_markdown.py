@@ -1,27 +1,39 @@
 """The verdict in Markdown: verdict.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from evalkit.analysis.cautions import cautions
 from evalkit.analysis.judgements import LOCALISATION, MAP, contenders
+from evalkit.analysis.load import Run
 from evalkit.analysis.summary import main_score
 from evalkit.analysis.verdict import TURNS, Standing, Verdict, standings
 from evalkit.output.markdown import inert, pipes
-from evalkit.output.tables import scored_of, title
+from evalkit.output.tables import caption, scored_of, stopped, title
 from evalkit.output.verdict_headline import headline
 from evalkit.output.verdict_rule import glossary, rule
-from evalkit.output.verdict_tables import claim_sentences, claim_table, pair_table, rank_tables, standing_table, tau_table
+from evalkit.output.verdict_tables import (
+    aside_table,
+    claim_sentences,
+    claim_table,
+    over,
+    pair_table,
+    rank_tables,
+    standing_table,
+    tau_table,
+)
 from evalkit.output.verdict_words import agreement_lines, pair_sentence, srg_sentence, turn_sentence
 
 RANKS = "Means, and in brackets ranks among methods and controls, 1 the best; equal ones share the better rank."
 PAIRS = "In how many judgements the row's method is significantly better : worse than the column's:"
 WIN = (
     "Win: the share of images, in percent, on which the method loses less score than another one, minus the share on which it loses more, "
-    "averaged over the others."
+    "averaged over the others, controls among them."
 )
 TAU = (
     "Kendall's tau is 1 where two judgements rank the methods alike, -1 where in opposite order, 0 where as often one way as the other; "
     "here its mean over all pairs of judgements that differ in one thing only, with 95 % intervals over images (2.5 and 97.5 % of the "
-    "values on 2,000 resamples, the same for all, widened to tau itself). The first column is without the controls."
+    "values on 2,000 resamples, the same for all, widened to tau itself). Noise lowers tau: with more images it would rather be larger. "
+    "Judgements that are set aside are left out, and from the first column the controls."
 )
 OTHER = {
     LOCALISATION: "Another question: where is the object?",
@@ -30,23 +42,38 @@ OTHER = {
 OTHERS = "These do not count above: they ask something else. Their p values are corrected as a family of their own."
 
 
-def verdict_markdown(verdict: Verdict) -> str:
+Figures = Mapping[int, Sequence[tuple[str, str]]]
+"""Captions and addresses of each run's figures, by its number."""
+
+
+def verdict_markdown(verdict: Verdict, figures: Figures | None = None) -> str:
     """Return the verdict on all runs: over them, then for each, in words first."""
     parts = ["# Verdict"]
     claims = claim_table(verdict)
     if claims:
-        parts += [f"## Over {len(verdict.judged)} networks", bullets(claim_sentences(verdict))]
-        parts += ["In how many judgements the first method is significantly better and worse than the second:", pipes(claims)]
+        parts += [f"## Over {over([one.run for one in verdict.judged])}", inert(bullets(claim_sentences(verdict)))]
+        parts += ["In how many judgements the first method is significantly better and worse than the second:", inert(pipes(claims))]
     for number in range(len(verdict.judged)):
         parts += _of_run(verdict, number)
-    return inert("\n\n".join(parts)) + "\n"
+        shown = (figures or {}).get(number, ())
+        parts += ["### Figures"] * bool(shown) + [f"{caption}:\n\n![{caption}]({address})" for caption, address in shown]
+    return "\n\n".join(parts) + "\n"
+
+
+def opening(run: Run) -> list[str]:
+    """Return what a page on a run says before anything else: its cautions, and how it was stopped."""
+    return [*cautions(run), *stopped(run)]
 
 
 def _of_run(verdict: Verdict, number: int) -> list[str]:
     judged = verdict.judged[number]
     score = main_score(judged.run)
-    parts = [f"## {title(judged.run)}", f"{scored_of(judged.run)}.", bullets(headline(verdict, number))]
+    parts = [f"## {title(judged.run)}", *(f"> **{sentence}**" for sentence in opening(judged.run))]
+    parts += [f"{scored_of(judged.run)}.", bullets(headline(verdict, number))]
     parts += ["### What the words mean", bullets([*rule(verdict, number), *glossary(verdict, number)])]
+    aside = aside_table(judged)
+    if aside:
+        parts += ["### What is set aside", "In `verdict.csv` they are, in the column `aside`.", pipes(aside)]
     stands = standings(verdict, number)
     methods = contenders(judged.methods)
     if stands:
@@ -65,7 +92,9 @@ def _of_run(verdict: Verdict, number: int) -> list[str]:
             parts += [f"{heading}:", pipes(lines)]
     parts += ["### Ranks", f"{RANKS} {WIN}"]
     if stands:
-        parts += ["Over the judgements that are not set aside, and how often a method is significantly better and worse than another:"]
+        parts += [
+            "Over the judgements that are not set aside, controls among the ranks, and how often each is significantly better and worse:"
+        ]
         parts += [pipes(standing_table(verdict, number))]
     for name, lines in rank_tables(judged):
         parts += [f"{name[0].upper()}{name[1:]}:", pipes(lines)]
@@ -73,7 +102,7 @@ def _of_run(verdict: Verdict, number: int) -> list[str]:
         tables = rank_tables(judged, question)
         if tables:
             parts += [f"### {heading}", OTHERS, *(f"{name[0].upper()}{name[1:]}:\n\n{pipes(lines)}" for name, lines in tables)]
-    return parts
+    return [inert(part) for part in [*parts, "### How it was measured", bullets(caption(judged.run))]]
 
 
 def split(stands: Sequence[Standing], methods: Sequence[str]) -> dict[str, list[Standing]]:

@@ -19,7 +19,7 @@ from evalkit.output.lettering import entitle
 from evalkit.output.method_names import display
 from evalkit.output.plots import TEXT, save
 from evalkit.output.tables import describe_point, main_points, title
-from evalkit.output.verdict_tables import judgement_words, tau_table
+from evalkit.output.verdict_tables import ASIDE, judgement_words, tau_table
 from evalkit.output.verdict_words import metric_words
 
 MOST_ROWS = 40
@@ -29,22 +29,26 @@ CAPTIONS = {
     "ranks": "Rank of each method under each protocol point and metric, 1 the best",
     "agreement": "Kendall's tau between the rankings under two protocol points, controls aside",
     "critical-difference": (
-        "Mean rank over the images, by what each loses (1 is best). Bars join methods whose mean ranks differ by less than Nemenyi's "
-        "critical difference at 5 % (Friedman's test before it; Demšar, JMLR 2006), which corrects for the pairs of one panel only"
+        "Mean rank over the images, by what each loses (1 is best), at the main protocol points. Bars join methods whose mean ranks "
+        "differ by less than Nemenyi's critical difference at 5 % (Friedman's test before it; Demšar, JMLR 2006). It corrects for the "
+        "pairs of one panel only and asks another question than the tests of the text: who usually loses less, not how much less"
     ),
 }
 """What each figure shows, by its name."""
 
 
-def write_verdict_figures(verdict: Verdict, out: Path) -> None:
-    """Write the figures of all runs into one folder, `verdict-<run>-<figure>`."""
+def write_verdict_figures(verdict: Verdict, out: Path) -> dict[int, list[tuple[str, str]]]:
+    """Write the figures of all runs into one folder, `verdict-<run>-<figure>`; return captions and png names by the run's number."""
     out.mkdir(parents=True, exist_ok=True)
+    written: dict[int, list[tuple[str, str]]] = {}
     for number, judged in enumerate(verdict.judged):
         name = judged.run.path.name.replace("=", "-").replace(",", "_")
         same = [one for one in verdict.judged if one.run.path.name == judged.run.path.name]
         stem = f"verdict-{name}" if len(same) == 1 else f"verdict-{number + 1}-{name}"
         for figure_name, figure in verdict_figures(judged):
             save(figure, out / f"{stem}-{figure_name}")
+            written.setdefault(number, []).append((CAPTIONS[figure_name], f"{stem}-{figure_name}.png"))
+    return written
 
 
 def verdict_figures(judged: Judged) -> Iterator[tuple[str, Figure]]:
@@ -66,7 +70,10 @@ def ranks(judged: Judged) -> Figure:
         table = table[(table.metric == "average_drop") & (table.score == main_score(judged.run))]
     table = table.assign(area=table["select"].where(table.metric == "area").fillna(""), of=table.score.fillna(""))
     order = [i for _, part in table.groupby(["of", "metric", "area"], sort=False) for i in part.index]
-    names = [f"{metric_words(*table.loc[i, ['metric', 'select', 'score']])}: {judgement_words(table.loc[i])}" for i in order]
+    names = [
+        f"{metric_words(*table.loc[i, ['metric', 'select', 'score']])}: {judgement_words(table.loc[i])}{ASIDE * (i in judged.aside)}"
+        for i in order
+    ]
     shown = pd.DataFrame(judged.ranks[order], index=names, columns=list(map(display, judged.methods)))
     size = (4.2 + 0.62 * len(judged.methods), 1.9 + LINE * len(order))
     figure, ax = plt.subplots(figsize=size, layout="constrained")

@@ -8,12 +8,21 @@ from matplotlib.figure import Figure
 from evalkit.analysis.judgements import contenders
 from evalkit.analysis.summary import main_score
 from evalkit.analysis.verdict import TURNS, Verdict, standings
-from evalkit.output.tables import scored_of, title
+from evalkit.output.tables import scored_of, stopped, title
 from evalkit.output.verdict_headline import headline
 from evalkit.output.verdict_markdown import PAIRS, RANKS, TAU, WIN, split
 from evalkit.output.verdict_plots import CAPTIONS, verdict_figures
 from evalkit.output.verdict_rule import glossary, rule
-from evalkit.output.verdict_tables import claim_sentences, claim_table, pair_table, rank_tables, standing_table, tau_table
+from evalkit.output.verdict_tables import (
+    aside_table,
+    claim_sentences,
+    claim_table,
+    over,
+    pair_table,
+    rank_tables,
+    standing_table,
+    tau_table,
+)
 from evalkit.output.verdict_words import agreement_lines, pair_sentence, srg_sentence, turn_sentence
 
 
@@ -22,7 +31,7 @@ def verdict_section(verdict: Verdict, address: Callable[[Figure], str]) -> dict[
     return {
         "claims": claim_sentences(verdict),
         "claim_table": claim_table(verdict),
-        "networks": len(verdict.judged),
+        "over": over([one.run for one in verdict.judged]),
         "runs": [_of_run(verdict, number, address) for number in range(len(verdict.judged))],
         "pairs": PAIRS,
         "tau": TAU,
@@ -36,7 +45,9 @@ def _of_run(verdict: Verdict, number: int, address: Callable[[Figure], str]) -> 
     return {
         "title": title(judged.run),
         "rule": [f"{scored_of(judged.run)}.", *rule(verdict, number), *glossary(verdict, number)],
+        "stopped": stopped(judged.run),
         "headline": headline(verdict, number),
+        "aside": aside_table(judged),
         "groups": {
             heading: [pair_sentence(one, main_score(judged.run)) for one in chosen]
             for heading, chosen in split(stands, methods).items()

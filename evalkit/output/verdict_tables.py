@@ -2,28 +2,30 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from evalkit.analysis.agreement import tau_matrix
 from evalkit.analysis.judged import Judged
-from evalkit.analysis.judgements import FAITHFULNESS
+from evalkit.analysis.judgements import FAITHFULNESS, contenders
 from evalkit.analysis.load import CONTROLS, Run
 from evalkit.analysis.metrics import direction
 from evalkit.analysis.summary import main_score
-from evalkit.analysis.verdict import ALWAYS, LEADS, OPEN, TURNS, Claim, Verdict, claims, standings
+from evalkit.analysis.verdict import ALWAYS, EQUAL, LEADS, OPEN, TURNS, Claim, Standing, Verdict, claims, standings
 from evalkit.layer_names import layers_in_words
 from evalkit.output.method_names import display
 from evalkit.output.tables import UNDEFINED, describe_point, title
 from evalkit.output.verdict_words import and_list, metric_words, point_of
 
+ASIDE = " (set aside)"
 COLUMNS = ["run", "model", "first", "second", "question", "metric", "select", "top_percent", "fill", "score"]
 CLAIMS = {
-    ALWAYS: "the same on all networks",
-    LEADS: "on some networks, not told apart on the others",
-    TURNS: "turns",
-    OPEN: "not told apart on any network",
+    ALWAYS: "better on all",
+    LEADS: "better on some, not told apart on the others",
+    TURNS: "better in one judgement, worse in another",
+    OPEN: "not told apart on any",
+    EQUAL: "equal",
 }
 
 
@@ -52,8 +54,10 @@ def rank_tables(judged: Judged, question: str = FAITHFULNESS) -> list[tuple[str,
         name = metric_words(first.metric, first["select"], first.score)
         better = {direction(metric, select) for metric, select in zip(part.metric, part["select"], strict=True)}
         heads = [
-            judgement_words(key) + (f" ({direction(key.metric, key['select'])} is better)" if len(better) > 1 else "")
-            for _, key in part.iterrows()
+            judgement_words(key)
+            + (f" ({direction(key.metric, key['select'])} is better)" if len(better) > 1 else "")
+            + ASIDE * (place in judged.aside)
+            for place, key in part.iterrows()
         ]
         lines = [["method", *heads]]
         for i, method in enumerate(judged.methods):
@@ -67,25 +71,37 @@ def _cell(mean: float, rank: float) -> str:
 
 
 def standing_table(verdict: Verdict, number: int) -> list[list[str]]:
-    """Return of each method its mean rank among methods and controls, and how often it is significantly better and worse than another.
+    """Return of each method, the best first, its mean rank among methods and controls, and how often it is significantly better and worse
+    than another method, and than a control.
 
     Of the judgements that are not set aside.
     """
     judged = verdict.judged[number]
-    chosen = verdict.of(number).place.unique()
-    ranks = pd.DataFrame(judged.ranks[chosen], columns=judged.methods)
-    total = len(chosen) * (len(judged.methods) - 1)
-    better: Counter[str] = Counter()
-    worse: Counter[str] = Counter()
+    methods = contenders(judged.methods)
+    ranks = pd.DataFrame(judged.ranks[judged.counted.index], columns=judged.methods).mean()
+    counts: Counter[tuple[str, bool, int]] = Counter()
     for one in standings(verdict, number):
-        better.update({one.first: one.better, one.second: one.worse})
-        worse.update({one.first: one.worse, one.second: one.better})
-    lines = [["method", "mean rank", "better than another", "worse than another"]]
-    for method in judged.methods:
-        of = ranks[method]
-        rank = f"{of.mean():.1f}" if of.notna().any() else UNDEFINED
-        lines.append([display(method), rank, f"{better[method]} of {total}", f"{worse[method]} of {total}"])
+        first, second = (one.first, one.second in methods), (one.second, one.first in methods)
+        counts.update({(*first, 1): one.better, (*first, -1): one.worse, (*second, 1): one.worse, (*second, -1): one.better})
+    kinds = [(True, "method"), (False, "control")][: 1 + (len(methods) < len(judged.methods))]
+    lines = [["", "mean rank", *(f"{verb} than another {name}" for _, name in kinds for verb in ("better", "worse"))]]
+    for method in ranks.sort_values(kind="stable").index:
+        cells = []
+        for kind, _ in kinds:
+            total = len(judged.counted) * sum((other in methods) == kind for other in judged.methods if other != method)
+            cells += [f"{counts[method, kind, sign]} of {total}" for sign in (1, -1)]
+        lines.append([display(method), f"{ranks[method]:.1f}" if math.isfinite(ranks[method]) else UNDEFINED, *cells])
     return lines
+
+
+def aside_table(judged: Judged) -> list[list[str]]:
+    """Return the judgements that are set aside, and the controls that win each; empty without any."""
+    lines = [["protocol point", "metric", "better than every method"]]
+    for place, names in judged.aside.items():
+        key = judged.judgements.loc[place]
+        controls = and_list(list(map(display, names.split(", "))))
+        lines.append([judgement_words(key), metric_words(key.metric, key["select"], key.score), controls])
+    return lines if judged.aside else []
 
 
 def pair_table(verdict: Verdict, number: int) -> list[list[str]]:
@@ -98,10 +114,11 @@ def pair_table(verdict: Verdict, number: int) -> list[list[str]]:
 
 
 def tau_table(judged: Judged) -> tuple[str, list[list[str]]]:
-    """Return a heading and Kendall's tau between the protocol points, by the average drop in the first score; no lines for one point."""
+    """Return a heading and Kendall's tau between the protocol points that are not set aside, by the average drop in the first score; no
+    lines for one point."""
     score = main_score(judged.run)
     table = judged.judgements
-    at = list(table.index[(table.metric == "average_drop") & (table.score == score)])
+    at = [place for place in table.index[(table.metric == "average_drop") & (table.score == score)] if place not in judged.aside]
     if len(at) < 2 or len(judged.methods) < 2:
         return "", []
     tau = tau_matrix(judged, at)
@@ -122,13 +139,19 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     return next(names for names in kinds if len(set(names)) == len(names) or names is kinds[-1])
 
 
+def over(runs: Sequence[Run]) -> str:
+    """Return how many networks, and how many runs where a network has several: `3 networks`, `4 runs of 2 networks`."""
+    networks = len({(run.name, str(run.provenance["identity"]["model"].get("weights_hash"))) for run in runs})
+    return f"{networks} networks" if networks == len(runs) else f"{len(runs)} runs of {networks} network{'s' * (networks != 1)}"
+
+
 def claim_table(verdict: Verdict) -> list[list[str]]:
     """Return how each pair of methods stands on each network; empty for one run or no pair in common."""
     found = claims(verdict)
     if not found:
         return []
     names = run_names([one.run for one in verdict.judged])
-    lines = [["first against second", *names, "over all"]]
+    lines = [["first against second", *names, "over these"]]
     for one in sorted(found, key=lambda claim: list(CLAIMS).index(claim.kind)):
         cells = [_counts(one, number) for number in range(len(names))]
         lines.append([f"{display(one.first)} against {display(one.second)}", *cells, CLAIMS[one.kind]])
@@ -149,17 +172,22 @@ def claim_sentences(verdict: Verdict) -> list[str]:
 
 
 def _claim_sentence(claim: Claim, names: Sequence[str]) -> str:
-    pair = f"{display(claim.first)} {{}} {display(claim.second)}"
-    better = [names[i] for i, one in claim.standings.items() if one.better and not one.worse]
-    worse = [names[i] for i, one in claim.standings.items() if one.worse and not one.better]
-    both = [names[i] for i, one in claim.standings.items() if one.better and one.worse]
-    neither = [names[i] for i, one in claim.standings.items() if not one.better and not one.worse]
-    if claim.kind == OPEN:
-        return f"{display(claim.first)} and {display(claim.second)} cannot be told apart on any of {len(claim.standings)} networks."
-    if claim.kind == ALWAYS:
-        return f"{pair.format('is better than')} in some judgement and worse in none on all {len(better)} networks."
-    parts = [f"is better than {display(claim.second)} and never worse on {and_list(better)}"] if better else []
-    parts += [f"is worse than {display(claim.second)} and never better on {and_list(worse)}"] if worse else []
-    parts += [f"turns against {display(claim.second)} within {and_list(both)}"] if both else []
-    parts += [f"cannot be told from {display(claim.second)} on {and_list(neither)}"] if neither else []
-    return f"{display(claim.first)} {'; it '.join(parts)}."
+    of = {names[number]: one for number, one in claim.standings.items()}
+    first, second = display(claim.first), display(claim.second)
+    better = {name: one for name, one in of.items() if one.better and not one.worse}
+    worse = {name: one for name, one in of.items() if one.worse and not one.better}
+    both = {name: one for name, one in of.items() if one.better and one.worse}
+    equal = [name for name, one in of.items() if one.kind == EQUAL]
+    neither = [name for name in of if name not in {*better, *worse, *both, *equal}]
+    parts = [f"is better than {second} in {_times(better, 'better')}, and worse in none"] if better else []
+    parts += [f"is worse than {second} in {_times(worse, 'worse')}, and better in none"] if worse else []
+    parts += [f"is better than {second} in {_times({name: one}, 'better')}, and worse in {one.worse}" for name, one in both.items()]
+    parts += [f"cannot be told from {second} on {and_list(neither)}"] if neither else []
+    parts += [f"is equal to {second} on {and_list(equal)}"] if equal else []
+    return f"{first} {'; it '.join(parts)}."
+
+
+def _times(of: Mapping[str, Standing], verb: str) -> str:
+    """Return in how many judgements of each run: `4 of 6 judgements on x and 2 of 6 on y`."""
+    words = [f"{one.better if verb == 'better' else one.worse} of {one.total} on {name}" for name, one in of.items()]
+    return and_list(words).replace(" on ", " judgements on ", 1)

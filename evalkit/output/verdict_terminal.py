@@ -7,12 +7,12 @@ from rich.table import Table
 
 from evalkit.analysis.judgements import contenders
 from evalkit.analysis.summary import main_score
-from evalkit.analysis.verdict import ALWAYS, LEADS, OPEN, TURNS, Verdict, standings
+from evalkit.analysis.verdict import ALWAYS, EQUAL, LEADS, OPEN, TURNS, Verdict, standings
 from evalkit.output.tables import scored_of, title
 from evalkit.output.verdict_headline import headline
-from evalkit.output.verdict_markdown import split
+from evalkit.output.verdict_markdown import opening, split
 from evalkit.output.verdict_rule import rule
-from evalkit.output.verdict_tables import claim_sentences, standing_table
+from evalkit.output.verdict_tables import claim_sentences, over, standing_table
 from evalkit.output.verdict_words import agreement_lines, pair_sentence, srg_sentence
 
 MOST_PAIRS = 5
@@ -23,7 +23,7 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
     """Print who is better than whom in sentences, whether the rankings agree, and what the words mean."""
     if len(verdict.judged) > 1:
         sentences = claim_sentences(verdict)
-        _heading(console, f"Over {len(verdict.judged)} networks")
+        _heading(console, f"Over {over([one.run for one in verdict.judged])}")
         _list(console, sentences[:MOST_PAIRS], len(sentences), "pairs")
     for number in range(len(verdict.judged)):
         _print_run(console, verdict, number)
@@ -32,6 +32,8 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
 def _print_run(console: Console, verdict: Verdict, number: int) -> None:
     judged = verdict.judged[number]
     _heading(console, f"Verdict on {title(judged.run)}")
+    for sentence in opening(judged.run):
+        console.print(sentence, style="bold", markup=False, highlight=False)
     for line in (f"{scored_of(judged.run)}.", *rule(verdict, number)):
         console.print(line, style="dim", markup=False, highlight=False)
     console.print()
@@ -41,7 +43,7 @@ def _print_run(console: Console, verdict: Verdict, number: int) -> None:
         return
     groups = split(stands, contenders(judged.methods))
     among = next(group for group in groups.values() if group)
-    among = sorted(among, key=lambda one: [ALWAYS, LEADS, TURNS, OPEN].index(one.kind))
+    among = sorted(among, key=lambda one: [ALWAYS, LEADS, TURNS, OPEN, EQUAL].index(one.kind))
     console.print()
     _list(console, [pair_sentence(one, main_score(judged.run)) for one in among[:MOST_PAIRS]], len(among), "pairs")
     console.print()

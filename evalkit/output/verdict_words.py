@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from evalkit.analysis.agreement import EXCESS
 from evalkit.analysis.metrics import direction
-from evalkit.analysis.verdict import Standing, turned
+from evalkit.analysis.verdict import EQUAL, Standing, turned
 from evalkit.output.method_names import display
-from evalkit.output.tables import describe_point, interval
+from evalkit.output.tables import UNDEFINED, describe_point, interval
 from evalkit.point import Point
 
 METRICS = {
@@ -104,6 +105,9 @@ def by_metric(tests: pd.DataFrame) -> Iterable[tuple[tuple[str, str | None, str 
 def pair_sentence(one: Standing, score: str) -> str:
     """Return how two methods stand to each other, by the average drop under each protocol point, then in all judgements."""
     main = main_tests(one.tests, score)
+    if one.kind == EQUAL:
+        of = f"all {one.total} judgements" if one.total > 1 else "the one judgement"
+        return f"{display(one.first)} and {display(one.second)} are equal in {of}: every difference is 0 (n = {int(one.tests.n.max()):,})."
     if not one.better + one.worse and (main.found < 0).any():
         one = turned(one)
         main = main_tests(one.tests, score)
@@ -181,11 +185,13 @@ def agreement_lines(table: pd.DataFrame) -> list[list[str]]:
     if table.empty:
         return []
     lines = [["rankings by two judgements that differ in", "pairs", "tau", "with controls"]]
-    for (between, metric), part in table.groupby(["between", "metric"], sort=False):
+    shown = table[table.metric != EXCESS]
+    both = bool(shown.with_controls.any())
+    for (between, metric), part in shown.groupby(["between", "metric"], sort=False):
         tau = {row.with_controls: interval(row.tau, row.low, row.high) for row in part.itertuples()}
-        label = BETWEEN_WORDS[str(between)] + (f", {metric_words(str(metric), None, None)} alone" if metric else "")
-        lines.append([label, f"{part.pairs.max():,}", tau.get(False, "undefined"), tau.get(True, "undefined")])
-    return lines
+        label = BETWEEN_WORDS[str(between)] + (f", {metric_words(str(metric), None, None)} alone, no soft masks" if metric else "")
+        lines.append([label, f"{part.pairs.max():,}", *(tau.get(controls, UNDEFINED) for controls in (False, True)[: 1 + both])])
+    return [lines[0][: 3 + both], *lines[1:]]
 
 
 def srg_sentence(table: pd.DataFrame) -> list[str]:
@@ -193,10 +199,16 @@ def srg_sentence(table: pd.DataFrame) -> list[str]:
     if table.empty:
         return []
     fills = table[(table.between == "fill") & ~table.with_controls].set_index("metric")
-    if not {"srg", "average_drop"} <= set(fills.index):
+    if EXCESS not in fills.index:
         return []
-    tau = {m: interval(*fills.loc[m, ["tau", "low", "high"]]) for m in ("srg", "average_drop")}
-    return [f"Between fills, tau is {tau['srg']} by symmetric relevance gain and {tau['average_drop']} by average drop."]
+    tau = {m: interval(*fills.loc[m, ["tau", "low", "high"]]) for m in ("srg", "average_drop", EXCESS)}
+    excess = fills.loc[EXCESS]
+    told = round(excess.low, 2) > 0 or round(excess.high, 2) < 0
+    said = f"Fills agree {'more' if excess.tau > 0 else 'less'}" if told else "It cannot be told whether fills agree more"
+    return [
+        f"{said} by symmetric relevance gain than by average drop: between fills, tau is {tau['srg']} by the gain and "
+        f"{tau['average_drop']} by the drop, a difference of {tau[EXCESS]}."
+    ]
 
 
 BETWEEN_WORDS = {

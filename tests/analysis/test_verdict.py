@@ -9,11 +9,11 @@ import pytest
 import scipy.stats
 from builders import fresh, make_run, run_of, steady
 
-from evalkit.analysis.agreement import agreement, mean_taus, tau_matrix
+from evalkit.analysis.agreement import EXCESS, agreement, mean_taus, tau_matrix
 from evalkit.analysis.friedman import Friedman, friedman
 from evalkit.analysis.judged import judge_run
 from evalkit.analysis.judgements import judgements_of
-from evalkit.analysis.verdict import ALWAYS, LEADS, OPEN, TURNS, claims, standings, verdict
+from evalkit.analysis.verdict import ALWAYS, EQUAL, LEADS, OPEN, TURNS, claims, standings, verdict
 from evalkit.errors import UserError
 
 FILLS = ("black", "mean", "blur")
@@ -98,6 +98,37 @@ def test_tau_is_the_mean_of_scipys(tmp_path, between):
     assert (found.low, found.high) == pytest.approx((min(low, tau), max(high, tau)))
 
 
+def test_gain_and_drop_are_compared_on_the_same_resamples_without_soft_masks_and_without_what_is_set_aside(tmp_path):
+    rng = fresh()
+    full, methods = rng.uniform(2, 9, 40), ("a", "b", "c", "d")
+    points = [(select, top, fill) for fill in FILLS for select in ("keep_top", "remove_top") for top in (20.0, 80.0)]
+    points += [("soft", None, fill) for fill in FILLS]
+    drawn = {point: {m: full * rng.uniform(0, 1.3, 40) for m in methods} for point in points}
+    judged = judge_run(run_of(tmp_path, full, drawn))
+    first = int(judged.judgements.index[judged.judgements.metric == "average_drop"][0])
+    judged = replace(judged, aside={first: "random"})
+    table = judged.judgements.drop(index=first)
+    table = table[table["select"] != "soft"]
+
+    def between_fills(metric, better):
+        part = table[table.metric == metric]
+        common = part[["select", "top_percent", "score"]].astype(object).where(part[["select", "top_percent", "score"]].notna(), "")
+        pairs = [(i, j) for i, j in itertools.combinations(part.index, 2) if (common.loc[i] == common.loc[j]).all()]
+        return np.mean([scipy.stats.kendalltau(better[i], better[j]).statistic for i, j in pairs])
+
+    found = agreement(judged).query("between == 'fill' and not with_controls").set_index("metric")
+    for metric in ("srg", "average_drop"):
+        assert found.loc[metric].tau == pytest.approx(between_fills(metric, judged.better))
+    excess = found.loc[EXCESS]
+    assert excess.tau == pytest.approx(found.loc["srg"].tau - found.loc["average_drop"].tau)
+    of = [
+        between_fills("srg", better) - between_fills("average_drop", better) for better in np.moveaxis(judged.resampled[:, :, :200], 2, 0)
+    ]
+    low, high = np.quantile(of, [0.025, 0.975])  # of 200 resamples, not 2,000
+    spread = high - low
+    assert abs(excess.low - min(low, excess.tau)) < spread / 4 and abs(excess.high - max(high, excess.tau)) < spread / 4
+
+
 def test_tau_of_ties_is_tau_b(tmp_path):
     judged = judge_run(random_run(tmp_path))
     better = np.round(fresh().normal(size=judged.better.shape))
@@ -147,8 +178,12 @@ def test_kinds_of_pairs(tmp_path):
     assert (one.kind, one.first, one.better, one.worse) == (LEADS, "grad_cam", 4, 0)
     (one,) = standings(verdict([run_of(tmp_path / "turns", full, {black: steady(full), blur: steady(full, 0.6, 0.9)})]), 0)
     assert (one.kind, one.better, one.worse) == (TURNS, 4, 4)
-    (one,) = standings(verdict([run_of(tmp_path / "open", full, {black: equal, blur: equal})]), 0)
+    rng = fresh()
+    noise = {name: full * rng.uniform(0.45, 0.55, 60) for name in equal}
+    (one,) = standings(verdict([run_of(tmp_path / "open", full, {black: equal, blur: noise})]), 0)
     assert (one.kind, one.better, one.worse) == (OPEN, 0, 0)
+    (one,) = standings(verdict([run_of(tmp_path / "equal", full, {black: equal, blur: equal})]), 0)
+    assert (one.kind, one.better, one.worse) == (EQUAL, 0, 0)
 
 
 def test_removal_reverses_what_is_better(tmp_path):

@@ -10,15 +10,25 @@ from builders import HOSTILE, fresh, make_run, run_of, steady
 from commands import through_main
 from rich.console import Console
 
+from evalkit.analysis.agreement import EXCESS
 from evalkit.analysis.verdict import standings, verdict
 from evalkit.output.method_names import display
 from evalkit.output.verdict_headline import headline
 from evalkit.output.verdict_markdown import verdict_markdown
 from evalkit.output.verdict_plots import CAPTIONS, verdict_figures
 from evalkit.output.verdict_rule import rule
-from evalkit.output.verdict_tables import claim_sentences, csv_table, pair_table, rank_tables, standing_table
+from evalkit.output.verdict_tables import (
+    aside_table,
+    claim_sentences,
+    csv_table,
+    over,
+    pair_table,
+    rank_tables,
+    standing_table,
+    tau_table,
+)
 from evalkit.output.verdict_terminal import print_verdict
-from evalkit.output.verdict_words import pair_sentence, places, srg_sentence, turn_sentence
+from evalkit.output.verdict_words import agreement_lines, pair_sentence, places, srg_sentence, turn_sentence
 from evalkit.point import Point
 
 BLACK, MEAN, BLUR = (("keep_top", 20.0, fill) for fill in ("black", "mean", "blur"))
@@ -76,11 +86,20 @@ def test_judgements_that_a_control_wins_are_set_aside(tmp_path, full):
     sound = steady(full, 0.6, 0.9) | {"centre": full * 0.5}
     found = verdict([run_of(tmp_path, full, {BLACK: steady(full) | {"centre": full * 0.95}, BLUR: sound})])
     said = headline(found, 0)
-    assert said[0] == (
-        "4 of 12 judgements are set aside and count nowhere below, since a map that does not look at the network is better there than "
-        "every method: Centre (control) under top 20 % kept, black fill (by average drop and win)."
-    )
-    assert said[1] == "Grad-CAM is better than Ablation-CAM in some judgement and worse in none."
+    assert said[:2] == [
+        "4 of 12 judgements are set aside and count in nothing below, since a map that does not look at the network is significantly "
+        "better there than every method: Centre (control) is in 4.",
+        "If they counted, 1 pair of methods would stand otherwise (better : worse): Grad-CAM against Ablation-CAM 4 : 4, not 4 : 0.",
+    ]
+    assert said[2] == "Grad-CAM is better than Ablation-CAM in some judgement and worse in none."
+    assert aside_table(found.judged[0])[1:] == [
+        ["top 20 % kept, black fill", f"{metric} in {score}", "Centre (control)"]
+        for score in ("confidence", "activation")
+        for metric in ("average drop", "win")
+    ]
+    names = [column for _, lines in rank_tables(found.judged[0]) for column in lines[0][1:]]
+    assert names.count("top 20 % kept, black fill (set aside)") == 4 == sum("(set aside)" in name for name in names)
+    assert tau_table(found.judged[0]) == ("", [])  # one protocol point is left
     assert {(one.better, one.worse, one.total) for one in standings(found, 0)} == {(4, 0, 8)}
     assert pair_table(found, 0)[1:] == [
         ["Ablation-CAM", "", "0 : 4", "4 : 0"],
@@ -90,8 +109,11 @@ def test_judgements_that_a_control_wins_are_set_aside(tmp_path, full):
     table = csv_table(found)
     assert set(table[table.aside == "centre"]["fill"]) == {"black"} and (table.aside == "centre").sum() == 12 and len(table) == 36
     only = verdict([run_of(tmp_path / "one", full, {BLACK: {"grad_cam": full * 0.5, "centre": full * 0.95}})])
-    assert only.set_aside(0).empty  # one method: that it loses to a control is the finding
-    assert headline(only, 0) == ["Grad-CAM does not beat Centre (control): better in 0 of 6 judgements, worse in 4."]
+    assert not only.judged[0].aside  # one method: that it loses to a control is the finding
+    assert headline(only, 0) == [
+        "Grad-CAM does not beat Centre (control): better in 0 of 6 judgements, worse in 4.",
+        "By the average drop in confidence, Centre (control) is better than Grad-CAM under top 20 % kept, black fill.",
+    ]
 
 
 def test_one_point_one_image_one_method(tmp_path, full):
@@ -145,18 +167,61 @@ def test_over_networks(tmp_path, full):
         run_of(tmp_path / "z", full, {BLACK: steady(full, 0.6, 0.9)}, model="z"),
     ]
     said = claim_sentences(verdict(runs))
-    assert said == ["Ablation-CAM is better than Grad-CAM and never worse on x and y; it is worse than Grad-CAM and never better on z."]
+    assert said == [
+        "Ablation-CAM is better than Grad-CAM in 4 of 6 judgements on x and 4 of 6 on y, and worse in none; it is worse than Grad-CAM in 4 "
+        "of 6 judgements on z, and better in none."
+    ]
     both = claim_sentences(verdict(runs[:2]))
-    assert both == ["Ablation-CAM is better than Grad-CAM in some judgement and worse in none on all 2 networks."]
+    assert both == ["Ablation-CAM is better than Grad-CAM in 4 of 6 judgements on x and 4 of 6 on y, and worse in none."]
+    equal = {"ablation_cam": full / 2, "grad_cam": full / 2}
+    same = [run_of(tmp_path / f"same-{i}", full, {BLACK: equal}, model="x") for i in range(2)]
+    (said,) = claim_sentences(verdict(same))
+    assert said.startswith("Ablation-CAM is equal to Grad-CAM on ")
+
+
+def test_several_runs_of_one_network_are_no_networks(tmp_path, full):
+    runs = [run_of(tmp_path / name, full, {BLACK: steady(full)}, model=name[0]) for name in ("x1", "x2", "y")]
+    assert over(runs[1:]) == "2 networks" and over(runs) == "3 runs of 2 networks" and over(runs[:2]) == "2 runs of 1 network"
+
+
+def test_equal_methods_and_too_few_images(tmp_path, full):
+    (said,) = words(run_of(tmp_path / "equal", full, {BLACK: {"ablation_cam": full / 2, "grad_cam": full / 2}}))
+    assert said == "Ablation-CAM and Grad-CAM are equal in all 6 judgements: every difference is 0 (n = 60)."
+    few = verdict([run_of(tmp_path / "few", full[:8], {BLACK: steady(full[:8])})])
+    (said,) = headline(few, 0)
+    assert said == (  # 2^-7 x 6 tests = 0.047 would do with 8 images; 7 images have 2^-6 x 6 = 0.094
+        "Ablation-CAM is better than Grad-CAM in some judgement and worse in none."
+    )
+    fewer = verdict([run_of(tmp_path / "fewer", full[:7], {BLACK: steady(full[:7])})])
+    assert headline(fewer, 0) == [
+        "Nothing can be told: with 7 images and 6 tests, no difference can be significant, however large; that takes 8 images or more."
+    ]
+    assert "with 80 % probability" not in " ".join(rule(fewer, 0)) and "> **Caution: only 7 images are scored" in verdict_markdown(fewer)
+    assert fewer.tests.corrected.min() > 0.05 > few.tests.corrected.min()
+
+
+def test_where_nothing_depends_on_the_map(tmp_path, full):
+    everything = {("keep_top", top, "black"): steady(full, 0.5, 0.5) for top in (0.0, 100.0)}
+    found = verdict([run_of(tmp_path, full, everything)])
+    assert headline(found, 0) == ["No judgement counts, so nothing can be said about which method is better."]
+    assert rule(found, 0) == [
+        "There is no judgement: protocol points that keep or remove 0 or 100 % of the pixels do not depend on the map."
+    ]
 
 
 def test_fills_by_srg_and_by_average_drop():
     lines = [("fill", "average_drop", False, 3, 0.2, 0.1, 0.4), ("fill", "srg", False, 3, 0.7, 0.5, 0.9)]
+    lines.append(("fill", EXCESS, False, 3, 0.5, 0.3, 0.6))
     table = pd.DataFrame(lines, columns=["between", "metric", "with_controls", "pairs", "tau", "low", "high"])
-    assert srg_sentence(table) == [
-        "Between fills, tau is 0.70 [0.50, 0.90] by symmetric relevance gain and 0.20 [0.10, 0.40] by average drop."
+    numbers = "between fills, tau is 0.70 [0.50, 0.90] by the gain and 0.20 [0.10, 0.40] by the drop, a difference of 0.50 [{low}, 0.60]."
+    than = "by symmetric relevance gain than by average drop: "
+    assert srg_sentence(table) == [f"Fills agree more {than}" + numbers.format(low="0.30")]
+    table.loc[2, "low"] = -0.1
+    assert srg_sentence(table) == [f"It cannot be told whether fills agree more {than}" + numbers.format(low="-0.10")]
+    assert srg_sentence(table[:2]) == [] == srg_sentence(pd.DataFrame())
+    assert [line[0] for line in agreement_lines(table)[1:]] == [
+        f"the fill, {name} alone, no soft masks" for name in ("average drop", "symmetric relevance gain")
     ]
-    assert srg_sentence(table[:1]) == [] == srg_sentence(pd.DataFrame())
 
 
 def test_tables_have_the_numbers_of_the_tests(tmp_path, full):
@@ -164,6 +229,13 @@ def test_tables_have_the_numbers_of_the_tests(tmp_path, full):
     assert standing_table(found, 0)[1:] == [
         ["Ablation-CAM", "1.0", "8 of 12", "0 of 12"],
         ["Grad-CAM", "1.7", "0 of 12", "8 of 12"],
+    ]
+    lowest_first = {"grad_cam": full * 0.4, "random": full * 0.1, "ablation_cam": full * 0.9}
+    assert standing_table(verdict([run_of(tmp_path / "three", full, {BLACK: lowest_first})]), 0) == [
+        ["", "mean rank", *(f"{verb} than another {of}" for of in ("method", "control") for verb in ("better", "worse"))],
+        ["Ablation-CAM", "1.0", "4 of 6", "0 of 6", "4 of 6", "0 of 6"],
+        ["Grad-CAM", "1.7", "0 of 6", "4 of 6", "4 of 6", "0 of 6"],
+        ["Random (control)", "2.3", "0 of 12", "8 of 12", "0 of 0", "0 of 0"],
     ]
     heading, lines = rank_tables(found.judged[0])[0]
     assert heading == "average drop in confidence (lower is better)"
