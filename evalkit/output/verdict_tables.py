@@ -84,7 +84,7 @@ def standing_table(verdict: Verdict, number: int) -> list[list[str]]:
         first, second = (one.first, one.second in methods), (one.second, one.first in methods)
         counts.update({(*first, 1): one.better, (*first, -1): one.worse, (*second, 1): one.worse, (*second, -1): one.better})
     kinds = [(True, "method"), (False, "control")][: 1 + (len(methods) < len(judged.methods))]
-    lines = [["", "mean rank", *(f"{verb} than another {name}" for _, name in kinds for verb in ("better", "worse"))]]
+    lines = [["", "mean rank", *(f"{verb} than a {name}" for _, name in kinds for verb in ("better", "worse"))]]
     for method in ranks.sort_values(kind="stable").index:
         cells = []
         for kind, _ in kinds:

@@ -232,7 +232,7 @@ def test_tables_have_the_numbers_of_the_tests(tmp_path, full):
     ]
     lowest_first = {"grad_cam": full * 0.4, "random": full * 0.1, "ablation_cam": full * 0.9}
     assert standing_table(verdict([run_of(tmp_path / "three", full, {BLACK: lowest_first})]), 0) == [
-        ["", "mean rank", *(f"{verb} than another {of}" for of in ("method", "control") for verb in ("better", "worse"))],
+        ["", "mean rank", *(f"{verb} than a {of}" for of in ("method", "control") for verb in ("better", "worse"))],
         ["Ablation-CAM", "1.0", "4 of 6", "0 of 6", "4 of 6", "0 of 6"],
         ["Grad-CAM", "1.7", "0 of 6", "4 of 6", "4 of 6", "0 of 6"],
         ["Random (control)", "2.3", "0 of 12", "8 of 12", "0 of 0", "0 of 0"],
