@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from evalkit.cli.options import Overrides, expanded
 
@@ -120,14 +119,19 @@ def peers(
 
     times = bench_peers(model or ["resnet50"], overrides or [], batch_size=batch_size, repeats=repeats, threads=threads, csv_file=csv_file)
     columns = ["model", "task", "library", "images", "repeats", "seconds_per_image", "times_ours"]
-    table = Table(*columns)
-    for row in times[columns].itertuples(index=False):
-        table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console(emoji=False).print(table)
+    _print_lines([columns, *([_text(cell, ".3g") for cell in row] for row in times[columns].itertuples(index=False))])
 
 
 def _print_figures(figures: dict[str, Any]) -> None:
-    table = Table("figure", "value")
-    for key, value in figures.items():
-        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console(emoji=False).print(table)
+    _print_lines([["figure", "value"], *([key, _text(value, ".4g")] for key, value in figures.items())])
+
+
+def _print_lines(lines: list[list[str]]) -> None:
+    from evalkit.output.fitted import fitted
+
+    console = Console(emoji=False)
+    console.print(fitted(console, lines, left=len(lines[0])))
+
+
+def _text(value: object, form: str) -> str:
+    return format(value, form) if isinstance(value, float) else str(value)

@@ -12,11 +12,14 @@ from evalkit.config.choices import choices, function_entry, read_choice
 if TYPE_CHECKING:
     from evalkit.models.layers import Layer
 
+NUMBERS = ("input", "top-1 %", "channels", "height x width")
+"""Columns of numbers."""
+
 
 def models(conf: Path | None) -> Table:
     """Return a table of the entries of conf/model."""
     caption = "and any other network of torchvision (model=resnet18, model=resnet50.IMAGENET1K_V2) or timm (model=timm/resnet10t)"
-    table = Table("model", "target layer", "input", "top-1 %", "weights", title="models: evalkit run model=NAME", caption=caption)
+    table = _table("model", "target layer", "input", "top-1 %", "weights", title="models: evalkit run model=NAME", caption=caption)
     for name in choices("model", conf):
         entry = read_choice("model", name, conf)
         shown = (entry.get("layer"), entry.get("crop") or entry.get("resize"), entry.get("expected_top1"), entry.get("weights"))
@@ -35,7 +38,7 @@ def controls(conf: Path | None) -> Table:
 
 
 def _functions(group: Literal["method", "control"], title: str, conf: Path | None) -> Table:
-    table = Table(group, "options", "about", title=title)
+    table = _table(group, "options", "about", title=title)
     for name in choices(group, conf):
         content, about = function_entry(group, name, conf)
         options = ", ".join(f"{key}={_text(value)}" for key, value in content.items() if key != "_target_")
@@ -47,7 +50,7 @@ def _functions(group: Literal["method", "control"], title: str, conf: Path | Non
 
 def data(conf: Path | None) -> Table:
     """Return a table of the entries of conf/data."""
-    table = Table("data", "keys (??? must be given)", "about", title="data: evalkit run data=NAME data.KEY=...")
+    table = _table("data", "keys (??? must be given)", "about", title="data: evalkit run data=NAME data.KEY=...")
     for name in choices("data", conf):
         text = read_choice("data", name, conf, as_text=True)
         entry = read_choice("data", name, conf)
@@ -58,11 +61,19 @@ def data(conf: Path | None) -> Table:
 
 def layers(title: str, caption: str, found: Iterable["Layer"], about: Mapping[str, str]) -> Table:
     """Return a table of the layers that can be explained; `about` holds texts that mark rows, by layer."""
-    table = Table("layer", "channels", "height x width", "separates", "", title=title, caption=escape(caption) or None)
+    table = _table("layer", "channels", "height x width", "separates", "", title=title, caption=escape(caption) or None)
     for layer in found:
         mark = about.get(layer.name, "")
         cells = (layer.name, str(layer.channels), str(layer.grid), layer.separates, mark)
         table.add_row(*map(escape, cells), style="bold" if mark else None)
+    return table
+
+
+def _table(*names: str, title: str, caption: str | None = None) -> Table:
+    """Return a table whose names are folded, not cut off, where the terminal is narrow, and whose numbers stay whole."""
+    table = Table(title=title, caption=caption)
+    for name in names:
+        table.add_column(name, overflow="fold", no_wrap=name in NUMBERS)
     return table
 
 

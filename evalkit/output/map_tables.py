@@ -70,16 +70,15 @@ def notes(run: Run) -> str:
 
 
 def _measure_label(metric: str, select: str | None, fill: str | None, score: str | None) -> str:
-    if metric == "area":
-        name = {"keep_top": "Insertion AUC", "remove_top": "Deletion AUC"}[str(select)]
-        label = f"{name}, {score}, {fill} fill"
-    elif metric == "srg":
-        label = f"SRG, {score}, {fill} fill"
-    else:
-        label = MEASURE_LABELS[metric]
+    label = f"{area_name(metric, select)}, {score}, {fill} fill" if metric in ("area", "srg") else MEASURE_LABELS[metric]
     if metric.endswith("_fraction"):
         return label
     return f"{label} ({direction(metric, select)} is better)"
+
+
+def area_name(metric: str, select: str | None) -> str:
+    """Return the name of an area under a curve over thresholds, or of the gain, which is between two."""
+    return "SRG" if metric == "srg" else {"keep_top": "Insertion AUC", "remove_top": "Deletion AUC"}[str(select)]
 
 
 def _measured(row: object, most: int) -> str:

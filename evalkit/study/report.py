@@ -4,13 +4,11 @@ import math
 from pathlib import Path
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from evalkit.errors import printable
 from evalkit.files import publish, writable_folder
+from evalkit.output.fitted import fitted
 from evalkit.output.markdown import inert, pipes
 from evalkit.output.tables import interval
 from evalkit.study.records import Design, Key
@@ -42,13 +40,8 @@ def print_scores(console: Console, found: Scores) -> None:
     """Print the table and the sentences that explain it."""
     console.print(title(found.key), style="bold", markup=False, highlight=False)
     header, *lines = cells(found)
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    for name, column in zip(header, zip(*lines, strict=True), strict=True):
-        least, most = {"quantity": (9, 14), "of": (20, None)}.get(name, (26, None))  # fits 80 columns
-        table.add_column(name, overflow="fold", min_width=min(least, max(map(len, (name, *column)))), max_width=most)
-    for before, line in zip([[""], *lines], lines, strict=False):
-        table.add_row(*map(escape, ["" if line[0] == before[0] else line[0], *line[1:]]))
-    console.print(table)
+    once = [["" if line[0] == before[0] else line[0], *line[1:]] for before, line in zip([[""], *lines], lines, strict=False)]
+    console.print(fitted(console, [header, *once], most=14, left=len(header), padding=0, pad_edge=True))
     console.print("\n".join(sentences(found)), markup=False, highlight=False)
 
 
