@@ -27,3 +27,8 @@ class Point:
     fill: Fill
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}  # a point is also a setting of conf/protocol
+
+    @property
+    def depends_on_map(self) -> bool:
+        """Whether different maps may give different images: not where 0 or 100 % are kept or removed."""
+        return self.top_percent not in (0, 100)

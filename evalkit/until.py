@@ -44,6 +44,26 @@ def pair_of(text: str, methods: Iterable[str]) -> tuple[str, str]:
     return first, second
 
 
+def point_of(points: Sequence[Point], named: Point | None = None) -> Point:
+    """Return the point that is looked at: the one that is named, or the first at which the score depends on the map.
+
+    Raises UserError: the run has no such point.
+    """
+    told = [point for point in points if point.depends_on_map]
+    if not told:
+        raise UserError("until needs a protocol point that depends on the map, but each of this run keeps or removes 0 or 100 %")
+    if named is None:
+        return told[0]
+    if named not in told:
+        why = "does not depend on the map, since it keeps or removes 0 or 100 %" if named in points else "is no protocol point of this run"
+        settings = {"select": named.select, "top_percent": named.top_percent, "fill": named.fill}
+        text = ", ".join(
+            f"{key}: {value:g}" if isinstance(value, float) else f"{key}: {value}" for key, value in settings.items() if value is not None
+        )
+        raise UserError(f"until_point={{{text}}} {why}: leave it out for the first one that does, or name another")
+    return named
+
+
 def shuffled(positions: Sequence[int], seed: int, shard_size: int) -> list[int]:
     """Return the positions in seeded random order, shard by shard, and ascending within each shard, as files hold them."""
     order = sorted(positions, key=lambda position: _turn(position, seed))
@@ -81,6 +101,8 @@ def values(rows: pd.DataFrame, question: Question, seed: int) -> NDArray[np.floa
     return of_images.to_numpy(np.float64)[order]
 
 
-def facts(question: Question, shard_size: int) -> dict[str, Any]:
-    """Return what a run's identity says of `until`; the seed stands there by itself."""
-    return {"pair": [question.first, question.second], "metric": question.metric, "shard_size": shard_size}
+def facts(question: Question, points: Sequence[Point], shard_size: int) -> dict[str, Any]:
+    """Return what a run's identity says of `until`, the point only if it is not the first; the seed stands there by itself."""
+    point = question.point
+    named = {} if point == point_of(points) else {"point": [point.select, point.top_percent, point.fill]}
+    return {"pair": [question.first, question.second], "metric": question.metric, "shard_size": shard_size, **named}

@@ -75,6 +75,38 @@ def test_mistakes_are_told_before_anything_is_loaded(override, says):
         compose_jobs(["data.root=absent", "data=image_folder", override])
 
 
+def test_the_point_is_the_first_that_depends_on_the_map():
+    """protocol=curves begins where nothing is kept, which gives the same image for every map."""
+
+    def point_of(*overrides):
+        return compose_jobs(["until=ablation_cam-grad_cam", *overrides])[0].config.question().point
+
+    assert point_of() == POINT
+    curves = compose_jobs(["protocol=curves"])[0].config.protocol.all_points()
+    assert point_of("protocol=curves") == next(p for p in curves if 0 < p.top_percent < 100) != curves[0]
+    assert point_of("protocol.select=[soft]").select == "soft"
+    named = "until_point={select: remove_top, top_percent: 50, fill: blur}"
+    assert point_of("protocol=curves", named) == Point("remove_top", 50.0, "blur")
+    with pytest.raises(
+        UserError, match=r"until_point=\{select: remove_top, top_percent: 50, fill: blur\} is no protocol point of this run"
+    ):
+        point_of(named)
+    with pytest.raises(UserError, match="top_percent: 0, fill: black} does not depend on the map, since"):
+        point_of("protocol=curves", "until_point={select: keep_top, top_percent: 0, fill: black}")
+    with pytest.raises(UserError, match="until needs a protocol point that depends on the map"):
+        point_of("protocol.top_percent=[0,100]")
+    with pytest.raises(UserError, match="selects keep_top needs a top_percent"):
+        point_of("until_point={select: keep_top, fill: black}")
+
+
+def test_a_control_version_may_be_named():
+    controls = ["+control=[blurred]", "until=grad_cam - grad_cam+blurred"]
+    question = compose_jobs(controls)[0].config.question()
+    assert (question.first, question.second) == ("grad_cam", "grad_cam+blurred")
+    with pytest.raises(UserError, match=r"no method 'grad_cam\+blurred' is chosen"):
+        compose_jobs(controls[1:])
+
+
 def test_scores_without_bounds_are_refused():
     with pytest.raises(UserError, match="until needs scores with bounds"):
         compose_jobs(["until=ablation_cam-grad_cam", "model.output=raw"])

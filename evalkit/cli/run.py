@@ -76,16 +76,15 @@ def _run_one(job: "Job") -> str:
         summary = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s, start included){read}{_excluded(counts)}"
     if counts.missing:
         summary = f"{summary if done else 'nothing computed here'}; {shards_in_words(len(counts.missing))} left to other workers"
-    return f"{config.model.name}: {summary}{_ending(config, folder)} -> {folder.path}"
+    return f"{config.model.name}: {summary}{_ending(folder)} -> {folder.path}"
 
 
-def _ending(config: "RunConfig", folder: "RunFolder") -> str:
+def _ending(folder: "RunFolder") -> str:
     """Return how a run with `until` ended, as text; empty for other runs."""
     from evalkit.output.stopping import ending
     from evalkit.output.tables import describe_point
 
-    question = config.question(folder.provenance["identity"]["method"])
-    ended = "" if question is None else ending(folder.provenance, describe_point(question.point))
+    ended = ending(folder.provenance, describe_point)
     return f"; {ended.removesuffix('.')}" if ended else ""
 
 

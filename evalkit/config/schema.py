@@ -11,12 +11,13 @@ from pydantic_core import PydanticCustomError
 from upath import UPath
 
 from evalkit.config.sentences import shown
+from evalkit.control_names import under
 from evalkit.errors import did_you_mean
 from evalkit.files import Place, place
 from evalkit.layer_names import at
 from evalkit.models.settings import ModelConfig, Positive, Settings, Text
 from evalkit.point import ROAD_SOFT, Fill, Percent, Point, Select
-from evalkit.until import SHARD_SIZE, Metric, Question, pair_of
+from evalkit.until import SHARD_SIZE, Metric, Question, pair_of, point_of
 
 
 def _as_list(value: Any) -> Any:
@@ -155,6 +156,7 @@ class RunConfig(Settings):
     seed: Whole
     until: Text | None = None
     until_metric: Metric = "average_drop"
+    until_point: PointSetting | None = Field(default=None, description="a point", examples=["{select: soft, fill: black}"])
     out: Annotated[Place, PlainValidator(_as_place)] = Field(description="a folder", examples=["results/mine"])
     batch_size: Positive
     shard_size: Positive | Literal["auto"]
@@ -209,16 +211,17 @@ class RunConfig(Settings):
         return self.shard_size
 
     def question(self, methods: Iterable[str] | None = None) -> Question | None:
-        """Return what `until` asks, or None. `methods` are the names of rows; without them, any layer of a method may be named.
+        """Return what `until` asks, or None. `methods` are the names of rows; without them, any layer or control of a method may be named.
 
-        Raises UserError: `until` names no two of these methods.
+        Raises UserError: `until` names no two of these methods, or there is no protocol point that it could ask about.
         """
         if self.until is None:
             return None
         layers = [*self.model.layers, *([self.model.fuse] if self.model.fuse else [])] if len(self.model.layers) > 1 else []
-        known = [*self.method, *(at(name, layer) for name in self.method for layer in layers)] if methods is None else methods
-        first, second = pair_of(self.until, known)
-        return Question(first, second, self.until_metric, self.protocol.all_points()[0])
+        known = [*self.method, *(at(name, layer) for name in self.method for layer in layers)]
+        known += [under(name, control) for name in known for control in self.control]
+        first, second = pair_of(self.until, known if methods is None else methods)
+        return Question(first, second, self.until_metric, point_of(self.protocol.all_points(), self.until_point))
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def caption(run: Run) -> list[str]:
 
 def stopped(run: Run) -> list[str]:
     """Return why a run with `until` ended, and what may be quoted of it; empty for other runs."""
-    ended = ending(run.provenance, describe_point(run.points[0])) if run.points else ""
+    ended = ending(run.provenance, describe_point)
     return [ended, QUOTE] if ended else []
 
 

@@ -49,7 +49,7 @@ def identify(session: Session) -> Identity:
     }
     question = config.question(session.methods)
     if question is not None:
-        facts["until"] = until_facts(question, config.images_per_shard)
+        facts["until"] = until_facts(question, config.protocol.all_points(), config.images_per_shard)
     code, earlier = _user_code(session, settings), _defining_files(session)
     return Identity({**facts, "code": code}, None if code == earlier else Identity({**facts, "code": earlier}))
 

@@ -109,6 +109,30 @@ def test_a_worker_that_was_killed_before_it_looked(base, tmp_path, reference, mo
     pd.testing.assert_frame_equal(launched(base)[0].rows(), reference, check_exact=True)
 
 
+def test_the_record_and_the_caption_name_the_point(base, tmp_path):
+    """The first point keeps nothing, and the second removes all: the third is looked at."""
+    points = (
+        "[{select: keep_top, top_percent: 0, fill: mean}, {select: remove_top, top_percent: 100, fill: mean}, {select: soft, fill: black}]"
+    )
+    own = [o for o in base if not o.startswith("protocol.")]
+    shared, _ = launched([*own, "protocol.select=[]", "protocol.top_percent=[]", "protocol.fill=[]", f"protocol.points={points}"])
+    assert shared.provenance["end"]["point"] == ["soft", None, "black"]
+    assert "average drop in confidence at soft mask, black fill" in " ".join(caption(load_runs([tmp_path / "run"])[0]))
+    assert "point" not in shared.provenance["identity"]["until"]
+
+
+def test_another_point_is_another_run_and_controls_can_be_compared(folder, tmp_path):
+    base = [*tiny_overrides(folder, tmp_path / "run"), "+control=[blurred]", "protocol.top_percent=[20,50]"]
+    base = [*base, "method=[grad_cam]", "until=grad_cam-grad_cam+blurred", "until_point={select: keep_top, top_percent: 50, fill: black}"]
+    base = [*base, "protocol.select=[keep_top]", "protocol.fill=[black]"]
+    shared, _ = launched(base)
+    end = shared.provenance["end"]
+    assert (end["second"], end["point"]) == ("grad_cam+blurred", ["keep_top", 50.0, "black"])
+    assert shared.provenance["identity"]["until"]["point"] == ["keep_top", 50.0, "black"]
+    with pytest.raises(UserError, match=r"until\.point"):
+        launched([one for one in base if not one.startswith("until_point")])
+
+
 def test_a_run_that_does_not_settle_says_so(folder, tmp_path):
     base = tiny_overrides(folder, tmp_path / "run")
     launched([*base, "until=centre-random"])
