@@ -11,7 +11,7 @@ from evalkit.analysis import significance, stats
 from evalkit.analysis.load import Run
 from evalkit.analysis.significance import Correction
 from evalkit.analysis.stats import Array
-from evalkit.analysis.summary import FLIP, compare, differences_of, scores_in
+from evalkit.analysis.summary import FLIP, compare, compared_points, differences_of, scores_in
 from evalkit.errors import UserError
 
 SIZES = (1000, 5000, 50000)
@@ -59,7 +59,7 @@ def plan(run: Run, power: float = 0.8, level: float = 0.05, correct: Correction 
     tests = compare(run)
     each = level_of_each(tests.p.to_numpy(float), level, correct)
     spreads = []
-    for point, score in itertools.product(run.points, scores_in(run)):
+    for point, score in itertools.product(compared_points(run), scores_in(run)):
         paired = differences_of(run, point, score)
         spreads.append(np.stack([stats.spread(column, paired.images) for column in paired.columns.values()], axis=1).ravel())
     table = tests.drop(columns=["p_holm"]).assign(sd=np.concatenate(spreads), level=each)
@@ -82,6 +82,8 @@ def _check(run: Run, power: float, level: float, correct: str) -> None:
         raise UserError(f"--correct {correct} is not valid: give {', '.join(get_args(Correction))}")
     if len(run.methods) < 2:
         raise UserError(f"{run.path} has one method, {run.methods[0]}, so there is no difference to plan for: give a run of two or more")
+    if not compared_points(run):
+        raise UserError(f"{run.path} keeps or removes 0 or 100 % at every protocol point, so there is no difference to plan for")
     scored = run.counts()["scored"]
     if scored < FEWEST:
         raise UserError(f"{run.path} has {scored} scored images, too few to estimate how differences vary: give a run of {FEWEST} or more")

@@ -19,9 +19,9 @@ SCORES = {"confidence": "prob", "activation": "logit"}
 RAW = {"score": "logit"}
 """The one score of a run with model.output=raw, which has no confidence."""
 FLIP = "sign-flip permutation"
+"""The name of the test of `significance.sign_flip`."""
 EXACT = {"increase": "McNemar", "win": "sign"}
 """The exact tests of outcomes, by metric."""
-"""The name of the test of `significance.sign_flip`."""
 PAPER_METRICS = ("average_drop", "increase", "win")
 """The metrics of the paper's tables: six, since each is taken for confidence and activation."""
 
@@ -147,13 +147,20 @@ def compare(run: Run) -> pd.DataFrame:
     A control version (`control_names`) is compared with its own method only, so that controls add few comparisons.
     If several classes of an image are explained, all use the sign-flip test, which keeps the classes of an image together. `p` is
     uncorrected; `p_holm` is corrected by Holm's procedure for all comparisons of the run: every pair, protocol point, score and metric.
+    Points that keep or remove 0 or 100 % are left out: there all maps give the same image.
     """
-    if len(run.methods) < 2 or not run.points:
+    points = compared_points(run)
+    if len(run.methods) < 2 or not points:
         return pd.DataFrame()
-    tables = [_compare_point(run, point, score) for point, score in itertools.product(run.points, scores_in(run))]
+    tables = [_compare_point(run, point, score) for point, score in itertools.product(points, scores_in(run))]
     table = pd.concat(tables, ignore_index=True)
     table.insert(table.columns.get_loc("p") + 1, "p_holm", significance.holm(table.p.to_numpy(float)))
     return table
+
+
+def compared_points(run: Run) -> list[Point]:
+    """Return the protocol points at which methods are compared: those that depend on the map."""
+    return [point for point in run.points if point.depends_on_map]
 
 
 def compared(methods: Sequence[str]) -> list[tuple[int, int]]:

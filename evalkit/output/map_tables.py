@@ -46,6 +46,7 @@ EXPLAINED = {
 """What measures with settings mean; the settings fill the braces."""
 
 AGREEMENT = "Kendall's tau with the first column"
+"""The last line of `protocol_cells`, unless all methods are alike there, as where nothing is kept: then with the first that has two ranks."""
 
 
 def measure_cells(evaluated: Evaluated) -> list[list[str]]:
@@ -109,8 +110,9 @@ def protocol_cells(evaluated: Evaluated) -> list[list[str]]:
         [method, *(_ranked(*(f[key][method] for key in ("value", "low", "high", "rank"))) for f in columns.values())]
         for method in run.methods
     ]
-    first = next(iter(columns.values()))["rank"]
-    return [header, *lines, [AGREEMENT, *(_agreement(first, column["rank"]) for column in columns.values())]]
+    told = next((point for point, column in columns.items() if column["rank"].nunique() > 1), next(iter(columns)))
+    label = AGREEMENT if told == run.points[0] else f"Kendall's tau with {describe_point(told)}"
+    return [header, *lines, [label, *(_agreement(columns[told]["rank"], column["rank"]) for column in columns.values())]]
 
 
 def _ranked(value: float, low: float, high: float, rank: float) -> str:

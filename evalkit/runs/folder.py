@@ -195,8 +195,13 @@ class RunFolder:
         for file, table in ((self._rows_file(shard), rows), (self._maps_file(shard), maps)):
             if table is None:
                 self._warn_once(file, "is damaged or gone, so its shard counts as missing")
-        if rows is None or maps is None or rows[1]["identity"] != (self._identity_hash or self._hash):
+        if rows is None or maps is None:
             return None
+        own = self._identity_hash or self._hash
+        for file, (_, description) in ((self._rows_file(shard), rows), (self._maps_file(shard), maps)):
+            if description.get("identity", own) != own:
+                self._warn_once(file, "is of another run, so its shard counts as missing")
+                return None
         if not all(description.get("shard", shard) == shard for _, description in (rows, maps)):  # older files lack the number
             self._warn_once(self._rows_file(shard), "holds images of another shard, so its own counts as missing")
             return None

@@ -130,13 +130,18 @@ def test_a_damaged_record_is_written_anew_for_the_same_run_only(tmp_path, caplog
     assert "damaged" in caplog.text
 
 
-def test_shards_of_another_run_do_not_count(tmp_path):
+@pytest.mark.parametrize("kinds", [("rows", "maps"), ("maps",)])
+def test_shards_of_another_run_do_not_count(tmp_path, caplog, kinds):
     folder = created(tmp_path / "run")
     other = RunFolder(tmp_path / "other")
     other.create_or_resume(Identity({"other": 1}), {}, "", 10, 4)
     other.write_shard(1, ROWS.empty_table(), MAPS.empty_table(), {"maps_stored": False})
-    shutil.copytree(tmp_path / "other", tmp_path / "run", dirs_exist_ok=True, ignore=lambda *_: ["provenance.json"])
+    folder.write_shard(1, ROWS.empty_table(), MAPS.empty_table(), {"maps_stored": False})
+    assert folder.missing() == [0, 2] and not caplog.text
+    for kind in kinds:
+        shutil.copy(tmp_path / "other" / kind / "shard-00001.parquet", tmp_path / "run" / kind)
     assert folder.missing() == [0, 1, 2]
+    assert f"{kinds[0]}/shard-00001.parquet is of another run, so its shard counts as missing" in caplog.text
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
