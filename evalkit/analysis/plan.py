@@ -9,10 +9,12 @@ from scipy import stats as scipy_stats
 
 from evalkit.analysis import significance, stats
 from evalkit.analysis.load import Run
+from evalkit.analysis.sample_size import images_needed
 from evalkit.analysis.significance import Correction
 from evalkit.analysis.stats import Array
 from evalkit.analysis.summary import FLIP, compare, compared_points, differences_of, scores_in
 from evalkit.errors import UserError
+from evalkit.point import Point
 
 SIZES = (1000, 5000, 50000)
 """Numbers of images for which half-widths and times are given."""
@@ -32,21 +34,6 @@ def level_of_each(p: Array, level: float, correct: Correction) -> float:
     return level * rejected / len(defined)
 
 
-def images_needed(difference: Array, spread: Array, level: float, power: float, step: Array | float = 0) -> Array:
-    """Return the images at which a test at `level` finds mean differences of standard deviation `spread` with probability `power`.
-
-    n = (z_level sqrt(spread^2 + difference^2) + z_power spread)^2 / difference^2: under the null of a sign-flip or McNemar's test,
-    the variance is the second moment (Connor, Biometrics 1987, for McNemar's). Exact tests of outcomes, which differ by `step`, need
-    step / |difference| more, the correction for continuity. inf where the difference is zero.
-    """
-    z_level, z_power = scipy_stats.norm.isf(level / 2), scipy_stats.norm.isf(1 - power)
-    size = np.abs(difference)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        images = (z_level * np.sqrt(spread**2 + size**2) + z_power * spread) ** 2 / size**2 + step / size
-    least = 1 - np.log2(level)  # images whose signs all agree: p is 2 to the power of 1 - n
-    return np.where(size > 0, np.maximum(np.ceil(images), np.ceil(least)), np.inf)
-
-
 def plan(run: Run, power: float = 0.8, level: float = 0.05, correct: Correction = "holm") -> pd.DataFrame:
     """Return one row for each pair of methods, protocol point, score and metric of a pilot run.
 
@@ -58,20 +45,31 @@ def plan(run: Run, power: float = 0.8, level: float = 0.05, correct: Correction 
     _check(run, power, level, correct)
     tests = compare(run)
     each = level_of_each(tests.p.to_numpy(float), level, correct)
-    spreads = []
-    for point, score in itertools.product(compared_points(run), scores_in(run)):
-        paired = differences_of(run, point, score)
-        spreads.append(np.stack([stats.spread(column, paired.images) for column in paired.columns.values()], axis=1).ravel())
-    table = tests.drop(columns=["p_holm"]).assign(sd=np.concatenate(spreads), level=each)
+    table = tests.drop(columns=["p_holm"]).assign(sd=np.nan, level=each)
     near, far = np.sort(np.abs(tests[["low", "high"]].to_numpy()), axis=1).T
     near = np.where((tests.low <= 0) & (tests.high >= 0), 0, near)  # cannot be told from zero
+    means = {"images": tests.difference.to_numpy(), "images_low": far, "images_high": near}
+    sign = np.where(tests.difference < 0, -1, 1)
+    found = [_of_point(run, point, score) for point, score in itertools.product(compared_points(run), scores_in(run))]
+    table["sd"], differences = (np.concatenate([one[i] for one in found]) for i in (0, 1))
     step = np.where(tests.test == FLIP, 0, 100)
-    for name, size in (("images", tests.difference.to_numpy()), ("images_low", far), ("images_high", near)):
-        table[name] = images_needed(size, table.sd.to_numpy(), each, power, step)
+    for name, size in means.items():
+        table[name] = images_needed(differences, np.abs(size) * sign, each, power, step)
+    table["images_low"], table["images_high"] = table[["images_low", "images"]].min(axis=1), table[["images_high", "images"]].max(axis=1)
     for count in SIZES:
         table[f"half_width_{count}"] = scipy_stats.norm.isf((1 - stats.LEVEL) / 2) * table.sd / np.sqrt(count)
     table["seconds"] = table.images / run.counts()["images_per_second"]
     return table
+
+
+def _of_point(run: Run, point: Point, score: str) -> tuple[Array, Array]:
+    """Return standard deviations (m,), and the differences (m,n) that images contribute to means, of the comparisons at one point."""
+    paired = differences_of(run, point, score)
+    columns = np.stack(list(paired.columns.values()), axis=1)
+    columns = columns.reshape(-1, columns.shape[-1])  # pair by pair, as `compare` has them
+    above = stats.by_image(np.nan_to_num(columns), paired.images)
+    count = stats.by_image((~np.isnan(columns)).astype(float), paired.images).mean(axis=1, keepdims=True)
+    return stats.spread(columns, paired.images), above / np.where(count > 0, count, 1)
 
 
 def _check(run: Run, power: float, level: float, correct: str) -> None:

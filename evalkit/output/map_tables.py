@@ -46,7 +46,7 @@ EXPLAINED = {
 """What measures with settings mean; the settings fill the braces."""
 
 AGREEMENT = "Kendall's tau with the first column"
-"""The last line of `protocol_cells`, unless all methods are alike there, as where nothing is kept: then with the first that has two ranks."""
+"""The last line of `protocol_cells`, unless all methods are alike there: then with the first that has two ranks."""
 
 
 def measure_cells(evaluated: Evaluated) -> list[list[str]]:
