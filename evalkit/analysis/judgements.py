@@ -12,7 +12,7 @@ from evalkit.analysis import metrics
 from evalkit.analysis.load import CONTROLS, Run
 from evalkit.analysis.map_summary import per_item
 from evalkit.analysis.stats import Array
-from evalkit.analysis.summary import item_values, scores_in
+from evalkit.analysis.summary import compared_points, item_values, scores_in
 from evalkit.control_names import versions
 from evalkit.evaluation.columns import AGAINST_BOXES
 
@@ -89,9 +89,7 @@ def judgements_of(run: Run) -> Iterator[Judgement]:
     """
     chosen = [run.methods.index(method) for method in competitors(run)]
     for score in scores_in(run):
-        for point in run.points:
-            if point.top_percent in (0, 100):
-                continue
+        for point in compared_points(run):
             values, images = item_values(run, point, score)
             top = math.nan if point.top_percent is None else point.top_percent
             for metric, of in values.items():

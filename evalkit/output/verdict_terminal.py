@@ -1,6 +1,5 @@
 """The verdict on one screen."""
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -8,6 +7,7 @@ from rich.table import Table
 from evalkit.analysis.judgements import contenders
 from evalkit.analysis.summary import main_score
 from evalkit.analysis.verdict import ALWAYS, EQUAL, LEADS, OPEN, TURNS, Verdict, standings
+from evalkit.output.fitted import fitted
 from evalkit.output.tables import scored_of, title
 from evalkit.output.verdict_headline import headline
 from evalkit.output.verdict_markdown import opening, split
@@ -47,11 +47,11 @@ def _print_run(console: Console, verdict: Verdict, number: int) -> None:
     console.print()
     _list(console, [pair_sentence(one, main_score(judged.run)) for one in among[:MOST_PAIRS]], len(among), "pairs")
     console.print()
-    _table(console, standing_table(verdict, number))
+    console.print(fitted(console, standing_table(verdict, number)))
     agreed = agreement_lines(verdict.agreements[number])
     if agreed:
         _heading(console, "Do the rankings agree? Kendall's tau, 1 alike, 0 unrelated, -1 reversed, and its 95 % interval")
-        _table(console, agreed)
+        console.print(fitted(console, agreed))
         _list(console, srg_sentence(verdict.agreements[number]))
 
 
@@ -66,12 +66,3 @@ def _list(console: Console, sentences: list[str], of: int = 0, what: str = "") -
         console.print(table)
     if of > len(sentences):
         console.print(f"  ... and {of - len(sentences)} more {what} in verdict.md", highlight=False)
-
-
-def _table(console: Console, lines: list[list[str]]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    for i, name in enumerate(lines[0]):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
-    for line in lines[1:]:
-        table.add_row(*map(escape, line))
-    console.print(table)
