@@ -15,6 +15,9 @@ from evalkit.methods.controls import to_centre
 from evalkit.probe import Probe
 from evalkit.protocol import soft_mask, upsample
 
+_STREAM = 2304
+"""Ends the seed of `degraded`, whose maps are then independent of the control `random`."""
+
 
 def blurred(maps: Tensor, _probe: Probe, share: float = 0.1) -> Tensor:
     """Return the maps (N,h,w) smoothed by a Gaussian whose sigma is a share of each side.
@@ -53,12 +56,12 @@ def degraded(maps: Tensor, probe: Probe, share: float = 0.5, seed: int = 0) -> T
     """Return the min-max normalised maps (N,h,w) with a share of their pixels replaced by uniform noise, seeded by each image's index.
 
     Which pixels are replaced and by what depends on image and seed only, so a larger share replaces the same pixels and more. 1
-    leaves nothing of the map.
+    leaves nothing of the map. The noise is not that of `controls.random` with the same seed.
     """
     _within(share, "share")
     pixels = maps[0].numel()
     noise, rank = (np.empty((len(maps), pixels), dtype) for dtype in (np.float32, np.int64))
-    for i, draw in enumerate(_draws(probe, seed)):
+    for i, draw in enumerate(_draws(probe, seed, _STREAM)):
         noise[i], rank[i] = draw.random(pixels, dtype=np.float32), draw.permutation(pixels)
     replaced = torch.from_numpy(rank < round(share * pixels)).to(maps.device)
     finite = maps.isfinite().all(2).all(1)[:, None]
@@ -87,8 +90,8 @@ def _gaussian(size: int, sigma: float) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def _draws(probe: Probe, seed: int) -> list[np.random.Generator]:
-    return [np.random.default_rng([whole(seed, "seed", least=0), int(index)]) for index in probe.indices]
+def _draws(probe: Probe, seed: int, *stream: int) -> list[np.random.Generator]:
+    return [np.random.default_rng([whole(seed, "seed", least=0), int(index), *stream]) for index in probe.indices]
 
 
 def _within(share: float, name: str, above: float | None = None) -> None:

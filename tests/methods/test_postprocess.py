@@ -93,6 +93,15 @@ def test_degraded_replaces_a_share_and_more_of_the_same(probe):
     assert not torch.equal(whole[0], whole[1]) and torch.equal(whole[0], whole[2])
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_noise_of_degraded_is_not_the_control_random(tiny_gap, seed):
+    images = Probe(tiny_gap, torch.rand(40, 3, 6, 5), indices=torch.arange(40))
+    noise = controls.random(images, seed).flatten(1).double()
+    found = postprocess.degraded(torch.rand_like(images.activations[:, 0]), images, share=1.0, seed=seed).flatten(1).double()
+    assert found.shape == noise.shape
+    assert abs(np.corrcoef(found.flatten(), noise.flatten())[0, 1]) < 5 / found.numel() ** 0.5
+
+
 @pytest.mark.parametrize("name", ["blurred", "dilated", "mixed", "shuffled", "degraded"])
 def test_what_is_not_finite_stays_so_and_the_rest_is_untouched(probe, name):
     maps = drawn(3, 5, 8)
