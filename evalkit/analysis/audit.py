@@ -3,9 +3,11 @@
 A control version (`+control=[...]`) adds no information about the network, so a metric that prefers it measures something else than
 what the method found. The null hypothesis of each test is that a control version is not better than its method; the tests are
 one-sided sign-flip permutation tests of the mean paired difference, corrected by Holm within one family: all control versions of
-all methods, at one protocol point, for one score and metric. So a sound point and metric is said to fail in at most 5 % of runs.
+all methods, at one protocol point, for one score and metric. So a sound point and metric is said to fail in at most 5 % of runs. Where no
+choice of the differences' signs could be significant, since too few images differ for so many tests, there is no verdict.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -27,6 +29,9 @@ FAMILY = ["select", "top_percent", "fill", "score", "metric"]
 """Columns that are equal within one family of tests, besides `kind`."""
 CONTROL, BLIND = "control version", "network-independent map"
 """The two kinds of tests: against a method's own control versions, and against maps that do not look at the network."""
+FAILS, PASSES, NO_VERDICT = "fails", "passes", "no verdict"
+ROUNDING = 1e-9
+"""Differences up to this share of the largest value are of rounding, and count as 0."""
 ADD = "'+control=[blurred,dilated,mixed,shuffled]'"
 
 
@@ -42,8 +47,9 @@ class Quantity(NamedTuple):
 def audit(run: Run) -> pd.DataFrame:
     """Return every test, one row for each point, score, metric, method and control; `improvement` is positive where the control is better.
 
-    `n` counts the items where both are defined; `low` and `high` are an uncorrected 95 % interval. Raises UserError where the
-    run has no control versions, or no image is scored.
+    `n` counts the items where both are defined, `differing` the images whose difference is not 0, and `largest` is the share of all
+    differences' sizes that one image has; `low` and `high` are an uncorrected 95 % interval. `verdict` is that of the whole family:
+    `fails`, `passes` or `no verdict`. Raises UserError where the run has no control versions, or no image is scored.
     """
     pairs = _pairs(run.methods)
     if not pairs[CONTROL]:
@@ -63,31 +69,36 @@ def audit(run: Run) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def verdicts(tests: pd.DataFrame, kind: str = CONTROL) -> pd.DataFrame:
-    """Return one row for each family of tests of a kind: whether it `fails`, how many controls are significantly better, and the worst.
+def needed(tests: int) -> int:
+    """Return the smallest number of images that differ with which one of so many tests can be significant: 2^-n is the smallest p."""
+    return math.ceil(math.log2(max(tests, 1) / LEVEL))
 
-    Families whose tests are all undefined, as of a single image, are left out. The worst is the significant test with the largest
-    improvement or, where none is significant, the one with the smallest p.
+
+def verdicts(tests: pd.DataFrame, kind: str = CONTROL) -> pd.DataFrame:
+    """Return one row for each family of tests of a kind: its `verdict`, how many controls are significantly better, and the worst.
+
+    The worst is the significant test with the largest improvement or, where none is significant, the one with the smallest p. `most`
+    is the largest number of images that differ in one test.
     """
     rows = []
     for _, family in tests[tests.kind == kind].groupby(FAMILY, sort=False, dropna=False):
-        if family.p.isna().all():
-            continue
         significant = family[family.p_corrected <= LEVEL]
         by_p = family.sort_values("p", kind="stable")
         worst = by_p.iloc[0] if significant.empty else significant.loc[significant.improvement.idxmax()]
-        rows.append({**worst.to_dict(), "fails": not significant.empty, "better": len(significant)})
+        rows.append({**worst.to_dict(), "better": len(significant), "most": family.differing.max()})
     return pd.DataFrame(rows)
 
 
 def improvements(differences: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return p and Holm's p (m,) of the one-sided tests that m mean differences (m,n) are not above zero; nan entries are left out.
 
-    `images` (n,) names the image of each entry. By symmetry, the one-sided p is half of the two-sided one, or what is left.
+    `images` (n,) names the image of each entry. By symmetry, the one-sided p is half of the two-sided one, or what is left; it is 1
+    where all differences are 0.
     """
     two_sided = sign_flip(differences, images)
     with np.errstate(invalid="ignore"):
         p = np.where(np.nansum(differences, axis=1) > 0, two_sided / 2, 1 - two_sided / 2)
+    p = np.where((np.nan_to_num(differences) == 0).all(axis=1), 1.0, p)
     p = np.where(np.isfinite(differences).sum(1) > 1, p, np.nan)
     return p, holm(p)
 
@@ -106,6 +117,10 @@ def _tests(run: Run, kind: str, quantity: Quantity) -> pd.DataFrame:
     better, images = quantity.better, quantity.images
     interval = stats.bootstrap({"better": better}, images)["better"]
     p, corrected = improvements(better, images)
+    tests = int(np.isfinite(p).sum())
+    sizes = np.abs(stats.by_image(np.nan_to_num(better), images))
+    differing, total = (sizes > 0).sum(axis=1), sizes.sum(axis=1)
+    can_fail = (differing[np.isfinite(p)] >= needed(tests)).any()
     methods = run.methods
     return pd.DataFrame(
         {
@@ -121,7 +136,10 @@ def _tests(run: Run, kind: str, quantity: Quantity) -> pd.DataFrame:
             "high": interval.high,
             "p": p,
             "p_corrected": corrected,
-            "tests": int(np.isfinite(p).sum()),
+            "tests": tests,
+            "differing": differing,
+            "largest": np.where(total > 0, sizes.max(axis=1) / np.where(total > 0, total, 1), np.nan),
+            "verdict": FAILS if (corrected <= LEVEL).any() else PASSES if can_fail else NO_VERDICT,
         }
     )
 
@@ -140,7 +158,7 @@ def _at_points(run: Run, pairs: list[tuple[int, int]]) -> Iterator[Quantity]:
             }
             for metric, values in columns.items():
                 sign = -1 if metrics.lower_is_better(metric, point.select) else 1
-                better = sign * metrics.differences(metric, values[control], values[method])
+                better = sign * _differences(metric, values[control], values[method])
                 yield Quantity({**point_columns(point), "score": score, "metric": metric}, pairs, better, images)
 
 
@@ -151,7 +169,14 @@ def _of_maps(run: Run, pairs: list[tuple[int, int]]) -> Iterator[Quantity]:
         if not metric.endswith("_fraction"):
             where: dict[str, object] = {"select": select, "top_percent": np.nan, "fill": fill, "score": score, "metric": metric}
             sign = -1 if metrics.lower_is_better(metric, select) else 1
-            yield Quantity(where, pairs, sign * (values[control] - values[method]), images)
+            yield Quantity(where, pairs, sign * _differences(metric, values[control], values[method]), images)
+
+
+def _differences(metric: str, controls: np.ndarray, methods: np.ndarray) -> np.ndarray:
+    """Return the differences (m,n) of controls less methods (m,n), 0 where they are equal but for rounding."""
+    largest = np.nan_to_num(np.maximum(np.abs(controls), np.abs(methods))).max(axis=1, keepdims=True)
+    equal = np.abs(controls - methods) <= ROUNDING * largest
+    return np.where(equal, 0, metrics.differences(metric, controls, methods))
 
 
 def point_of(row: Any) -> Point | None:

@@ -23,7 +23,8 @@ def audit(
     """
     from evalkit.analysis.load import load_runs
     from evalkit.files import writable_folder
-    from evalkit.output.audit import audit_run, terminal_lines, write_audit
+    from evalkit.output.audit import terminal_lines, write_audit
+    from evalkit.output.audit_tables import audit_run
 
     loaded = load_runs(runs, allow_incomplete=allow_incomplete)
     folder = out or own_folder(runs)
