@@ -45,6 +45,10 @@ def zeroed(maps, _probe):
     return maps.zero_()
 
 
+def bad_control(maps, probe):
+    return maps * probe.pixels
+
+
 def flat(maps, _probe):
     return maps.flatten(1)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evalkit.control_names import PLUS
 from evalkit.errors import UserError, cause
 from evalkit.evaluation.at_layers import Method, function_of
 from evalkit.imports import arguments_refused, failure, find
@@ -19,6 +20,9 @@ from evalkit.probe import Probe
 def load_methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
     """Return each method's function with its parameters. Raises UserError where a `_target_` cannot be found or called."""
     return load_functions("method", chosen, ["a probe"])
+
+
+CALLED = "a control is called with maps and probe"
 
 
 def load_functions(group: str, chosen: Mapping[str, Mapping[str, Any]], given: Sequence[str]) -> dict[str, Callable[..., Tensor]]:
@@ -50,7 +54,8 @@ def apply_method(name: str, method: Method, probe: Probe) -> Tensor:
         raise UserError(f"method {name} failed: {failure(reason)}") from reason
     except Exception as reason:  # a user's method may raise anything; the message names the place
         place = traceback.extract_tb(reason.__traceback__)[-1]
-        raise UserError(f"method {name} failed with {cause(reason)} ({Path(place.filename).name}, line {place.lineno})") from reason
+        called = f"; {CALLED}" if PLUS in name else ""
+        raise UserError(f"method {name} failed with {cause(reason)} ({Path(place.filename).name}, line {place.lineno}){called}") from reason
     written = probe.written(by_value=not built_in)
     if written:
         raise UserError(f"method {name} writes into the probe's {written[0]}, which all methods share; let it work on a clone")

@@ -1,17 +1,20 @@
 """Control versions of methods: a method's maps, post-processed without any information about the network (`+control=[...]`)."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from evalkit.control_names import PLUS, under
 from evalkit.errors import UserError
-from evalkit.evaluation.apply import load_functions
+from evalkit.evaluation.apply import CALLED, load_functions
 from evalkit.evaluation.at_layers import Method, function_of
 from evalkit.layer_names import AT, method_of
-from evalkit.methods import controls
+from evalkit.methods import controls, postprocess
 from evalkit.probe import Probe
 
 Control = Callable[[Tensor, Probe], Tensor]
@@ -41,8 +44,21 @@ class ControlVersion:
 
 
 def load_controls(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Control]:
-    """Return each control's function with its parameters. Raises UserError where a `_target_` cannot be found or called."""
-    return load_functions("control", chosen, ["maps", "a probe"])
+    """Return each control's function with its parameters, those of evalkit tried on a map of zeros.
+
+    Raises UserError where a `_target_` cannot be found or called, is a function of the probe alone, or refuses a parameter.
+    """
+    loaded = load_functions("control", chosen, ["maps", "a probe"])
+    for name, function in loaded.items():
+        given = function_of(function)[0]
+        if next(iter(inspect.signature(given).parameters)) == "probe":
+            raise UserError(f"control {name}: {getattr(given, '__name__', given)} takes the probe first, as methods do; {CALLED}")
+        if getattr(given, "__module__", "") == postprocess.__name__:
+            try:
+                function(torch.zeros(1, 2, 2), cast(Probe, SimpleNamespace(images=torch.zeros(1, 1, 2, 2), indices=torch.zeros(1))))
+            except UserError as reason:
+                raise UserError(f"control.{name}.{reason}") from reason
+    return loaded
 
 
 def with_controls(methods: Mapping[str, Method], chosen: Mapping[str, Control], of: Sequence[str] | None) -> dict[str, Method]:

@@ -46,9 +46,12 @@ def recipro_cam(probe: Probe, gaussian: bool = True, score: str = "softmax", bat
     (openvinotoolkit/training_extensions at 61bf65c, sybyun/ReciproCAM at 460aec6), the "sigmoid" or the logit ("score"). Their min-max
     normalisation, which changes no order of positions, is left out. The head runs h*w times on each image, `batch_size` positions at once.
 
-    Raises UserError: model.output=raw, unless score=score.
+    Under model.output=raw, which has no confidence, "softmax" stands for "score". Raises UserError: "sigmoid" there.
     """
     batch_size, score = whole(batch_size, "batch_size"), one_of(score, SCORES, "score")
+    if probe.net.readout.output == "raw" and score == "sigmoid":
+        raise UserError("recipro_cam: model.output=raw has no sigmoid: set method.recipro_cam.score=score")
+    score = "score" if probe.net.readout.output == "raw" else score
     count, _, height, width = probe.activations.shape
     masks = _gaussians(height, width) if gaussian else torch.eye(height * width).view(-1, height, width)
     masks = masks.to(probe.activations.device, probe.activations.dtype, non_blocking=True)

@@ -66,11 +66,7 @@ def pytorch_grad_cam(probe: Probe, name: str = "GradCAM", seed: int = 0, **optio
     call (`eigen_smooth`, `aug_smooth`); FinerCAM compares the target with its nearest classes. Raises UserError for an
     unknown class or option, RefineCAM, a network in bfloat16, or where the package is missing.
     """
-    if name == "RefineCAM":  # which multiplies the maps of several layers
-        raise UserError(
-            "RefineCAM combines several layers, and at one layer it is only its base method: name that method, as in name=GradCAMPlusPlus, "
-            "or combine layers with model.layer=[a,b] and model.fuse=mean"
-        )
+    _refuse_several_layers(name)
     if probe.net.dtype == torch.bfloat16:
         raise UserError("pytorch_grad_cam computes with numpy, which has no bfloat16: leave it out, or let the factory return net.float()")
     library = _library("pytorch_grad_cam")
@@ -91,8 +87,11 @@ def torch_cam(probe: Probe, name: str = "GradCAM", seed: int = 0, **options: Any
     """Return the maps of torch-cam's class `name` (N,h,w), before that library's min-max normalisation.
 
     All classes but CAM clip at zero, which cannot be switched off, and NaN counts as zero in the sum over channels.
-    `options` and errors as in `pytorch_grad_cam`.
+    `options` and errors as in `pytorch_grad_cam`; LeGrad is refused too.
     """
+    _refuse_several_layers(name)
+    if name == "LeGrad":
+        raise UserError("torch-cam's LeGrad reads the attention of torchvision's vision transformers, not a layer: choose another class")
     library = _library("torchcam.methods")
     cls = _find(library, name, "torch-cam", lambda c: "target_layer" in _takes(c))
     init, call = _sorted(_resolved(options, library), name, [cls], [cls.__call__, getattr(cls, "_get_weights", cls.__call__)])
@@ -104,6 +103,15 @@ def torch_cam(probe: Probe, name: str = "GradCAM", seed: int = 0, **options: Any
         return maps
 
     return _run(probe, explain, seed)
+
+
+def _refuse_several_layers(name: str) -> None:
+    """Raise UserError for RefineCAM, which multiplies the maps of several layers."""
+    if name == "RefineCAM":
+        raise UserError(
+            "RefineCAM multiplies the maps of several layers, and at one layer, as methods are called here, it is only its base method: "
+            "name that method, as in name=GradCAMPlusPlus, whose maps of several layers model.fuse combines"
+        )
 
 
 def captum_attr(

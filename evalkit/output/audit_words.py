@@ -54,7 +54,8 @@ def describes_maps(row: Any) -> bool:
 
 def amount(row: Any) -> str:
     """Return an improvement with its unit and interval; positive where the control is better."""
-    decimals = 3 if abs(row.improvement) < 0.1 else 2
+    size = abs(row.improvement)
+    decimals = 2 if size >= 0.1 or size == 0 else min(6, 1 - math.floor(math.log10(size)))  # two digits that are not 0
     bounds = f" [{row.low:z.{decimals}f}, {row.high:z.{decimals}f}]" if math.isfinite(row.low) else ""
     return f"{row.improvement:z.{decimals}f}{_unit(row)}{bounds}"
 

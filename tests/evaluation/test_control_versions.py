@@ -14,6 +14,7 @@ from evalkit.analysis.summary import compare, rival, summarise
 from evalkit.config.compose import compose_jobs
 from evalkit.control_names import base_of, control_of, under
 from evalkit.errors import UserError
+from evalkit.evaluation.session import open_session
 from evalkit.launch.run import run_job
 from evalkit.methods import postprocess
 from evalkit.models import zoo
@@ -175,12 +176,25 @@ def test_coherency_explains_the_masked_image_with_the_control(base, tmp_path):
         (["+control=[blurred]", "control_of=[gradcam]"], "control_of names 'gradcam'.*did you mean 'grad_cam'?"),
         (["control_of=[grad_cam]"], r"control_of names methods for controls, and none is chosen: add \+control="),
         (["+control=[blurred]", "method=[centre,random]", "~method.mine"], "every chosen method is a control itself"),
+        (["+control=[blurred]", "control.blurred.share=0"], r"control\.blurred\.share=0 must be a number from 0 to 1, above 0"),
+        (["+control=[shuffled]", "control.shuffled.seed=-1"], r"control\.shuffled\.seed=-1 must be"),
+        (["+control.flip._target_=evalkit.methods.grad_cam"], "control flip: grad_cam takes the probe first.*called with maps and probe"),
+        (
+            ["+control.bad._target_=theirs.bad_control"],
+            r"method grad_cam\+bad failed with .*'pixels'.*; a control is called with maps and probe",
+        ),
         (["+control.flat._target_=theirs.flat"], r"method grad_cam\+flat must return maps \(\d, h, w\)"),
     ],
 )
 def test_mistakes(base, tmp_path, extra, message):
     with pytest.raises(UserError, match=message):
         run([*base, *extra, f"out={tmp_path / 'bad'}"])
+
+
+def test_a_control_is_refused_before_images_are_read(monkeypatch):
+    monkeypatch.setattr("evalkit.evaluation.session._chosen", lambda config: pytest.fail("images were read"))
+    with pytest.raises(UserError, match=r"control\.mixed\.share=2 must be a number from 0 to 1"):
+        open_session(compose_jobs(["+control=[mixed]", "control.mixed.share=2"])[0].config)
 
 
 def test_versions_of_photographs_are_there_too(base, controlled):

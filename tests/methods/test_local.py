@@ -6,6 +6,7 @@ from builders import HALF, TinyFC, TinyGAP
 
 from evalkit import Probe, SplitModel, methods
 from evalkit.errors import UserError
+from evalkit.models.readout import Readout
 
 
 @pytest.mark.parametrize("factory", [TinyFC, TinyGAP])
@@ -95,3 +96,11 @@ def test_on_gap_and_linear_recipro_cam_of_the_logit_is_cam(tiny_gap):
 def test_recipro_cam_names_what_it_cannot_take(tiny_gap, options, says):
     with pytest.raises(UserError, match=says):
         methods.recipro_cam(Probe(tiny_gap, torch.rand(1, 3, 16, 16)), **options)
+
+
+def test_recipro_cam_of_raw_outputs_is_of_the_score_itself():
+    net = SplitModel(TinyGAP().eval(), "features", mean=HALF, std=HALF, readout=Readout(output="raw"))
+    probe = Probe(net, torch.rand(2, 3, 16, 16))
+    assert torch.equal(methods.recipro_cam(probe), methods.recipro_cam(probe, score="score"))
+    with pytest.raises(UserError, match=r"recipro_cam: model.output=raw has no sigmoid: set method.recipro_cam.score=score"):
+        methods.recipro_cam(probe, score="sigmoid")

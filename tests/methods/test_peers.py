@@ -206,12 +206,12 @@ CANNOT = {
         **dict.fromkeys(["AblationLayer", "AblationLayerVit", "AblationLayerFasterRCNN"], "no class"),  # parts of AblationCAM
         "ActivationsAndGradients": "no class",  # the hooks
         "GuidedBackpropReLUModel": "no class",  # no CAM: guided_backprop is ours
-        "RefineCAM": "at one layer it is only its base method",
+        "RefineCAM": "it is only its base method",
         "DeepFeatureFactorization": "no class",  # concepts of the image, not a map of a class
     },
     torch_cam: {
-        "LeGrad": "VisionTransformer",  # reads attention
-        "RefineCAM": "at least two target layers",
+        "LeGrad": "reads the attention of torchvision's vision transformers, not a layer",
+        "RefineCAM": "it is only its base method",
     },
     captum_attr: {
         **dict.fromkeys(["LayerFeaturePermutation", "FeaturePermutation"], "other images of its batch"),
