@@ -143,6 +143,8 @@ def load_runs(paths: str | Place | Iterable[str | Place], *, allow_incomplete: b
     given = list(map(place, [paths] if isinstance(paths, str | Place) else paths))
     for path in [path for path in given if not _is_written(path)] or given:
         below = [record.parent for record in listed(path, "*/provenance.json")]
+        if not below and path.is_dir() and not RunFolder(path).exists:
+            raise UserError(f"no run folder was found in {path} or directly below it: one holds provenance.json, and evalkit run makes it")
         folders += [path] if RunFolder(path).exists or not below else below
     runs = []
     for path in {str(path.resolve()): path for path in folders}.values():

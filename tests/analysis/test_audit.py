@@ -263,3 +263,10 @@ def test_several_runs_have_a_section_each(tmp_path, scores):
     write_audit([audit_run(first), audit_run(second)], tmp_path / "out")
     page = (tmp_path / "out" / "audit.md").read_text()
     assert page.count("\n## ") == 2 and len(pd.read_csv(tmp_path / "out" / "audit.csv").model.unique()) == 2
+
+
+@pytest.mark.parametrize("command", ["audit", "tables", "verdict"])
+def test_a_folder_without_runs(tmp_path, command):
+    (tmp_path / "notes").mkdir()
+    refused = evalkit(command, tmp_path)
+    assert refused.returncode == 2 and f"no run folder was found in {tmp_path} or directly below it" in refused.stderr

@@ -194,6 +194,14 @@ def test_the_table_of_the_home_page():
             np.testing.assert_allclose(shown, measured[method, metric], atol=0.0051)
 
 
+def test_tables_have_a_header():
+    """A blank line within a table makes the rows behind it text."""
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "results").glob("*.md")]:
+        lines = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M).split("\n")
+        first = [i for i, line in enumerate(lines) if line.startswith("|") and not (i and lines[i - 1].startswith("|"))]
+        assert [lines[i] for i in first if not re.fullmatch(r"\|[\s:|-]+", lines[i + 1])] == [], page
+
+
 def test_pages_name_all_methods_their_switches_and_all_keys():
     methods, protocol = ((DOCS / f"{name}.md").read_text() for name in ("methods", "protocol"))
     for name in choices("method"):
