@@ -17,6 +17,7 @@ from evalkit.analysis.verdict import verdict
 from evalkit.errors import printable
 from evalkit.files import publish
 from evalkit.output import map_tables, plots
+from evalkit.output.audit_section import audit_section
 from evalkit.output.pages import data_uri, page
 from evalkit.output.tables import caption, cells, comparison_table, describe_point, main_points, paired, signs, title
 from evalkit.output.verdict_section import verdict_section
@@ -39,8 +40,9 @@ def write_report(evaluated: Sequence[Evaluated], galleries: Sequence[Mapping[str
     Raises UserError if the file cannot be written.
     """
     sections = [_section(one, its_notes) for one, its_notes in zip(evaluated, notes, strict=True)]
-    judged = verdict_section(verdict([one.run for one in evaluated]), _svg_uri)
-    publish(out, page("report", {"galleries": list(galleries)}, sections=sections, verdict=judged).encode())
+    runs = [one.run for one in evaluated]
+    judged, audited = verdict_section(verdict(runs), _svg_uri), audit_section(runs)
+    publish(out, page("report", {"galleries": list(galleries)}, sections=sections, verdict=judged, audit=audited).encode())
 
 
 def _section(evaluated: Evaluated, notes: Sequence[str]) -> dict[str, Any]:

@@ -81,3 +81,16 @@ def test_what_a_caption_counts(tmp_path):
     assert first.startswith("2 of the 100 images scored so far (2 excluded: ")
     lines = caption(make_run(tmp_path / "one", FULL, MASKED, record={"class_names": ["tumour"]}))
     assert not any(line.startswith("Top-1") for line in lines) and any("the network has one output; weights: w." in line for line in lines)
+
+
+def test_the_report_has_an_audit_where_there_are_controls(tmp_path):
+    better = {"grad_cam": LONG / 2, "grad_cam+blurred": LONG * 0.9}
+    page = outputs([make_run(tmp_path / "run", LONG, better)], tmp_path)[-1]
+    section = page[page.index('<section id="audit">') :].partition("</section>")[0]
+    assert 'href="#audit"' in page and "of 9 combinations of protocol point, score and metric fail, " in section
+    assert (
+        "<b>top 20 % kept, black fill, average drop in activation FAILS</b>: grad_cam+blurred is better than grad_cam by 40.00" in section
+    )
+    assert "What fails (" in section and "What cannot fail, and has no verdict" in section and "studentised and wide" in section
+    without = outputs([make_run(tmp_path / "plain", LONG, {"grad_cam": LONG / 2})], tmp_path)[-1]
+    assert "#audit" not in without and 'id="audit"' not in without
