@@ -173,7 +173,9 @@ def _of_maps(run: Run, pairs: list[tuple[int, int]]) -> Iterator[Quantity]:
 
 
 def _differences(metric: str, controls: np.ndarray, methods: np.ndarray) -> np.ndarray:
-    """Return the differences (m,n) of controls less methods (m,n), 0 where they are equal but for rounding."""
+    """Return the differences (m,n) of controls less methods (m,n), 0 where equal but for rounding; wins are strict, as in tables."""
+    if metric == "win":
+        return metrics.differences(metric, controls, methods)
     largest = np.nan_to_num(np.maximum(np.abs(controls), np.abs(methods))).max(axis=1, keepdims=True)
     equal = np.abs(controls - methods) <= ROUNDING * largest
     return np.where(equal, 0, metrics.differences(metric, controls, methods))

@@ -89,6 +89,9 @@ def _p_of_sums(values: Array) -> Array:
     many = np.flatnonzero(asked & ~alike & ~few & ~some)
     if len(many):
         p[many] = 2 * _saddlepoint(sizes[many], observed[many], _spans(sizes[many]))
+    almost = np.flatnonzero(asked & ~alike & ~few & (observed > total * (1 - 1e-9)))  # beyond the saddlepoint's last t
+    fixed = (sizes[almost] > ((total - observed) / 2)[almost, None]).sum(axis=1)  # signs that all such sums share
+    p[almost] = np.exp2(1.0 - np.minimum(fixed, 1000))
     least = np.exp2(1.0 - np.minimum(count, 1000))  # the observed signs and their opposites always count
     return np.clip(p, np.maximum(SMALLEST, least), 1)
 

@@ -131,3 +131,13 @@ def test_corrections_follow_their_definitions():
     known = p[~np.isnan(p)]
     for ours, theirs in ((holm, "holm"), (benjamini_hochberg, "fdr_bh")):
         np.testing.assert_allclose(ours(known), multipletests(known, method=theirs)[1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("negligible", [40, 3000])
+def test_negligible_differences_of_the_other_sign_do_not_make_p_large(negligible):
+    """Of 40 differences all are positive: with many others that are a trillionth as large, p stays near 2^-39."""
+    rng = fresh()
+    large, small = rng.uniform(1, 2, 40), rng.choice([-1, 1], negligible) * 1e-13 * rng.uniform(1, 2, negligible)
+    small[0] = -2e-13
+    p = sign_flip(np.concatenate([large, small])[None])[0]
+    assert 2.0**-39 / 2 ** min(negligible, 900) <= p <= 2.0**-39 * 1.001
