@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from evalkit.analysis.audit import FAILS, NO_VERDICT, PASSES
-from evalkit.output.audit_tables import INTERVALS, METHOD, Audited, headline, parts, verdict_cells, warnings_of
+from evalkit.output.audit_tables import INTERVALS, METHOD, Audited, headline, parts, verdict_cells
 from evalkit.output.audit_words import label, place, sentence, undecided
 from evalkit.output.markdown import inert, pipes
-from evalkit.output.tables import title
+from evalkit.output.tables import title, warnings_of
 
 
 def write_audit(audited: Sequence[Audited], folder: Path) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from evalkit.analysis.load import Run
 from evalkit.control_names import versions
-from evalkit.output.audit_tables import INTERVALS, METHOD, audit_run, headline, parts, verdict_cells, warnings_of
-from evalkit.output.tables import title
+from evalkit.output.audit_tables import INTERVALS, METHOD, audit_run, headline, parts, verdict_cells
+from evalkit.output.tables import title, warnings_of
 
 
 def audit_section(runs: Iterable[Run]) -> dict[str, Any]:

@@ -5,13 +5,11 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from evalkit.analysis.audit import BLIND, CONTROL, FAILS, LEVEL, NO_VERDICT, PASSES, audit, needed, point_of, verdicts
-from evalkit.analysis.cautions import cautions
 from evalkit.analysis.load import Run
 from evalkit.analysis.stats import ENOUGH
 from evalkit.control_names import control_of
 from evalkit.output.audit_words import amount, describes_maps, label, p_text, place, sentence, short
-from evalkit.output.stopping import LOOKED, ending
-from evalkit.output.tables import describe_point, scored_of
+from evalkit.output.tables import scored_of
 
 METHOD = (
     "A control version adds no information about the network to a method's map. A protocol point with a metric passes if no control "
@@ -63,11 +61,6 @@ def audit_run(run: Run) -> Audited:
     """Audit a run. Raises UserError where it has no control versions."""
     tests = audit(run)
     return Audited(run, tests, verdicts(tests), verdicts(tests, BLIND))
-
-
-def warnings_of(run: Run) -> list[str]:
-    """Return the run's cautions, with that of a run which `until` ended: n depends on what was found, and the tests do not allow for it."""
-    return [*cautions(run), *([LOOKED] if run.points and ending(run.provenance, describe_point(run.points[0])) else [])]
 
 
 def headline(one: Audited) -> str:

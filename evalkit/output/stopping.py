@@ -9,10 +9,6 @@ QUOTE = (
     "Quote this interval: it holds however often the run was looked at. The other intervals and the p values of this run do not allow "
     "for the looking, and are optimistic."
 )
-LOOKED = (
-    "Caution: `until` looked at the differences while the run went on, and ended it by what it found: the p values and intervals here do "
-    "not allow for that, and are optimistic."
-)
 
 
 def ending(provenance: Mapping[str, Any], describe: Callable[[Point], str]) -> str:

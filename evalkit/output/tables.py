@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 
+from evalkit.analysis.cautions import cautions
 from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import CONTROLS, Run, at_point, exclusions, in_words
 from evalkit.analysis.metrics import direction
@@ -131,6 +132,11 @@ def caption(run: Run) -> list[str]:
     if network_in_paper(run) and PAPER_POINT in run.points:
         lines.append(published_note(run))
     return lines
+
+
+def warnings_of(run: Run) -> list[str]:
+    """Return what a page on a run says before anything else: its cautions, and how `until` ended it."""
+    return [*cautions(run), *stopped(run)]
 
 
 def stopped(run: Run) -> list[str]:

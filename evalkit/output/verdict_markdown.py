@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from evalkit.analysis.cautions import cautions
 from evalkit.analysis.judgements import LOCALISATION, MAP, contenders
-from evalkit.analysis.load import Run
 from evalkit.analysis.summary import main_score
 from evalkit.analysis.verdict import TURNS, Standing, Verdict, standings
 from evalkit.output.markdown import inert, pipes
-from evalkit.output.tables import caption, scored_of, stopped, title
+from evalkit.output.tables import caption, scored_of, title, warnings_of
 from evalkit.output.verdict_headline import headline
 from evalkit.output.verdict_rule import glossary, rule
 from evalkit.output.verdict_tables import (
@@ -60,15 +58,10 @@ def verdict_markdown(verdict: Verdict, figures: Figures | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def opening(run: Run) -> list[str]:
-    """Return what a page on a run says before anything else: its cautions, and how it was stopped."""
-    return [*cautions(run), *stopped(run)]
-
-
 def _of_run(verdict: Verdict, number: int) -> list[str]:
     judged = verdict.judged[number]
     score = main_score(judged.run)
-    parts = [f"## {title(judged.run)}", *(f"> **{sentence}**" for sentence in opening(judged.run))]
+    parts = [f"## {title(judged.run)}", *(f"> **{sentence}**" for sentence in warnings_of(judged.run))]
     parts += [f"{scored_of(judged.run)}.", bullets(headline(verdict, number))]
     parts += ["### What the words mean", bullets([*rule(verdict, number), *glossary(verdict, number)])]
     aside = aside_table(judged)

@@ -8,9 +8,9 @@ from evalkit.analysis.judgements import contenders
 from evalkit.analysis.summary import main_score
 from evalkit.analysis.verdict import ALWAYS, EQUAL, LEADS, OPEN, TURNS, Verdict, standings
 from evalkit.output.fitted import fitted
-from evalkit.output.tables import scored_of, title
+from evalkit.output.tables import scored_of, title, warnings_of
 from evalkit.output.verdict_headline import headline
-from evalkit.output.verdict_markdown import opening, split
+from evalkit.output.verdict_markdown import split
 from evalkit.output.verdict_rule import rule
 from evalkit.output.verdict_tables import claim_sentences, over, standing_table
 from evalkit.output.verdict_words import agreement_lines, pair_sentence, srg_sentence
@@ -32,7 +32,7 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
 def _print_run(console: Console, verdict: Verdict, number: int) -> None:
     judged = verdict.judged[number]
     _heading(console, f"Verdict on {title(judged.run)}")
-    for sentence in opening(judged.run):
+    for sentence in warnings_of(judged.run):
         console.print(sentence, style="bold", markup=False, highlight=False)
     for line in (f"{scored_of(judged.run)}.", *rule(verdict, number)):
         console.print(line, style="dim", markup=False, highlight=False)
