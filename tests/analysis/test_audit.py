@@ -219,9 +219,13 @@ def test_measures_of_maps_fail_in_a_list_of_their_own(tmp_path, scores):
 def test_a_run_that_until_ended_says_so(tmp_path, scores):
     run = make_run(tmp_path / "run", *scores)
     end = {"settled": True, "shards": 1, "n": 60, "difference": 1, "low": 0.5, "high": 2, "level": 0.95, "first": "a", "second": "b"}
-    stopped = replace(run, provenance={**run.provenance, "shard_size": 60, "end": {**end, "metric": "average_drop"}})
+    stopped = replace(
+        run, provenance={**run.provenance, "shard_size": 60, "end": {**end, "metric": "average_drop", "point": ["keep_top", 20, "black"]}}
+    )
     for said in (markdown([audit_run(stopped)]), "\n".join(terminal_lines(audit_run(stopped)))):
-        assert said.count("Caution: `until` looked at the differences") == 1
+        assert (
+            said.count("Stopped after 60 of 60 images") == 1 == said.count("The other intervals and the p values of this run do not allow")
+        )
     assert "until" not in markdown([audit_run(run)])
 
 
