@@ -1,5 +1,6 @@
 """Tables that are never wider than the terminal: cells are broken between words, so that no number is cut or split."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,8 +73,8 @@ def _parts(text: str) -> list[str]:
 
 
 def _broken(cell: str, width: int) -> str:
-    """Return a cell with its interval on a line of its own where it is wider than its column."""
-    return "\n".join(row.replace(" [", "\n[") if cell_len(row) > width else row for row in cell.split("\n"))
+    """Return a cell with its interval, or the control in a method's name, on a line of its own where it is wider than its column."""
+    return "\n".join(re.sub(r" (?=\[)|(?<=\w)(?=\+[a-z])", "\n", row) if cell_len(row) > width else row for row in cell.split("\n"))
 
 
 def _widest(texts: Any) -> int:

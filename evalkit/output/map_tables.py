@@ -65,9 +65,13 @@ def measure_cells(evaluated: Evaluated) -> list[list[str]]:
 
 def notes(run: Run) -> str:
     """Return what a reader of `measure_cells` has to know, with the settings of the measures that were chosen."""
+    return " ".join([LOCALISATION, *explained(run)])
+
+
+def explained(run: Run) -> list[str]:
+    """Return what the measures mean that a run was asked for, with their settings."""
     identity = run.provenance["identity"]
-    chosen = identity.get("measures", ())
-    return " ".join([LOCALISATION, *(text.format(**identity[name]) for name, text in EXPLAINED.items() if name in chosen)])
+    return [text.format(**identity[name]) for name, text in EXPLAINED.items() if name in identity.get("measures", ())]
 
 
 def _measure_label(metric: str, select: str | None, fill: str | None, score: str | None) -> str:

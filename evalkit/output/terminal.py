@@ -16,8 +16,12 @@ from evalkit.output.fitted import Lines, fits, fitted
 from evalkit.output.tables import LABELS, caption, comparison_table, describe_point, interval, main_points, paired, published_label, title
 from evalkit.point import Point
 
-LOCATED = ("pointing", "energy_inside", "best_iou")
-"""Measures of the maps that are printed; the others are only in the files."""
+OF_MAPS = {
+    "maps against boxes": ("pointing", "energy_inside", "best_iou"),
+    "maps by single deletion, and under noise": ("single_deletion", "max_sensitivity", "stability"),
+    "maps beside those of random weights": ("randomised_output", "randomised_all"),
+}
+"""Measures of the maps that are printed, where a run has them; the others are only in the files."""
 AREAS = ("area", "srg")
 """Summaries of the curves over thresholds."""
 LAYER_LETTERS = 24
@@ -25,7 +29,7 @@ LAYER_LETTERS = 24
 
 
 def print_tables(console: Console, evaluated: Sequence[Evaluated]) -> None:
-    """Print the six metrics, methods as rows, so that 80 columns suffice, the areas under curves, and the measures against boxes."""
+    """Print the six metrics, methods as rows, so that 80 columns suffice, the areas under curves, and measures of the maps."""
     for one in evaluated:
         run = one.run
         for point in main_points(run):
@@ -44,10 +48,13 @@ def print_tables(console: Console, evaluated: Sequence[Evaluated]) -> None:
             _heading(console, f"{title(run)}; areas under the curves over thresholds, and their symmetric relevance gain (SRG)")
         for lines in areas:
             _print_methods(console, run, lines)
-        if not one.measures.empty and one.measures.metric.isin(LOCATED).any():
-            _heading(console, f"{title(run)}; maps against boxes")
-            columns = {f"{map_tables.MEASURE_LABELS[metric]} \N{UPWARDS ARROW}": one.measures.metric == metric for metric in LOCATED}
-            _print_methods(console, run, _measure_lines(one, "maps", columns))
+        for what, metrics in OF_MAPS.items():
+            columns = _columns(one.measures, metrics)
+            if columns:
+                _heading(console, f"{title(run)}; {what}")
+                _print_methods(console, run, _measure_lines(one, "maps", columns))
+        for sentence in map_tables.explained(run):
+            console.print(sentence, markup=False, highlight=False)
 
 
 def _heading(console: Console, text: str) -> None:
@@ -78,6 +85,16 @@ def _print_methods(console: Console, run: Run, lines: Lines) -> None:
     console.print(fitted(console, lines, most=most, **_look(run)))
 
 
+def _columns(measures: pd.DataFrame, metrics: Sequence[str]) -> dict[str, pd.Series]:
+    """Return for each of some measures that a run has its label with an arrow, and which lines of the measures are its."""
+    found = [] if measures.empty else [metric for metric in metrics if measures[measures.metric == metric].value.notna().any()]
+    return {f"{map_tables.MEASURE_LABELS[metric]} {_arrow(metric, None)}": measures.metric == metric for metric in found}
+
+
+def _arrow(metric: str, select: str | None) -> str:
+    return "\N{DOWNWARDS ARROW}" if lower_is_better(metric, select) else "\N{UPWARDS ARROW}"
+
+
 def _measure_lines(evaluated: Evaluated, first: str, columns: dict[str, pd.Series]) -> Lines:
     """Return a table of measures, for each column those rows that are chosen."""
     chosen = [evaluated.measures[rows].set_index("method") for rows in columns.values()]
@@ -97,9 +114,8 @@ def _area_tables(evaluated: Evaluated) -> Iterator[Lines]:
         at = (measures.score == score) & (measures.fill == fill)
         columns = {}
         for metric, select in found[["metric", "select"]].drop_duplicates().itertuples(index=False, name=None):
-            arrow = "\N{DOWNWARDS ARROW}" if lower_is_better(metric, select) else "\N{UPWARDS ARROW}"
             of = measures["select"].isna() if metric == "srg" else measures["select"] == select
-            columns[f"{map_tables.area_name(metric, select)} {arrow}"] = at & (measures.metric == metric) & of
+            columns[f"{map_tables.area_name(metric, select)} {_arrow(metric, select)}"] = at & (measures.metric == metric) & of
         yield _measure_lines(evaluated, f"{score}, {fill}", columns)
 
 
@@ -115,8 +131,7 @@ def _of_score(evaluated: Evaluated, point: Point, score: str, decimals: int = 2)
     run, summary = evaluated.run, evaluated.summary
     lines = [[score]]
     for metric in PAPER_METRICS:
-        arrow = "\N{DOWNWARDS ARROW}" if lower_is_better(metric, point.select) else "\N{UPWARDS ARROW}"
-        lines[0].append(f"{LABELS[metric]} {arrow}")
+        lines[0].append(f"{LABELS[metric]} {_arrow(metric, point.select)}")
     scored = at_point(summary[summary.score == score], point)
     for label, method in _grouped(run):
         estimates = scored[scored.method == method].set_index("metric")

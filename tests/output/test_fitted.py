@@ -65,3 +65,8 @@ def test_listings_cut_no_name_or_number():
     columns = [[cell.strip() for cell in line.split("│")[1:-1]] for line in terminal.getvalue().splitlines() if line.startswith("│")]
     assert "…" not in terminal.getvalue() and "mobilenet_v3_small" in "".join(line[0] for line in columns)
     assert {"56.522", "71.878"} <= {line[3] for line in columns} and "[64, 64]" in {line[2] for line in columns}
+
+
+def test_a_control_version_is_broken_before_its_control():
+    shown = lines_of(fitted(Console(width=40), [["of", "value", "other"], ["ablation_cam+shuffled", "-0.01 [-0.10, +0.10]", "+12.50"]]), 40)
+    assert [line.split()[0] for line in shown[3:5]] == ["ablation_cam", "+shuffled"] and "+12.50" in shown[3]

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from builders import fresh, make_run
 from rich.console import Console
 
 from evalkit.analysis.evaluated import evaluate_run
+from evalkit.evaluation.columns import MEASURES
 from evalkit.layer_names import at, by_layer
 from evalkit.output.tables import interval
 from evalkit.output.terminal import print_tables
@@ -63,3 +65,25 @@ def test_one_layer_keeps_its_table(tmp_path):
     full = np.linspace(1, 9, 40)
     shown = printed(make_run(tmp_path / "run", full, {"grad_cam": full / 2, "random": full / 3}, paper=None), 80)
     assert "any layer" not in shown and re.search(r"^ grad_cam +50\.00 \[50\.00, 50\.00\]", shown, re.MULTILINE)
+
+
+def test_measures_that_were_asked_for_are_printed_and_explained(tmp_path):
+    rng = fresh()
+    full = rng.uniform(1, 9, 40)
+    run = make_run(tmp_path / "run", full, {name: full * rng.uniform(0, 1.2, 40) for name in METHODS})
+    assert "single deletion" not in printed(run, 80)
+    maps = run.rows.drop_duplicates(["index", "method"])[["index", "image_id", "label", "target", "target_name", "method", "status"]]
+    maps = maps.assign(**{**dict.fromkeys(MEASURES, np.nan), "single_deletion": rng.normal(size=len(maps)), "randomised_all": 0.25})
+    identity = {
+        **run.provenance["identity"],
+        "measures": ["single_deletion"],
+        "single_deletion": {"grid": 4, "score": "logit", "fill": "mean"},
+    }
+    measured = replace(run, maps=maps, provenance={**run.provenance, "identity": identity})
+    found = evaluate_run(measured).measures.set_index(["method", "metric"])
+    shown = printed(measured, 80)
+    for method in METHODS:
+        lines = [line for line in shown[shown.index("maps by single deletion") :].splitlines() if line.strip().startswith(method)]
+        row = found.loc[method, "single_deletion"]
+        assert interval(row.value, row.low, row.high) in lines[0] and "0.25 [0.25, 0.25]" in lines[1]
+    assert "Single-deletion score: Spearman's correlation over 4 x 4 patches" in " ".join(shown.split())
