@@ -42,7 +42,7 @@ def aside_sentences(verdict: Verdict, number: int) -> list[str]:
         return []
     total = int((judged.judgements.question == FAITHFULNESS).sum())
     won = Counter(control for names in judged.aside.values() for control in names.split(", "))
-    by = and_list([f"{display(control)} is in {times}" for control, times in won.items()])
+    by = and_list([f"{display(control)} in {times}" for control, times in won.items()])
     are = "judgement is" if len(judged.aside) == 1 else "judgements are"
     said = f"{len(judged.aside)} of {total} {are} set aside and count in nothing below, since a map that does not look at the network is "
     return [f"{said}significantly better there than every method: {by}.", *_otherwise(verdict, number)]

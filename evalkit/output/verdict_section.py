@@ -44,7 +44,8 @@ def _of_run(verdict: Verdict, number: int, address: Callable[[Figure], str]) -> 
     stands, methods = standings(verdict, number), contenders(judged.methods)
     return {
         "title": title(judged.run),
-        "rule": [f"{scored_of(judged.run)}.", *rule(verdict, number), *glossary(verdict, number)],
+        "scored": f"{scored_of(judged.run)}.",
+        "words": [*rule(verdict, number), *glossary(verdict, number)],
         "stopped": stopped(judged.run),
         "headline": headline(verdict, number),
         "aside": aside_table(judged),

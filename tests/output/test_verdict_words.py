@@ -88,7 +88,7 @@ def test_judgements_that_a_control_wins_are_set_aside(tmp_path, full):
     said = headline(found, 0)
     assert said[:2] == [
         "4 of 12 judgements are set aside and count in nothing below, since a map that does not look at the network is significantly "
-        "better there than every method: Centre (control) is in 4.",
+        "better there than every method: Centre (control) in 4.",
         "If they counted, 1 pair of methods would stand otherwise (better : worse): Grad-CAM against Ablation-CAM 4 : 4, not 4 : 0.",
     ]
     assert said[2] == "Grad-CAM is better than Ablation-CAM in some judgement and worse in none."
