@@ -1,11 +1,11 @@
 """Train the network of the planted triggers from several seeds, and check that it depends on the trigger alone.
 
-    OMP_NUM_THREADS=1 python experiments/training/train_planted.py --out planted
+    OMP_NUM_THREADS=1 python experiments/training/train_planted.py --out planted --processes 2
 
 writes `planted_seed<k>.safetensors` and `training.csv` (less than a minute for each seed on one CPU core). The package ships
 seed 0. A quarter of the training canvases has no trigger; their target is the uniform distribution, so that the network has
-no preference where the trigger is missing. The columns of `training.csv`, in percent of the evaluation canvases, whose
-handwritten originals are not used in training:
+no preference where the trigger is missing. The number of processes changes no number. The columns of `training.csv`, in percent of the
+evaluation canvases, whose handwritten originals are not used in training:
 
 - `top1`: the trigger is recognised;
 - `unchanged`: the prediction stays when everything but the trigger is replaced: the trigger is pasted at another place on the
@@ -16,6 +16,9 @@ handwritten originals are not used in training:
 """
 
 import csv
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -115,19 +118,26 @@ def trained(seed: int, count: int = CANVASES, epochs: int = EPOCHS) -> nn.Module
     return net
 
 
+def trained_into(out: Path, count: int, seed: int) -> dict[str, float]:
+    """Train, write and check the network of one seed, and return its columns of `training.csv`."""
+    torch.set_num_threads(1)
+    net = trained(seed, count)
+    save_file(net.state_dict(), out / f"planted_seed{seed}.safetensors")
+    return dependence(net)
+
+
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoints and training.csv.")],
     seeds: Annotated[int, typer.Option(help="Seeds 0 to N-1.")] = 5,
     count: Annotated[int, typer.Option(help="Training canvases composed per seed.")] = CANVASES,
+    processes: Annotated[int, typer.Option(min=1, help="Processes, each of which trains a network at a time in one thread.")] = 1,
 ) -> None:
     """Train and check one network for each seed."""
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "training.csv").open("w", newline="") as file:
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool, (out / "training.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        for seed in range(seeds):
-            net = trained(seed, count)
-            save_file(net.state_dict(), out / f"planted_seed{seed}.safetensors")
-            reached = {name: f"{value:.2f}" for name, value in dependence(net).items()}
+        for seed, found in enumerate(pool.map(partial(trained_into, out, count), range(seeds))):
+            reached = {name: f"{value:.2f}" for name, value in found.items()}
             if seed == 0:
                 writer.writerow(["net", "seed", "train_canvases", "val_images", *(f"{name}_percent" for name in reached)])
             writer.writerow(["planted", seed, count, len(Planted()), *reached.values()])
