@@ -1,6 +1,7 @@
 """Metrics against known orders: the scores against scipy and by hand, the degraded maps, the network, and end to end."""
 
-from itertools import pairwise
+from collections import defaultdict
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -148,7 +149,7 @@ def test_another_map_is_that_of_the_next_canvas_whatever_the_batch(probe, packag
 def small(monkeypatch):
     monkeypatch.setattr(planted_scores, "RESAMPLES", 20)
     monkeypatch.setattr(planted, "CURVE", (5, 20))
-    monkeypatch.setattr(planted, "FILLS", ("black", "blur"))
+    monkeypatch.setattr(planted, "FILLS", ("black", "road"))
 
 
 def test_the_experiment_end_to_end(small, tmp_path):
@@ -158,19 +159,37 @@ def test_the_experiment_end_to_end(small, tmp_path):
         save_file(net.state_dict(), tmp_path / f"planted_seed{seed}.safetensors")
     planted.main(tmp_path, tmp_path / "out", seeds=2, images=6)
     found = pd.read_csv(tmp_path / "out" / "planted.csv")
-    points = 2 * (2 * 2 + 1) * 4 * 2  # fills x (keep and remove at two thresholds, soft) x metrics x scores
-    assert len(found) == len(COLUMNS) * (points + 2 * 2 * 2 + 2 * 2 + 6)
+    points = (2 * 2 * 2 + 1) * 4 * 2  # (fills x keep and remove x two thresholds, and soft, not for road) x metrics x scores
+    assert len(found) == len(COLUMNS) * (points + 2 * 2 * 2 + 2 * 2 + 7)
     assert found.images.eq(6).all() and found.spearman.between(-1, 1).all() and (found.low <= found.high).all()
     np.testing.assert_allclose(found.spearman, found[["seed_0", "seed_1"]].mean(axis=1), atol=1e-4)
     energy = found[(found["name"] == "energy_inside") & (found.base == "oracle")]
     assert (energy.spearman == 1).all() and (energy.mean_0 > 60).all(), "the oracle lies on its trigger, but for cells that jut out"
     text = (tmp_path / "out" / "planted_tables.md").read_text()
-    assert "6 canvases, 2 training seeds" in text and "| average_drop, keep 20 %, blur |" in text
+    assert "6 canvases, 2 training seeds" in text and "| average_drop, keep 20 %, road |" in text
     assert (tmp_path / "out" / "planted.png").stat().st_size > 10_000
+
+
+def test_the_number_of_processes_changes_no_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(planted, "CANVASES", 2)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        save_file(DigitsGAP(len(KINDS)).state_dict(), tmp_path / f"planted_seed{seed}.safetensors")
+    one, two = (planted.by_seed(tmp_path, 2, 3, processes) for processes in (1, 2))
+    assert list(one) == list(two) == [0, 1] and list(one[0]) == planted.ORDERS
+    for seed, order in product(one, planted.ORDERS):
+        assert one[seed][order].keys() == two[seed][order].keys()
+        for metric, values in one[seed][order].items():
+            assert values.shape == (5, 3)
+            np.testing.assert_array_equal(values, two[seed][order][metric])
+    first, second = (one[seed]["oracle", "noise"][planted_scores.Metric("single_deletion")] for seed in (0, 1))
+    assert not np.array_equal(first, second), "each seed has its own network"
 
 
 def test_its_scores_are_those_of_a_run(packaged, tmp_path):
     """The same maps through `evalkit run`, for one method and the control `degraded`."""
+    tops = (0, 5, 20, 50, 100)
+    road = ", ".join(f"{{select: {select}, top_percent: {top}, fill: road}}" for select in ("keep_top", "remove_top") for top in tops)
     overrides = [
         "experiment=planted",
         "method=[grad_cam]",
@@ -178,20 +197,92 @@ def test_its_scores_are_those_of_a_run(packaged, tmp_path):
         "limit=4",
         "workers=0",
         "protocol=soft",
+        f"protocol.points=[{{select: soft, fill: black}}, {road}]",
+        "measures=[coherency, single_deletion]",
         f"out={tmp_path / 'run'}",
     ]
     run_job(compose_jobs(overrides)[0])
     rows, maps = (pd.concat(pd.read_parquet(f) for f in (tmp_path / "run" / part).glob("*.parquet")) for part in ("rows", "maps"))
-    assert sorted(rows.method.unique()) == ["grad_cam", *(f"grad_cam+degraded_{p}" for p in (10, 100, 25, 50))]
-    found = planted.values(packaged[1].net, 4)["grad_cam", "noise"]
-    metric = planted_scores.Metric("average_drop", "soft", None, "black", "confidence")
-    energy = found[planted_scores.Metric("energy_inside")]
-    for step, percent in enumerate((10, 25, 50, 100), start=1):
-        own = rows[rows.method == f"grad_cam+degraded_{percent}"].sort_values("index")
-        drop = 100 * (own.prob_full - own.prob_masked).clip(lower=0) / own.prob_full
-        np.testing.assert_allclose(found[metric][step], drop, atol=0.01)
-        of_maps = maps[maps.method == f"grad_cam+degraded_{percent}"].sort_values("index")
-        np.testing.assert_allclose(energy[step], 100 * of_maps.energy_inside, atol=0.01)
+    names = ["grad_cam", *(f"grad_cam+degraded_{percent}" for percent in (10, 25, 50, 100))]
+    assert sorted(rows.method.unique()) == sorted(names)
+    rows["drop"] = 100 * (rows.prob_full - rows.prob_masked).clip(lower=0) / rows.prob_full
+    found = planted.values(packaged[1].net, range(4))["grad_cam", "noise"]
+
+    def of(name, select=None, top=None, fill=None, score=None):
+        return found[planted_scores.Metric(name, select, top, fill, score)]
+
+    for step, name in enumerate(names):
+        own = {key: part.sort_values("index") for key, part in rows[rows.method == name].groupby(["select", "top_percent"], dropna=False)}
+        assert len(own) == 11 and all(len(part) == 4 for part in own.values())
+        soft = next(part for (select, _), part in own.items() if select == "soft")
+        np.testing.assert_allclose(of("average_drop", "soft", None, "black", "confidence")[step], soft["drop"], atol=0.01)
+        for select, top in product(("keep_top", "remove_top"), (5.0, 20.0)):
+            part = own[select, top]
+            np.testing.assert_allclose(of("average_drop", select, top, "road", "confidence")[step], part["drop"], atol=0.01)
+            np.testing.assert_allclose(
+                of("score_change", select, top, "road", "activation")[step], part.logit_masked - part.logit_full, atol=1e-3
+            )
+        heights = {select: np.stack([own[select, float(top)].prob_masked for top in tops]) for select in ("keep_top", "remove_top")}
+        areas = {
+            select: sum((b - a) / 100 * (y + z) / 2 for (a, b), (y, z) in zip(pairwise(tops), pairwise(of_select), strict=True))
+            for select, of_select in heights.items()
+        }
+        np.testing.assert_allclose(of("srg", None, None, "road", "confidence")[step], areas["keep_top"] - areas["remove_top"], atol=1e-4)
+        of_maps = maps[maps.method == name].sort_values("index")
+        np.testing.assert_allclose(of("energy_inside")[step], 100 * of_maps.energy_inside, atol=0.01)
+        np.testing.assert_allclose(of("single_deletion")[step], of_maps.single_deletion, atol=1e-6)
+        np.testing.assert_allclose(of("coherency")[step], of_maps.coherency, atol=1e-3)
+
+
+def test_road_and_single_deletion_of_the_oracle_are_those_of_a_dense_system_and_a_loop(packaged):
+    net, index = packaged[1].net, int(torch.randint(797, ()))
+    found = planted.values(net, [index])["oracle", "other"]
+    image = planted_maps.pixels(index).double().numpy() / 255
+    _, (x, y) = Planted().trigger(index)
+    inside = torch.zeros(1, 1, 64, 64)
+    inside[..., y : y + 12, x : x + 12] = 1
+    upsampled = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(inside, 4), (64, 64), mode="bilinear")[0, 0].double().numpy()
+
+    def logits(pixels):
+        with torch.no_grad():
+            return net.module(torch.from_numpy((pixels - 0.5) / 0.5)[None].float())[0].double().numpy()
+
+    full = logits(image)
+    target = full.argmax()
+
+    kept = np.zeros(4096, bool)
+    kept[np.argsort(-upsampled.ravel(), kind="stable")[:2048]] = True
+    kept = kept.reshape(64, 64)
+    places = {place: row for row, place in enumerate(zip(*np.nonzero(~kept), strict=True))}
+    matrix, right = np.zeros((len(places), len(places))), np.zeros((len(places), 3))
+    for (row, column), i in places.items():
+        for dy, dx in product((-1, 0, 1), repeat=2):
+            near = (row + dy, column + dx)
+            if (dy or dx) and 0 <= near[0] < 64 and 0 <= near[1] < 64:
+                weight = 1 / 12 if dy and dx else 1 / 6
+                matrix[i, i] += weight
+                if kept[near]:
+                    right[i] += weight * image[:, near[0], near[1]]
+                else:
+                    matrix[i, places[near]] -= weight
+    filled = image.copy()
+    filled[:, ~kept] = (
+        np.linalg.solve(matrix, right).T + 0.005 * np.random.default_rng([2022, index]).standard_normal((3, 64, 64))[:, ~kept]
+    )
+    masked = logits(filled)
+    # of the thresholds only those in TOPS have values of their own: 50 % enters the areas
+    point = Point("keep_top", 50.0, "road")
+    parts = defaultdict(list)
+    planted.measure(net, index, parts)
+    assert float(parts["activation", point][0][1, 0]) == pytest.approx(masked[target], abs=1e-3)
+
+    drops, sums = [], []
+    for row, column in product(range(0, 64, 16), repeat=2):
+        changed = image.copy()
+        changed[:, row : row + 16, column : column + 16] = 0.5
+        drops.append(full[target] - logits(changed)[target])
+        sums.append(upsampled[row : row + 16, column : column + 16].sum())
+    assert found[planted_scores.Metric("single_deletion")][0, 0] == pytest.approx(spearmanr(sums, drops).statistic, abs=0.01)
 
 
 def test_confidences_are_softmaxes(packaged):
