@@ -98,7 +98,7 @@ def draw(found: pd.DataFrame) -> Figure:
                 label = f"replaced by {NAMES[by]}" if i == 0 else None
                 panel.scatter(rows[seed], y, s=9, color=colours[by], marker=MARKERS[SUBSTITUTES.index(by)], linewidths=0, label=label)
         panel.axvline(0, color="0.3", linewidth=0.6)
-        panel.set(title=NAMES[base], xlim=(-1.08, 1.08))
+        panel.set(title=NAMES[base], xlim=(min(-0.08, shown.low.min() - 0.05), 1.08))
         panel.set_yticks(range(len(names)), names, fontsize=7.5)
         panel.grid(axis="y", alpha=0.25)
         panel.set_ylim(len(names) - 0.4, -0.6)
