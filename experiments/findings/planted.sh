@@ -2,7 +2,7 @@
 # Does a metric recover a known order of maps? Trains five networks on planted triggers, checks them, and scores every metric on the
 # first 100 evaluation canvases.
 #
-#   experiments/findings/planted.sh OUT        (22 CPU minutes in two processes)
+#   experiments/findings/planted.sh OUT        (8 minutes on two cores)
 #
 # OUT receives weights/, training.csv in it, and planted.csv, planted_tables.md and planted.png. Sizes and seeds are fixed, and the
 # number of processes changes no number.
