@@ -122,10 +122,10 @@ def _detectable(verdict: Verdict, number: int) -> list[str]:
         return []
     together = verdict.families[FAITHFULNESS] if verdict.correction == "holm" else 1
     low, size, high = errors.quantile([0.1, 0.5, 0.9]) * (stats.norm.ppf(1 - ALPHA / 2 / together) + stats.norm.ppf(POWER))
+    spread = f"; {low:.1f} to {high:.1f}, depending on the pair and the protocol point" if f"{low:.1f}" != f"{high:.1f}" else ""
     return [
         f"Not told apart does not mean equal: with {int(tests.n.max()):,} images, a difference of average drop is found with "
-        f"{100 * POWER:.0f} % probability if it is about {size:.1f} percentage points; {low:.1f} to {high:.1f}, depending on the pair and "
-        "the protocol point."
+        f"{100 * POWER:.0f} % probability if it is about {size:.1f} percentage points{spread}."
     ]
 
 

@@ -89,7 +89,7 @@ def standing_table(verdict: Verdict, number: int) -> list[list[str]]:
         cells = []
         for kind, _ in kinds:
             total = len(judged.counted) * sum((other in methods) == kind for other in judged.methods if other != method)
-            cells += [f"{counts[method, kind, sign]} of {total}" for sign in (1, -1)]
+            cells += [f"{counts[method, kind, sign]} of {total}" if total else "" for sign in (1, -1)]
         lines.append([display(method), f"{ranks[method]:.1f}" if math.isfinite(ranks[method]) else UNDEFINED, *cells])
     return lines
 
