@@ -79,4 +79,4 @@ def test_a_run_of_one_method_and_no_run(folder, tmp_path):
     said = through_main("plan", str(tmp_path / "run"))
     assert said.returncode == 2 and "has one method, grad_cam" in said.stderr
     said = through_main("plan", str(folder))
-    assert said.returncode == 2 and "is not a run folder" in said.stderr
+    assert said.returncode == 2 and "no run folder was found" in said.stderr

@@ -361,7 +361,6 @@ def test_the_callers_network_is_untouched_also_after_a_failure():
             lambda: grad_cam_library(probe, "AblationCAM"),
             lambda: grad_cam_library(probe, "GradCAM", reshape_transform=explode),
             lambda: torch_cam(probe, "ScoreCAM"),
-            lambda: torch_cam(probe, "LeGrad"),
             lambda: captum_attr(probe, "GuidedGradCam"),
             lambda: captum_attr(probe, "DeepLift", custom_attribution_func=explode),
         ):

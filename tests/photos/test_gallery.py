@@ -129,7 +129,10 @@ def test_a_gallery_stays_within_its_bytes(run_folder, tmp_path):
 def test_the_command(run_folder, tmp_path):
     ended = through_main("report", str(run_folder))
     assert ended.returncode == 0 and "written:" in ended.stderr and (run_folder / "report.html").is_file()
-    for arguments, says in (([str(tmp_path / "nothing")], "not a run folder"), ([str(run_folder), "--out", str(tmp_path)], "is a folder")):
+    for arguments, says in (
+        ([str(tmp_path / "nothing")], "no run folder was found"),
+        ([str(run_folder), "--out", str(tmp_path)], "is a folder"),
+    ):
         ended = through_main("report", *arguments)
         assert ended.returncode == 2 and says in ended.stderr and "Traceback" not in ended.stderr
 
