@@ -25,6 +25,8 @@ from evalkit.output.verdict_words import metric_words
 MOST_ROWS = 40
 """Largest number of judgements in the figure of ranks; beyond it only the average drop is drawn."""
 LINE = 0.26
+LETTER = 0.075
+"""Inches of a letter of the figure of ranks."""
 CAPTIONS = {
     "ranks": "Rank of each method under each protocol point and metric, 1 the best",
     "agreement": "Kendall's tau between the rankings under two protocol points, controls aside",
@@ -75,7 +77,8 @@ def ranks(judged: Judged) -> Figure:
         for i in order
     ]
     shown = pd.DataFrame(judged.ranks[order], index=names, columns=list(map(display, judged.methods)))
-    size = (4.2 + 0.62 * len(judged.methods), 1.9 + LINE * len(order))
+    of_rows, of_columns = (LETTER * max(map(len, labels)) for labels in (names, shown.columns))
+    size = (0.6 + of_rows + 0.62 * len(judged.methods), 0.6 + of_columns + LINE * len(order))
     figure, ax = plt.subplots(figsize=size, layout="constrained")
     sns.heatmap(shown, annot=True, fmt=".0f", cmap="cividis_r", vmin=1, vmax=len(judged.methods), cbar=False, ax=ax)
     ax.tick_params(axis="x", rotation=90)
