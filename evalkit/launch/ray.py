@@ -19,6 +19,9 @@ try:
 except ImportError as reason:
     raise UserError("launcher=ray needs Ray: in evalkit's folder, pip install '.[ray]'") from reason
 
+CANCELLED = 60.0
+"""Seconds that tasks which are cancelled have to end."""
+
 
 def run(job: Job, launcher: RayLauncher, progress: Progress, announce: Announce) -> RunFolder:
     """Compute the missing shards on the cluster, including nodes that join later, and return the run's folder.
@@ -48,6 +51,9 @@ def run(job: Job, launcher: RayLauncher, progress: Progress, announce: Announce)
                 if prepared.watch is not None and prepared.watch.over():
                     for task_left in waiting:
                         ray.cancel(task_left)
+                    if waiting:
+                        ray.wait(list(waiting), num_returns=len(waiting), timeout=CANCELLED)
+                        prepared.folder.remove_behind()  # a task that was cancelled between its two files leaves one
                     waiting.clear()
                     break
     finally:

@@ -175,6 +175,11 @@ class RunFolder:
         record = self.provenance
         if record.get("end") != end:
             self._publish({**record, "end": dict(end)})
+        self.remove_behind()
+
+    def remove_behind(self) -> None:
+        """Remove the files of shards behind the end of a run with `until`."""
+        record = self.provenance
         behind = range(len(self.shards), shard_count(record["images"], record["shard_size"]))
         for file in (file for shard in behind for file in (self._rows_file(shard), self._maps_file(shard))):
             file.unlink(missing_ok=True)
@@ -227,13 +232,15 @@ class RunFolder:
     def write_shard(self, shard: int, rows: pa.Table, maps: pa.Table, metadata: Mapping[str, Any]) -> None:
         """Publish one shard: first its maps, then its rows, which mark it as done. Each file appears complete or not at all.
 
-        A shard behind the end of a run with `until` is dropped.
+        A shard behind the end of a run with `until` is dropped, also where another worker records the end meanwhile.
         """
         owner = self._owner(shard)
         if shard not in self.shards:
             return
         publish(self._maps_file(shard), parquet_bytes(maps, {"identity": owner["identity"], "shard": shard}))
         publish(self._rows_file(shard), parquet_bytes(rows, {**metadata, **owner}))
+        if shard not in self.shards:
+            self.remove_behind()
 
     def write_part(self, shard: int, part: Part) -> None:
         """Publish some images of an unfinished shard, so that they need not be computed again."""

@@ -14,6 +14,7 @@ from evalkit.analysis.load import load_runs
 from evalkit.errors import UserError
 from evalkit.launch import local
 from evalkit.output.tables import caption
+from evalkit.runs import folder as folder_module
 from evalkit.runs import watch
 from evalkit.runs.folder import RunFolder
 
@@ -144,3 +145,20 @@ def test_a_run_that_does_not_settle_says_so(folder, tmp_path):
     assert "until" not in facts and facts["seed"] is None and run.provenance["identity"]["until"]["pair"] == ["centre", "random"]
     with pytest.raises(UserError, match=r"until\.metric: average_drop -> win"):
         launched([*base, "until=centre-random", "until_metric=win"])
+
+
+def test_a_shard_that_is_written_while_the_end_is_recorded_leaves_no_file(base, tmp_path, reference, monkeypatch):
+    ended = RunFolder(tmp_path / "alone")
+    end, publish = ended.provenance["end"], folder_module.publish
+    monkeypatch.setattr(watch.Watch, "over", lambda _self: False)
+
+    def publish_late(path, content):
+        if path.parent.name == "rows" and path.name == f"shard-{end['shards']:05d}.parquet":  # its maps are there already
+            RunFolder(tmp_path / "run").record_end(end)
+        publish(path, content)
+
+    monkeypatch.setattr(folder_module, "publish", publish_late)
+    shared, _ = launched(base)
+    for kind in ("rows", "maps"):
+        assert len(list((tmp_path / "run" / kind).glob("*.parquet"))) == end["shards"]
+    pd.testing.assert_frame_equal(shared.rows(), reference, check_exact=True)
