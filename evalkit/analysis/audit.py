@@ -7,7 +7,6 @@ all methods, at one protocol point, for one score and metric. So a sound point a
 choice of the differences' signs could be significant, since too few images differ for so many tests, there is no verdict.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import pandas as pd
 from evalkit.analysis import metrics, stats
 from evalkit.analysis.load import CONTROLS, Run, point_columns
 from evalkit.analysis.map_summary import per_item
-from evalkit.analysis.significance import holm, sign_flip
+from evalkit.analysis.significance import fewest_images, holm, sign_flip
 from evalkit.analysis.summary import changes, losses_of, scores_in, scores_of
 from evalkit.control_names import versions
 from evalkit.errors import UserError
@@ -69,11 +68,6 @@ def audit(run: Run) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def needed(tests: int) -> int:
-    """Return the smallest number of images that differ with which one of so many tests can be significant: 2^-n is the smallest p."""
-    return math.ceil(math.log2(max(tests, 1) / LEVEL))
-
-
 def verdicts(tests: pd.DataFrame, kind: str = CONTROL) -> pd.DataFrame:
     """Return one row for each family of tests of a kind: its `verdict`, how many controls are significantly better, and the worst.
 
@@ -120,7 +114,7 @@ def _tests(run: Run, kind: str, quantity: Quantity) -> pd.DataFrame:
     tests = int(np.isfinite(p).sum())
     sizes = np.abs(stats.by_image(np.nan_to_num(better), images))
     differing, total = (sizes > 0).sum(axis=1), sizes.sum(axis=1)
-    can_fail = (differing[np.isfinite(p)] >= needed(tests)).any()
+    can_fail = (differing[np.isfinite(p)] >= fewest_images(tests, LEVEL, sides=1)).any()
     methods = run.methods
     return pd.DataFrame(
         {

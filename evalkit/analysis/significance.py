@@ -1,5 +1,6 @@
 """Tests of paired differences, and the correction of their p values for how many were compared."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -43,6 +44,14 @@ def sign_flip(differences: Array, images: NDArray[Any] | None = None) -> Array:
         defined = ~np.isnan(differences[rows]).all(axis=1)
         p[rows] = np.where(defined, _p_of_sums(values if images is None else by_image(values, images)), np.nan)
     return p
+
+
+def fewest_images(tests: int, level: float, sides: int) -> int:
+    """Return the smallest number n of images that differ with which one of so many `sign_flip` tests can be significant at a level.
+
+    The smallest p is 2^-n for each of the `sides` of the test, times the number of tests by Holm's or Bonferroni's correction.
+    """
+    return math.ceil(math.log2(sides * max(tests, 1) / level))
 
 
 def compare_ratios(first: Sums, second: Sums, images: NDArray[Any]) -> tuple[Intervals, Array]:

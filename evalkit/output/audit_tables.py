@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from evalkit.analysis.audit import BLIND, CONTROL, FAILS, LEVEL, NO_VERDICT, PASSES, audit, needed, point_of, verdicts
+from evalkit.analysis.audit import BLIND, CONTROL, FAILS, LEVEL, NO_VERDICT, PASSES, audit, point_of, verdicts
 from evalkit.analysis.load import Run
+from evalkit.analysis.significance import fewest_images
 from evalkit.analysis.stats import ENOUGH
 from evalkit.control_names import control_of
-from evalkit.output.audit_words import amount, describes_maps, label, p_text, place, sentence, short
-from evalkit.output.tables import scored_of
+from evalkit.output.audit_words import amount, describes_maps, label, place, sentence, short
+from evalkit.output.tables import p_value, scored_of
 
 METHOD = (
     "A control version adds no information about the network to a method's map. A protocol point with a metric passes if no control "
@@ -133,9 +134,11 @@ def control_cells(one: Audited) -> list[list[str]]:
 
 def undecided_cells(one: Audited) -> list[list[str]]:
     """Return a table of what cannot fail, with the images that differ and those that would be needed."""
-    rows = one.verdicts[one.verdicts.verdict == NO_VERDICT].itertuples()
-    header = ["where", "metric", "images that differ, at most", "n", "tests", "images that must differ"]
-    return [header, *([place(row), label(row), f"{row.most:,}", f"{row.n:,}", f"{row.tests}", f"{needed(row.tests)}"] for row in rows)]
+    lines = [["where", "metric", "images that differ, at most", "n", "tests", "images that must differ"]]
+    for row in one.verdicts[one.verdicts.verdict == NO_VERDICT].itertuples():
+        counts = f"{row.most:,}", f"{row.n:,}", f"{row.tests}", f"{fewest_images(row.tests, LEVEL, sides=1)}"
+        lines.append([place(row), label(row), *counts])
+    return lines
 
 
 def test_cells(rows: pd.DataFrame) -> list[list[str]]:
@@ -150,7 +153,7 @@ def test_cells(rows: pd.DataFrame) -> list[list[str]]:
                 row.control,
                 row.method,
                 amount(row),
-                *(p_text(p).removeprefix("= ") for p in (row.p_corrected, row.p)),
+                *map(p_value, (row.p_corrected, row.p)),
                 f"{row.n:,}",
             ]
             for row in rows.itertuples()

@@ -6,7 +6,7 @@ from typing import Any
 
 from evalkit.analysis.audit import FAILS, PASSES, point_of
 from evalkit.output.map_tables import MEASURE_LABELS
-from evalkit.output.tables import LABELS, UNDEFINED, describe_point
+from evalkit.output.tables import LABELS, describe_point, p_value
 
 NAMES = {**MEASURE_LABELS, **LABELS, "area": "Area", "srg": "Symmetric relevance gain"}
 OF_MAPS = "of the maps"
@@ -20,8 +20,8 @@ def sentence(row: Any) -> tuple[str, str]:
     several = f"; {row.better} of {row.tests} control versions are better than their methods" if row.better > 1 else ""
     return (
         f"{place(row)}, {label(row)} FAILS",
-        f"{row.control} is better than {row.method} by {amount(row)} (p {p_text(row.p_corrected)} corrected for {_tests(row.tests)}, "
-        f"{p_text(row.p)} uncorrected; n = {row.n:,}){several}.{_holds_zero(row)}",
+        f"{row.control} is better than {row.method} by {amount(row)} (p {_is(row.p_corrected)} corrected for {_tests(row.tests)}, "
+        f"{_is(row.p)} uncorrected; n = {row.n:,}){several}.{_holds_zero(row)}",
     )
 
 
@@ -88,6 +88,6 @@ def _unit(row: Any) -> str:
     return " points" if in_points else ""
 
 
-def p_text(p: float) -> str:
-    """Return a p value as `= 0.031` or `< 0.001`."""
-    return UNDEFINED if math.isnan(p) else "< 0.001" if p < 0.001 else f"= {p:.3f}"
+def _is(p: float) -> str:
+    text = p_value(p)
+    return f"= {text}" if text[0].isdigit() else text

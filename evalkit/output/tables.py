@@ -297,12 +297,19 @@ def comparison_table(evaluated: Evaluated, point: Point) -> list[list[str]]:
             bounds = f"[{row.low:+.2f}, {row.high:+.2f}]" if math.isfinite(row.low) else "[no interval]"
             difference = f"{row.difference:+.2f} {bounds}" if math.isfinite(row.difference) else UNDEFINED
             lines.append(
-                [f"{first} - {other}", f"{LABELS[row.metric].removesuffix(' %')}, {row.score}", difference, _p(row.p), _p(row.p_holm)]
+                [
+                    f"{first} - {other}",
+                    f"{LABELS[row.metric].removesuffix(' %')}, {row.score}",
+                    difference,
+                    p_value(row.p),
+                    p_value(row.p_holm),
+                ]
             )
     return lines if len(lines) > 1 else []
 
 
-def _p(p: float) -> str:
+def p_value(p: float) -> str:
+    """Return a p value as `0.031`, `< 0.001`, or `undefined`."""
     return UNDEFINED if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 

@@ -31,7 +31,8 @@ def headline(verdict: Verdict, number: int) -> list[str]:
     stands = standings(verdict, number)
     among = [one for one in stands if one.first in methods and one.second in methods]
     flat = _flat(verdict, number, methods)
-    controls = [*control_sentences(stands, methods), *_lost(stands, methods, main_score(judged.run))]
+    against = against_controls(stands, methods)
+    controls = [*control_sentences(against), *_lost(against, main_score(judged.run))]
     return [*aside, *_best(among, methods), *_pairs(among), *flat, *controls, *gain]
 
 
@@ -81,16 +82,19 @@ def _flat(verdict: Verdict, number: int, methods: Sequence[str]) -> list[str]:
     return [f"Under {part_of(len(flat), len(points))} protocol points, the {by} tells no two methods apart{at}."]
 
 
-def _lost(stands: Sequence[Standing], methods: Sequence[str], score: str) -> list[str]:
+def against_controls(stands: Sequence[Standing], methods: Sequence[str]) -> list[Standing]:
+    """Return how methods and controls stand to each other, as seen from the methods."""
+    return [one if one.first in methods else turned(one) for one in stands if (one.first in methods) != (one.second in methods)]
+
+
+def _lost(against: Sequence[Standing], score: str) -> list[str]:
     """Return where a control is significantly better than a method by the average drop: what is found there needs another look."""
     found: dict[tuple[str, str], list[str]] = {}
-    for one in stands:
-        if (one.first in methods) != (one.second in methods):
-            against = one if one.second in methods else turned(one)
-            tests = main_tests(against.tests, score)
-            lost = points_in(tests[tests.found > 0])
-            if lost:
-                found.setdefault((against.first, places(lost, points_in(tests))), []).append(display(against.second))
+    for one in against:
+        tests = main_tests(one.tests, score)
+        lost = points_in(tests[tests.found < 0])
+        if lost:
+            found.setdefault((one.second, places(lost, points_in(tests))), []).append(display(one.first))
     words = [f"{display(control)} is better than {and_list(beaten)} under {at}" for (control, at), beaten in found.items()]
     return [f"By the {metric_words('average_drop', None, score)}, {'; '.join(words)}."] if words else []
 
@@ -140,9 +144,8 @@ def _pairs(among: list[Standing]) -> list[str]:
     ]
 
 
-def control_sentences(stands: list[Standing], methods: list[str]) -> list[str]:
+def control_sentences(against: Sequence[Standing]) -> list[str]:
     """Return sentences on methods that fail to beat a control."""
-    against = [one if one.first in methods else turned(one) for one in stands if (one.first in methods) != (one.second in methods)]
     said = [
         f"{display(one.first)} does not beat {display(one.second)}: better in {one.better} of {one.total} judgements, worse in {one.worse}."
         for one in against

@@ -1,11 +1,10 @@
 """What the words of the verdict mean: its rule in numbers, and a glossary."""
 
-import math
-
 from scipy import stats
 
 from evalkit.analysis.judgements import FAITHFULNESS, competitors, contenders
 from evalkit.analysis.load import CONTROLS
+from evalkit.analysis.significance import fewest_images
 from evalkit.analysis.summary import main_score
 from evalkit.analysis.verdict import ALPHA, Verdict
 from evalkit.output.method_names import display
@@ -93,18 +92,14 @@ def glossary(verdict: Verdict, number: int) -> list[str]:
 
 
 def floor_sentence(verdict: Verdict, number: int) -> list[str]:
-    """Return that no difference of a run can be significant, where its images are too few for the number of tests; else nothing.
-
-    The smallest p of a sign-flip test of n images is 2^(1-n), which Holm's correction multiplies by the number of tests.
-    """
+    """Return that no difference of a run can be significant, where its images are too few for the number of tests; else nothing."""
     tests = verdict.of(number)
     if tests.empty or not tests.n.max() or verdict.correction == "bh":
         return []
-    together = verdict.families[FAITHFULNESS] if verdict.correction == "holm" else 1
-    n = int(verdict.judged[number].run.counts()["scored"])
-    if 2.0 ** (1 - n) * together < ALPHA:
+    together = _together(verdict)
+    n, needed = int(verdict.judged[number].run.counts()["scored"]), fewest_images(together, ALPHA, sides=2)
+    if n >= needed:
         return []
-    needed = math.ceil(1 + math.log2(together / ALPHA))
     return [
         f"Nothing can be told: with {n} image{'s' * (n != 1)} and {together:,} test{'s' * (together != 1)}, no difference can be "
         f"significant, however large; that takes {needed} images or more."
@@ -120,13 +115,18 @@ def _detectable(verdict: Verdict, number: int) -> list[str]:
     errors = (tests.high - tests.low) / (2 * stats.norm.ppf(1 - ALPHA / 2))
     if errors.empty or verdict.correction == "bh" or floor_sentence(verdict, number):
         return []
-    together = verdict.families[FAITHFULNESS] if verdict.correction == "holm" else 1
+    together = _together(verdict)
     low, size, high = errors.quantile([0.1, 0.5, 0.9]) * (stats.norm.ppf(1 - ALPHA / 2 / together) + stats.norm.ppf(POWER))
     spread = f"; {low:.1f} to {high:.1f}, depending on the pair and the protocol point" if f"{low:.1f}" != f"{high:.1f}" else ""
     return [
         f"Not told apart does not mean equal: with {int(tests.n.max()):,} images, a difference of average drop is found with "
         f"{100 * POWER:.0f} % probability if it is about {size:.1f} percentage points{spread}."
     ]
+
+
+def _together(verdict: Verdict) -> int:
+    """Return by how much the smallest p is multiplied; not for Benjamini and Hochberg's correction."""
+    return verdict.families[FAITHFULNESS] if verdict.correction == "holm" else 1
 
 
 def _largest_found(verdict: Verdict) -> str:

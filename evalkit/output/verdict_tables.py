@@ -106,8 +106,9 @@ def aside_table(judged: Judged) -> list[list[str]]:
 
 def pair_table(verdict: Verdict, number: int) -> list[list[str]]:
     """Return in how many judgements the row's method is significantly better, and worse, than the column's; empty for one method."""
-    stands = {(one.first, one.second): f"{one.better} : {one.worse}" for one in standings(verdict, number)}
-    stands |= {(one.second, one.first): f"{one.worse} : {one.better}" for one in standings(verdict, number)}
+    stands = {}
+    for one in standings(verdict, number):
+        stands[one.first, one.second], stands[one.second, one.first] = f"{one.better} : {one.worse}", f"{one.worse} : {one.better}"
     methods = verdict.judged[number].methods
     lines = [[display(row), *(stands.get((row, column), "") for column in methods)] for row in methods]
     return [["better : worse", *map(display, methods)], *lines] if stands else []
