@@ -12,9 +12,9 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -47,6 +47,18 @@ class ImageCounts:
     """Number of images whose map or score is not finite, by method."""
     total: int
     """Number of images in the finished shards, without those that `images=correct` or a missing label leaves out."""
+
+
+class Shard(NamedTuple):
+    """The contents of a finished shard."""
+
+    number: int
+    rows: pa.Table
+    """Table with the columns `ROWS`."""
+    maps: pa.Table
+    """Table with the columns `MAPS`."""
+    description: dict[str, Any]
+    """What the rows' file says of itself: seconds, code and library versions, device."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +204,13 @@ class RunFolder:
         contents = self._shard(shard)
         return contents is not None and (not maps or bool(contents[2]["maps_stored"]))
 
+    def finished(self) -> "Iterator[Shard]":
+        """Yield the contents of every finished shard in turn, checked, with one in memory at a time."""
+        for number in self.shards:
+            contents = self._shard(number)
+            if contents is not None:
+                yield Shard(number, *contents)
+
     def _shard(self, shard: int) -> tuple[pa.Table, pa.Table, dict[str, Any]] | None:
         """Read the rows, maps and description of a finished shard; None where it is not finished or is damaged."""
         if not self._rows_file(shard).is_file():
@@ -280,35 +299,29 @@ class RunFolder:
 
     def load(self) -> Stored:
         """Load everything except the maps themselves from the shards that are done."""
-        missing: list[int] = []
+        missing = set(self.shards)
         rows, maps, shards = [ROWS.empty_table()], [MAPS.empty_table().drop_columns("map")], []
-        for shard in self.shards:
-            contents = self._shard(shard)
-            if contents is None:
-                missing.append(shard)
-                continue
-            rows.append(contents[0])
-            maps.append(contents[1].drop_columns("map"))
-            shards.append(contents[2])
-        return Stored(missing, _by_index(rows), _by_index(maps), shards)
+        for shard in self.finished():
+            missing.remove(shard.number)
+            rows.append(shard.rows)
+            maps.append(shard.maps.drop_columns("map"))
+            shards.append(shard.description)
+        return Stored(sorted(missing), _by_index(rows), _by_index(maps), shards)
 
     def image_counts(self) -> ImageCounts:
         """Count the images by outcome, with one shard in memory at a time."""
-        missing: list[int] = []
+        missing = set(self.shards)
         images: Counter[str] = Counter()
         by_method: Counter[str] = Counter()
         total = 0
-        for shard in self.shards:
-            contents = self._shard(shard)
-            if contents is None:
-                missing.append(shard)
-                continue
-            rows = contents[0]
+        for shard in self.finished():
+            missing.remove(shard.number)
+            rows = shard.rows
             total += len(rows["index"].unique())
             images.update(rows.group_by(["index", "status"]).aggregate([])["status"].to_pylist())
             nonfinite = rows.filter(pc.field("status") == "nonfinite")
             by_method.update(nonfinite.group_by(["index", "method"]).aggregate([])["method"].to_pylist())
-        return ImageCounts(missing, images, by_method, total)
+        return ImageCounts(sorted(missing), images, by_method, total)
 
     def rows(self) -> pd.DataFrame:
         """Return the rows of the shards that are done."""
