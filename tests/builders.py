@@ -17,11 +17,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from evalkit.analysis.load import load_runs
+from evalkit.analysis.rows import Rows, read_part
 from evalkit.config.compose import compose_jobs
 from evalkit.evaluation.columns import MAPS, ROWS
 from evalkit.launch.run import run_job
 from evalkit.launch.start import start_job
-from evalkit.runs.folder import RunFolder
+from evalkit.runs import shards
+from evalkit.runs.folder import RunFolder, Shard
 from evalkit.runs.identity import Identity
 
 ROOT = Path(__file__).parent.parent
@@ -263,7 +265,34 @@ def run_of(folder, full, masked, **options):
         make_run(folder / f"{i}", full, of, select=select, top=top, fill=fill, paper=None, **options)
         for i, ((select, top, fill), of) in enumerate(masked.items())
     ]
-    return replace(runs[0], rows=pd.concat([run.rows for run in runs], ignore_index=True))
+    return holding(runs[0], rows=pd.concat([run.rows for run in runs], ignore_index=True))
+
+
+class Tables:
+    """A stand-in for a RunFolder whose only shard is given."""
+
+    shards = range(1)
+
+    def __init__(self, rows: pd.DataFrame, maps: pd.DataFrame) -> None:
+        tables = zip((rows, maps.assign(map=None)), (ROWS, MAPS), strict=True)
+        self._tables = [pa.Table.from_pandas(table.reindex(columns=schema.names), schema, preserve_index=False) for table, schema in tables]
+
+    def finished(self):
+        yield Shard(0, *self._tables, {})
+
+    def each(self, function):
+        yield function(Shard(0, *(table.cast(shards.coded_schema(table.schema)) for table in self._tables), {}))
+
+    def columns(self, shard, names, *, maps=False):
+        table = self._tables[maps].select(names)
+        return table.cast(shards.coded_schema(table.schema))
+
+
+def holding(run, *, rows=None, maps=None, **facts):
+    """The same run with other rows, or other maps, and other `facts` of it."""
+    part = read_part(Tables(run.rows if rows is None else rows, run.maps if maps is None else maps))
+    changed = replace(run, **facts)
+    return replace(changed, table=Rows([part], changed.methods))
 
 
 def steady(full, better=0.9, worse=0.6):

@@ -56,7 +56,7 @@ def audit(run: Run) -> pd.DataFrame:
             f"{run.path} has no control versions of its methods to audit: run its command again with {ADD} and another out="
             " (maps_from= reads its maps, if it was run with maps=store)"
         )
-    if run.scored.empty:
+    if not run.counts()["scored"]:
         raise UserError(f"{run.path}: no image could be scored by every method, so there is nothing to audit")
     tables = [
         _tests(run, kind, quantity)

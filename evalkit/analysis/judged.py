@@ -1,7 +1,7 @@
 """One run under all its judgements: every method's mean with its resamples, and every pair's difference with its interval and test."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from evalkit.analysis import stats
 from evalkit.analysis.judgements import FAITHFULNESS, KEY, Judgement, competitors, judgements_of
 from evalkit.analysis.load import Run
-from evalkit.analysis.significance import sign_flip
+from evalkit.analysis.paired import tested
 from evalkit.analysis.stats import Array
 from evalkit.errors import UserError
-
-TOGETHER = 2**24
-"""Entries of the values and differences that are resampled at once."""
+from evalkit.threads import mapped
 
 
 @dataclass(frozen=True)
@@ -57,49 +55,34 @@ def judge_run(run: Run) -> Judged:
         raise UserError(f"{run.path}: no image could be scored by every method; `evalkit tables {run.path}` says why")
     pairs = np.array(list(itertools.combinations(range(len(methods)), 2)), dtype=int).reshape(-1, 2)
     keys, means, better, resampled, tests = [], [], [], [], []
-    for group in _groups(judgements_of(run), len(pairs)):
-        differences = [one.differences(*pairs.T) for one in group]
-        columns = {f"methods {i}": one.scored for i, one in enumerate(group)}
-        columns |= {f"pairs {i}": difference for i, difference in enumerate(differences) if len(pairs)}
-        found = stats.bootstrap(columns, group[0].images)
-        for i, (one, difference) in enumerate(zip(group, differences, strict=True)):
-            keys.append((*one.key, one.question))
-            means.append(found[f"methods {i}"].value)
-            better.append(one.sign * means[-1])
-            resampled.append(one.sign * found[f"methods {i}"].resampled)
-            if len(pairs):
-                tests.append(_tests(one, methods, pairs, difference, found[f"pairs {i}"]).assign(place=len(keys) - 1))
+    for one, mean, found in mapped(lambda one: _judge(one, methods, pairs), judgements_of(run)):
+        keys.append((*one.key, one.question))
+        means.append(mean.value)
+        better.append(one.sign * mean.value)
+        resampled.append(one.sign * mean.resampled)
+        tests.append(found.assign(place=len(keys) - 1))
     table = pd.DataFrame(keys, columns=[*KEY, "question"])
-    lines = pd.concat(tests, ignore_index=True) if tests else pd.DataFrame()
-    of_methods = np.array(means).reshape(-1, len(methods)), np.array(better).reshape(-1, len(methods))
-    return Judged(run, methods, table, *of_methods, np.stack(resampled) if resampled else np.empty((0, len(methods), 0)), lines)
+    lines = pd.concat(tests, ignore_index=True) if tests and len(pairs) else pd.DataFrame()
+    arrays = np.array(means).reshape(-1, len(methods)), np.array(better).reshape(-1, len(methods))
+    return Judged(run, methods, table, *arrays, np.stack(resampled) if resampled else np.empty((0, len(methods), 0)), lines)
 
 
-def _groups(judgements: Iterable[Judgement], pairs: int) -> Iterator[list[Judgement]]:
-    """Yield judgements in groups that are resampled at once."""
-    group: list[Judgement] = []
-    for one in judgements:
-        group.append(one)
-        if sum(other.values.shape[1] * (len(other.values) + pairs) for other in group) > TOGETHER:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _tests(one: Judgement, methods: list[str], pairs: NDArray[np.int64], differences: Array, found: stats.Bootstrapped) -> pd.DataFrame:
-    names = np.array(methods)
-    return pd.DataFrame(
+def _judge(one: Judgement, methods: list[str], pairs: NDArray[np.int64]) -> tuple[Judgement, stats.Bootstrapped, pd.DataFrame]:
+    """Return a judgement with the methods' means and the tests of all pairs."""
+    means, names = stats.bootstrap({"": one.scored}, one.images)[""], np.array(methods, dtype=object)
+    found = tested(one.metric, one.values, None if one.metric == "win" else means, pairs, one.images, exact=False)
+    table = pd.DataFrame(
         {
             "first": names[pairs[:, 0]],
             "second": names[pairs[:, 1]],
             "question": one.question,
             **dict(zip(KEY, one.key, strict=True)),
-            "n": np.isfinite(differences).sum(1),
-            "difference": found.value,
+            "n": found.n,
+            "difference": found.difference,
             "low": found.low,
             "high": found.high,
-            "sign": one.sign * np.sign(found.value),
-            "p": sign_flip(differences, one.images) if differences.shape[1] > 1 else np.nan,
+            "sign": one.sign * np.sign(found.difference),
+            "p": found.p if one.values.shape[1] > 1 else np.nan,
         }
     )
+    return one, means, table

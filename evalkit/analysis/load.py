@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 
+from evalkit.analysis.rows import Part, Rows, read_part
+from evalkit.analysis.shard_facts import DEGENERATE, ERROR, NO_TARGET, item_keys
 from evalkit.control_names import versions
 from evalkit.errors import UserError, printable, shards_in_words
 from evalkit.files import Place, listed, place
@@ -34,9 +37,8 @@ class Run:
 
     path: Place
     provenance: dict[str, Any]
-    rows: pd.DataFrame
-    maps: pd.DataFrame
-    """Measures of each map (`evaluation.columns.MAPS`)."""
+    table: Rows
+    """The rows as arrays."""
     shards: list[dict[str, Any]]
     folders: tuple[RunFolder, ...]
     """The folders of the rows: several if runs were merged."""
@@ -51,27 +53,40 @@ class Run:
     @property
     def methods(self) -> list[str]:
         """The methods in the order of the configuration, then their control versions, network-independent controls last."""
-        chosen = list(self.provenance["identity"]["method"])
-        altered = versions(chosen)
-        return sorted(chosen, key=lambda name: (altered.get(name, name) in CONTROLS, name in altered, chosen.index(name)))
+        return _ordered(self.provenance["identity"]["method"])
 
     @property
     def raw(self) -> bool:
         """Whether scores are the network's outputs themselves, without confidences (model.output=raw)."""
         return bool(self.provenance["identity"]["model"].get("output") == "raw")
 
-    @cached_property
-    def scored(self) -> pd.DataFrame:
-        """The rows of the items (image and explained class) that every method could be scored on, at every protocol point."""
-        good = self.rows[~self.rows["index"].isin(self.rows.loc[self.rows.status.isin(["error", "nonfinite"]), "index"])]
-        whole = good.groupby(ITEM)["method"].transform("size") == len(self.methods) * len(self.points)  # an unfinished run may lack rows
-        return good[whole]
-
     @property
     def points(self) -> list[Point]:
         """The protocol points in the order of the rows."""
-        rows = self.rows[POINT].drop_duplicates().itertuples(index=False)
-        return [Point(select, None if pd.isna(top) else float(top), fill) for select, top, fill in rows]
+        return self.table.points
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """All rows (`evaluation.columns.ROWS`) as one table, read anew: hundreds of bytes of memory for each."""
+        return self.table.frame()
+
+    @property
+    def scored(self) -> pd.DataFrame:
+        """The rows of the items (image and explained class) that every method could be scored on, read anew as `rows`."""
+        rows = self.rows
+        keys = item_keys(rows["index"].to_numpy(), rows.target.fillna(NO_TARGET).to_numpy().astype(np.int64))
+        return rows[np.isin(keys, self.table.scored_items.index)]
+
+    @property
+    def maps(self) -> pd.DataFrame:
+        """The measures of each map (`evaluation.columns.MAPS`) as one table, read anew."""
+        return self.table.frame(maps=True)
+
+    @property
+    def items(self) -> pd.DataFrame:
+        """The items that are scored, in the order of `summary.scores_of`: index, target, label and predicted."""
+        found = self.table.scored_items[[*ITEM, "label", "predicted"]]
+        return found.reset_index(drop=True)
 
     def counts(self) -> dict[str, Any]:
         """Return the numbers of scored and excluded images, the accuracy, and the other numbers of the caption."""
@@ -79,41 +94,51 @@ class Run:
 
     @cached_property
     def _counts(self) -> dict[str, Any]:
-        read = self.rows[self.rows.status != "error"]
-        unread = set(self.rows["index"]) - set(read["index"])
+        table, items = self.table, self.table.items
+        images = items["index"].nunique()
+        read = items[items.read]
         highest = read.groupby("index").prob_full.max()
         labelled = read[read.label.notna()]["index"].nunique()
         correct = read[read.label == read.predicted]["index"].nunique()
-        maps = self.rows.drop_duplicates([*ITEM, "method"])
-        made = maps[maps.status != "error"].method.value_counts()
-        items = self.scored.drop_duplicates(ITEM)
-        nonfinite = self.rows[self.rows.status == "nonfinite"]
+        made = dict(zip(self.methods, ((table.status >= 0) & (table.status != ERROR)).sum(axis=0).tolist(), strict=True))
+        scored = table.scored_items
+        nonfinite = {
+            method: int(items["index"][table.nonfinite[:, place]].nunique())
+            for place, method in enumerate(table.methods)
+            if table.nonfinite[:, place].any()
+        }
         seconds = sum(float(shard["seconds"]) for shard in self.shards)
         return {
-            "images": self.rows["index"].nunique(),
+            "images": images,
             "labelled": labelled,
             "correct": correct,
-            "scored": int(self.scored["index"].nunique()),
-            "items": len(items),
-            "maps": int(made.sum()) // max(len(self.methods), 1),
-            "maps_of": {method: int(made.get(method, 0)) for method in self.methods},
-            "unreadable": len(unread),
-            "nonfinite": int(nonfinite["index"].nunique()),
-            "nonfinite_of": {str(method): int(number) for method, number in nonfinite.groupby("method")["index"].nunique().items()},
+            "scored": int(scored["index"].nunique()),
+            "items": len(scored),
+            "maps": sum(made.values()) // max(len(self.methods), 1),
+            "maps_of": made,
+            "unreadable": images - read["index"].nunique(),
+            "nonfinite": int(items["index"][table.nonfinite.any(axis=1)].nunique()),
+            "nonfinite_of": dict(sorted(nonfinite.items())),
             "left_out": sum(int(shard["left_out"]) for shard in self.shards),
-            "degenerate": {m: int(((maps.method == m) & (maps.status == "degenerate")).sum()) for m in self.methods},
-            "logit_not_positive": int(((items.logit_full == 0) if self.raw else (items.logit_full <= 0)).sum()),
+            "degenerate": dict(zip(self.methods, (table.status == DEGENERATE).sum(axis=0).tolist(), strict=True)),
+            "logit_not_positive": int(((scored.logit_full == 0) if self.raw else (scored.logit_full <= 0)).sum()),
             "nearly_certain_percent": float((highest > NEARLY_CERTAIN).mean() * 100),
             "top1_percent": 100 * correct / labelled if labelled and not self.raw else None,
-            "images_per_second": self.rows["index"].nunique() / seconds if seconds else float("nan"),
+            "images_per_second": images / seconds if seconds else float("nan"),
             "code_versions": len({shard["code"] for shard in self.shards}),
         }
 
     def seconds_per_map(self) -> dict[str, float]:
         """Return the seconds per map of each method, on the machines that computed them; nan where unknown."""
-        maps = self.rows[self.rows.status != "error"].drop_duplicates([*ITEM, "method"]).groupby("method").size()
+        maps = self.counts()["maps_of"]
         took = {m: sum(float(shard["seconds_per_method"].get(m, 0)) for shard in self.shards) for m in self.methods}
-        return {m: took[m] / maps[m] if took[m] and m in maps else float("nan") for m in self.methods}
+        return {m: took[m] / maps[m] if took[m] and maps[m] else float("nan") for m in self.methods}
+
+
+def _ordered(methods: Iterable[str]) -> list[str]:
+    chosen = list(methods)
+    altered = versions(chosen)
+    return sorted(chosen, key=lambda name: (altered.get(name, name) in CONTROLS, name in altered, chosen.index(name)))
 
 
 def in_words(reasons: Mapping[str, int]) -> str:
@@ -149,19 +174,18 @@ def load_runs(paths: str | Place | Iterable[str | Place], *, allow_incomplete: b
     runs = []
     for path in {str(path.resolve()): path for path in folders}.values():
         folder = RunFolder(path)
-        provenance, stored = _printable(folder.provenance), folder.load()
-        if stored.missing and not allow_incomplete:
+        provenance, part = _printable(folder.provenance), read_part(folder)
+        if part.missing and not allow_incomplete:
             raise UserError(
-                f"{path} is not finished: {shards_in_words(len(stored.missing))} missing; "
+                f"{path} is not finished: {shards_in_words(part.missing)} missing; "
                 "run the same command again, or render it as it is with --allow-incomplete"
             )
-        provenance["missing_shards"] = len(stored.missing)
-        unknown = {*stored.rows["select"].unique(), *stored.rows["fill"].unique()} - {*get_args(Select), *get_args(Fill)}
+        provenance["missing_shards"] = part.missing
+        names = {name for shard in part.shards for name in (*shard.selects, *shard.fills)}
+        unknown = names - {*get_args(Select), *get_args(Fill)}
         if unknown:
             raise UserError(f"{path} holds protocol points that this version does not know: {', '.join(sorted(map(str, unknown)))}")
-        names = {name: printable(name) for table in (stored.rows, stored.maps) for name in table.method.unique()}
-        rows, maps = (table.assign(method=table.method.map(names)) for table in (stored.rows, stored.maps))
-        runs.append(Run(path, provenance, rows, maps, stored.shards, (folder,)))
+        runs.append(_run(path, provenance, [part], part.descriptions))
     return _tagged(_merged(runs))
 
 
@@ -222,8 +246,13 @@ def _join(group: list[Run]) -> list[Run]:
         "missing_shards": sum(run.provenance["missing_shards"] for run in group),
     }
     others = [{**shard, "left_out": 0} for run in group[1:] for shard in run.shards]  # the images are the same: counted once
-    rows, maps = (pd.concat([getattr(run, table) for run in group]) for table in ("rows", "maps"))
-    return [Run(first.path, provenance, rows, maps, [*first.shards, *others], sum((run.folders for run in group), ()))]
+    parts = [part for run in group for part in run.table.parts]
+    return [_run(first.path, provenance, parts, [*first.shards, *others])]
+
+
+def _run(path: Place, provenance: dict[str, Any], parts: Sequence[Part], shards: list[dict[str, Any]]) -> Run:
+    table = Rows(parts, _ordered(provenance["identity"]["method"]))
+    return Run(path, provenance, table, shards, tuple(part.folder for part in parts))
 
 
 def at_point(table: pd.DataFrame, point: Point) -> pd.DataFrame:

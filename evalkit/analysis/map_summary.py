@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 
 from evalkit.analysis import metrics, stats
-from evalkit.analysis.load import ITEM, Run
+from evalkit.analysis.load import Run
 from evalkit.analysis.summary import main_score, scores_in, scores_of
 from evalkit.evaluation.columns import AGAINST_BOXES, MEASURES
 from evalkit.point import Point
+from evalkit.threads import mapped
 
 
 def summarise_maps(run: Run) -> pd.DataFrame:
@@ -32,8 +33,7 @@ def summarise_maps(run: Run) -> pd.DataFrame:
             "low": estimates.low[i],
             "high": estimates.high[i],
         }
-        for metric, select, fill, score, values, images in per_item(run)
-        for estimates in [stats.bootstrap({metric: values}, images)[metric]]
+        for (metric, select, fill, score, values, _), estimates in mapped(_estimated, per_item(run))
         for i, method in enumerate(run.methods)
     ]
     return pd.DataFrame(rows)
@@ -50,34 +50,34 @@ def per_item(run: Run) -> Iterator[_Columns]:
     yield from _gains(run)
 
 
+def _estimated(columns: _Columns) -> tuple[_Columns, stats.Bootstrapped]:
+    metric, _, _, _, values, images = columns
+    return columns, stats.bootstrap({metric: values}, images)[metric]
+
+
 def _measures(run: Run) -> Iterator[_Columns]:
-    scored = pd.MultiIndex.from_frame(run.scored[ITEM].drop_duplicates().sort_values(ITEM))  # in the order of scores_of
-    tables = {name: _by_method(run, name).reindex(columns=scored) for name in MEASURES}
-    for name, table in tables.items():
-        values = table.to_numpy(np.float64)
-        if np.isfinite(values).any():
-            yield name, None, None, None, values * (100 if name in AGAINST_BOXES else 1), scored.get_level_values("index").to_numpy()
+    images = _images(run)
+    for name in MEASURES:
+        if name in run.table.measured:
+            values = run.table.measure(name)
+            if np.isfinite(values).any():
+                yield name, None, None, None, values * (100 if name in AGAINST_BOXES else 1), images
     soft = Point("soft", None, "black")
-    if np.isfinite(tables["coherency"].to_numpy(np.float64)).any() and soft in run.points:
-        full, masked, images = scores_of(run, soft, main_score(run))
-        coherency, complexity = (tables[name].to_numpy(np.float64) for name in ("coherency", "complexity"))
-        drop = metrics.relative_drop(full, masked, raw=run.raw) / 100
-        yield "adcc", "soft", "black", main_score(run), metrics.adcc(coherency, complexity, drop), images
-
-
-def _by_method(run: Run, name: str) -> pd.DataFrame:
-    """Return a measure as a table of methods (rows) and items (columns)."""
-    maps = run.maps[run.maps.target.notna()]
-    return maps.pivot(index="method", columns=ITEM, values=name).reindex(run.methods)
+    if {"coherency", "complexity"} <= run.table.measured and soft in run.points:
+        coherency = run.table.measure("coherency")
+        if np.isfinite(coherency).any():
+            full, masked, _ = scores_of(run, soft, main_score(run))
+            drop = metrics.relative_drop(full, masked, raw=run.raw) / 100
+            yield "adcc", "soft", "black", main_score(run), metrics.adcc(coherency, run.table.measure("complexity"), drop), images
 
 
 def _areas(run: Run) -> Iterator[_Columns]:
     """Yield insertion (keep_top) and deletion (remove_top) for each fill whose thresholds reach from 0 to 100."""
     for (select, fill), points in _curves(run).items():
         if {0.0, 100.0} <= set(points) and len(points) > 2:
+            weights = metrics.area_weights(list(points))
             for score, scale in _scales(run).items():
-                masked, images = _masked(run, points.values(), score)
-                yield "area", select, fill, score, metrics.area_under(list(points), masked) * scale, images
+                yield "area", select, fill, score, _weighted(run, points.values(), weights, score) * scale, _images(run)
 
 
 def _gains(run: Run) -> Iterator[_Columns]:
@@ -91,10 +91,23 @@ def _gains(run: Run) -> Iterator[_Columns]:
         percents = sorted(removed)
         complements = sorted((100 - x, x) for x in kept)
         if percents and len(percents) == len(complements) and np.allclose([x for x, _ in complements], percents, rtol=0, atol=1e-9):
+            weights = metrics.gain_weights(percents)
             for score, scale in _scales(run).items():
-                least, images = _masked(run, [kept[x] for _, x in complements], score)
-                most, _ = _masked(run, [removed[x] for x in percents], score)
-                yield "srg", None, fill, score, metrics.relevance_gain(percents, least, most) * scale, images
+                least = _weighted(run, [kept[x] for _, x in complements], weights, score)
+                most = _weighted(run, [removed[x] for x in percents], weights, score)
+                yield "srg", None, fill, score, (least - most) * scale, _images(run)
+
+
+def _weighted(run: Run, points: Iterable[Point], weights: Iterable[float], score: str) -> np.ndarray:
+    """Return the weighted sum (M,n) of the scores at points, of which one is in memory at a time."""
+    total = np.zeros((len(run.methods), len(run.table.scored_items)))
+    for point, weight in zip(points, weights, strict=True):
+        total += weight * scores_of(run, point, score).masked
+    return total
+
+
+def _images(run: Run) -> np.ndarray:
+    return run.table.scored_items["index"].to_numpy()
 
 
 def _curves(run: Run) -> dict[tuple[str, str], dict[float, Point]]:
@@ -104,12 +117,6 @@ def _curves(run: Run) -> dict[tuple[str, str], dict[float, Point]]:
         if point.top_percent is not None:
             curves.setdefault((point.select, point.fill), {})[point.top_percent] = point
     return curves
-
-
-def _masked(run: Run, points: Iterable[Point], score: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scores (M,n,P) at P points, and the images (n,) of the items."""
-    curves = [scores_of(run, point, score) for point in points]
-    return np.stack([curve.masked for curve in curves], axis=-1), curves[0].images
 
 
 def _scales(run: Run) -> dict[str, int]:

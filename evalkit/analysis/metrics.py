@@ -111,11 +111,19 @@ def area_under(percents: Sequence[float], values: Scores) -> Scores:
     It is insertion for scores of the top x % kept, and deletion for the top x % removed (Petsiuk et al., "RISE", BMVC
     2018). Percentages may be in any order. Raises UserError unless they reach from 0 to 100, each once.
     """
+    weights = area_weights(percents)
+    return np.asarray(values) @ weights
+
+
+def area_weights(percents: Sequence[float]) -> Scores:
+    """Return the weight (P,) of each score in `area_under`. Raises UserError as that does."""
     grid = np.asarray(percents, dtype=float)
     if len(np.unique(grid)) != len(grid) or len(grid) < 2 or grid.min() != 0 or grid.max() != 100:
         raise UserError(f"an area needs scores at percentages from 0 to 100, each once; these are {', '.join(f'{x:g}' for x in grid)}")
     order = np.argsort(grid)
-    return np.asarray(trapezoid(np.asarray(values)[..., order], grid[order] / 100, axis=-1))
+    weights = np.empty(len(grid))
+    weights[order] = np.asarray(trapezoid(np.eye(len(grid)), grid[order] / 100, axis=-1))
+    return weights
 
 
 def relevance_gain(removed: Sequence[float], least_first: Scores, most_first: Scores) -> Scores:
@@ -127,9 +135,12 @@ def relevance_gain(removed: Sequence[float], least_first: Scores, most_first: Sc
     the difference there is 0 and no score is needed. Percentages may be in any order. Raises UserError unless they lie
     between 0 and 100, each once.
     """
+    return (np.asarray(least_first) - np.asarray(most_first)) @ gain_weights(removed)
+
+
+def gain_weights(removed: Sequence[float]) -> Scores:
+    """Return the weight (P,) of the difference at each percentage in `relevance_gain`. Raises UserError as that does."""
     inner = np.asarray(removed, dtype=float)
     if not len(inner) or inner.min() <= 0 or inner.max() >= 100:
         raise UserError(f"a relevance gain needs scores at percentages between 0 and 100; these are {', '.join(f'{x:g}' for x in inner)}")
-    gain = np.asarray(least_first) - np.asarray(most_first)
-    ends = np.zeros((*gain.shape[:-1], 1))
-    return area_under([0, *inner, 100], np.concatenate([ends, gain, ends], axis=-1))
+    return area_weights([0, *inner, 100])[1:-1]

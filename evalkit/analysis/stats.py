@@ -1,6 +1,5 @@
 """Intervals and paired tests. The same images are resampled for all methods, so differences are paired."""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-Array = NDArray[np.float64]
+from evalkit.analysis.resampling import exact_sum, is_outcome, resamples, sums
 
-RESAMPLES = 2000
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
 LEVEL = 0.95
-BATCH_BYTES = 2**26
 ENOUGH = 200
 """From so many images on, percentile intervals cover as often as they say (results/small_samples.md)."""
 PRIOR = 2
@@ -40,8 +40,8 @@ def bootstrap(columns: Mapping[str, Array | tuple[Array, Array]], images: NDArra
     """Return bootstrap intervals over images of several named quantities, each for m methods or pairs of methods.
 
     An array (m,n) stands for the mean over its defined entries (nan marks undefined ones), a pair of arrays for the
-    ratio of their sums. All quantities use the same resamples, and the seed is fixed: the same rows give the same
-    table. A resample is represented by how often it contains each image, so all estimates take matrix products.
+    ratio of their sums. All quantities use the same resamples (`resampling.resamples`), and the seed is fixed: the same
+    rows give the same table.
 
     Where ENOUGH images or more have a defined entry, the interval is of percentiles. Those of fewer images are too narrow: there the
     interval is the symmetric studentised one (Hall, J. R. Stat. Soc. B 1988), with the linearised standard error of a ratio. Outcomes,
@@ -49,44 +49,40 @@ def bootstrap(columns: Mapping[str, Array | tuple[Array, Array]], images: NDArra
 
     `images` (n,) gives the image of each entry, if an image has several: they are resampled together.
     """
-    pairs = {name: column if isinstance(column, tuple) else _as_ratio(column) for name, column in columns.items()}
-    above, below = (np.concatenate([pair[side] for pair in pairs.values()]) for side in (0, 1))
-    outcomes = _are_outcomes(above, below)
-    if images is not None:
-        above, below = (by_image(side, images) for side in (above, below))
-    n = above.shape[1]
-    few = np.flatnonzero(((below != 0).sum(axis=1) < ENOUGH) & ~outcomes)
-
-    def ratios(counts: Array) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is nan: no entry is defined
-            return np.asarray((above @ counts.T) / (below @ counts.T))
-
-    def of_resamples(drawn: NDArray[np.int64], **_: object) -> Array:
-        counts = np.stack([np.bincount(resample, minlength=n) for resample in np.atleast_2d(drawn)]).astype(float)
-        return np.concatenate([ratios(counts), _squared_errors(above[few], below[few], counts)]) if len(few) else ratios(counts)
-
-    value = ratios(np.ones((1, n)))[:, 0]
-    low, high = np.full((2, len(value)), np.nan)
-    resampled = np.empty((len(value), 0))
-    if n > 1:
-        with warnings.catch_warnings():  # a row without defined entries gets nan as its interval
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            result = stats.bootstrap(
-                (np.arange(n),),
-                of_resamples,
-                vectorized=True,
-                method="percentile",
-                n_resamples=RESAMPLES,
-                confidence_level=LEVEL,
-                batch=max(1, BATCH_BYTES // (8 * n)),
-                rng=np.random.default_rng(0),
-            )
-        (low, high), resampled = (end[: len(value)] for end in result.confidence_interval), result.bootstrap_distribution
-        resampled, squared = resampled[: len(value)], resampled[len(value) :]
-        low[few], high[few] = _studentised(above[few], below[few], resampled[few], squared, (low[few], high[few]))
+    pairs = {name: column if isinstance(column, tuple) else as_ratio(column) for name, column in columns.items()}
+    above, below = ([row for pair in pairs.values() for row in pair[side]] for side in (0, 1))
+    entries = above, below
+    if images is not None and len(np.unique(images)) < len(images):
+        above, below = (list(by_image(np.stack(side), images)) for side in entries)
+    few = [i for i, row in enumerate(below) if np.count_nonzero(row) < ENOUGH and not _are_outcomes(*(side[i] for side in entries))]
+    n = above[0].shape[0]
+    total, resampled = sums([*above, *below])
+    resampled = resampled if n > 1 else resampled[:, :0]
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is nan: no entry is defined
+        value, resampled = total[: len(above)] / total[len(above) :], resampled[: len(above)] / resampled[len(above) :]
+    low, high = percentiles(resampled)
+    if n > 1 and few:
+        a, b = (np.stack([side[i] for i in few]) for side in (above, below))
+        squared = _squared_errors(a, b, resamples(n, resampled.shape[1]).T.astype(float))
+        low[few], high[few] = _studentised(a, b, resampled[few], squared, (low[few], high[few]))
     ends = np.cumsum([len(pair[0]) for pair in pairs.values()])
     parts = [slice(end - len(pair[0]), end) for end, pair in zip(ends, pairs.values(), strict=True)]
     return {name: Bootstrapped(value[at], low[at], high[at], resampled[at]) for name, at in zip(pairs, parts, strict=True)}
+
+
+def mean(values: Array) -> Array:
+    """Return the mean (m,) of the defined entries of (m,n); nan where there is none."""
+    above, below = as_ratio(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.array([exact_sum(row) for row in above]) / np.array([exact_sum(row) for row in below])
+
+
+def percentiles(resampled: Array) -> tuple[Array, Array]:
+    """Return the ends (m,) of percentile intervals of estimates on resamples (m,B); nan where one is undefined, or B is 0."""
+    if not resampled.shape[1]:
+        return np.full(len(resampled), np.nan), np.full(len(resampled), np.nan)
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
+    return low, high
 
 
 def _squared_errors(above: Array, below: Array, counts: Array) -> Array:
@@ -119,17 +115,17 @@ def _studentised(above: Array, below: Array, resampled: Array, squared: Array, c
     return low, high
 
 
-def _are_outcomes(above: Array, below: Array) -> NDArray[np.bool_]:
-    """Return for which rows (m,n) of sums and counts all entries are 0 or of one size, as of outcomes 0 and 100 and their differences."""
-    sizes = np.abs(above)
-    one_size = ((sizes == 0) | (sizes == sizes.max(axis=1, keepdims=True, initial=0))).all(axis=1)
-    return np.asarray(one_size & ((below == 0) | (below == 1)).all(axis=1))
+def _are_outcomes(above: Array, below: Array) -> bool:
+    """Return whether all entries (n,) of sums and counts are 0 or of one size, as of outcomes 0 and 100 and their differences."""
+    return is_outcome(above, float(np.abs(above).max(initial=0))) and bool(((below == 0) | (below == 1)).all())
 
 
-def _as_ratio(values: Array) -> tuple[Array, Array]:
-    """Return the sum and the count of the defined entries, whose ratio is their mean."""
-    defined = ~np.isnan(values)
-    return np.where(defined, values, 0), defined.astype(float)
+def as_ratio(values: Array) -> tuple[Array, Array]:
+    """Return the sum and the count of the defined entries (m,n), whose ratio is their mean."""
+    undefined = np.isnan(values)
+    if not undefined.any():
+        return values, np.broadcast_to(1.0, values.shape)
+    return np.where(undefined, 0, values), (~undefined).astype(float)
 
 
 def spread(values: Array, images: NDArray[Any]) -> Array:
@@ -137,7 +133,7 @@ def spread(values: Array, images: NDArray[Any]) -> Array:
 
     Entries may be nan; those of one image in `images` (n,) are one unit. nan for a single image or where no entry is defined.
     """
-    above, below = (by_image(side, images) for side in _as_ratio(values))
+    above, below = (by_image(side, images) for side in as_ratio(values))
     count = above.shape[1]
     error = _squared_errors(above, below, np.ones((1, count)))[:, 0]
     return np.sqrt(error * count**2 / (count - 1)) if count > 1 else np.full(len(values), np.nan)
@@ -166,9 +162,9 @@ def medians(columns: Array, images: NDArray[Any] | None = None) -> Intervals:
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     """Return p of the exact McNemar test of two paired yes/no outcomes (n,): binomial on the images where they differ."""
-    return sign_test(int((first & ~second).sum()), int((second & ~first).sum()))
+    return float(sign_tests(np.array((first & ~second).sum()), np.array((second & ~first).sum())))
 
 
-def sign_test(first: int, second: int) -> float:
-    """Return p of the exact two-sided sign test of wins against losses, without ties; 1 if there are no wins or losses."""
-    return float(stats.binomtest(first, first + second).pvalue) if first + second else 1.0
+def sign_tests(wins: Ints, losses: Ints) -> Array:
+    """Return p (m,) of the exact two-sided sign tests of wins against losses, without ties; 1 where there are no wins or losses."""
+    return np.asarray(np.minimum(1, 2 * stats.binom.cdf(np.minimum(wins, losses), wins + losses, 0.5)))

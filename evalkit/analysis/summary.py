@@ -1,19 +1,23 @@
 """All metrics of a run with their intervals, and all paired comparisons."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from evalkit.analysis import metrics, significance, stats
-from evalkit.analysis.load import ITEM, Run, at_point, point_columns
+from evalkit.analysis import metrics, stats
+from evalkit.analysis.load import Run, point_columns
+from evalkit.analysis.paired import tested
+from evalkit.analysis.significance import holm
 from evalkit.control_names import versions
 from evalkit.errors import UserError
 from evalkit.layer_names import layer_of, method_of
 from evalkit.point import Point
+from evalkit.threads import mapped
 
 SCORES = {"confidence": "prob", "activation": "logit"}
 RAW = {"score": "logit"}
@@ -46,14 +50,8 @@ class Scores(NamedTuple):
 
 def scores_of(run: Run, point: Point, score: str) -> Scores:
     """Return the scores at one protocol point; `score` is a name of `scores_in`."""
-    rows = at_point(run.scored, point)
     column = scores_in(run)[score]
-    full, masked = (
-        rows.pivot(index="method", columns=ITEM, values=f"{column}_{of}").reindex(run.methods).sort_index(axis=1)
-        for of in ("full", "masked")
-    )
-    images = full.columns.get_level_values("index").to_numpy()
-    return Scores(full.to_numpy(np.float64), masked.to_numpy(np.float64), images)
+    return Scores(run.table.full(column), run.table.masked(point, column), run.table.scored_items["index"].to_numpy())
 
 
 def losses_of(point: Point, full: np.ndarray, masked: np.ndarray) -> np.ndarray:
@@ -79,7 +77,7 @@ def summarise(run: Run) -> pd.DataFrame:
 
     Raises UserError if no image could be scored.
     """
-    tables = [_summarise_point(run, point, score) for point, score in itertools.product(run.points, scores_in(run))]
+    tables = list(mapped(lambda one: _summarise_point(run, *one), _scores_at(run, run.points)))
     summary = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if summary.empty:
         counts = run.counts()
@@ -92,8 +90,13 @@ def summarise(run: Run) -> pd.DataFrame:
     return summary
 
 
-def _summarise_point(run: Run, point: Point, score: str) -> pd.DataFrame:
-    full, masked, images = scores_of(run, point, score)
+def _scores_at(run: Run, points: Sequence[Point]) -> Iterator[tuple[Point, str, Scores]]:
+    """Yield the scores at points, read here and not where they are used: a thread then cannot make another one's be forgotten."""
+    return ((point, score, scores_of(run, point, score)) for point, score in itertools.product(points, scores_in(run)))
+
+
+def _summarise_point(run: Run, point: Point, score: str, scores: Scores) -> pd.DataFrame:
+    full, masked, images = scores
     if not full.shape[1]:
         return pd.DataFrame()
     methods = run.methods
@@ -152,9 +155,9 @@ def compare(run: Run) -> pd.DataFrame:
     points = compared_points(run)
     if len(run.methods) < 2 or not points:
         return pd.DataFrame()
-    tables = [_compare_point(run, point, score) for point, score in itertools.product(points, scores_in(run))]
+    tables = list(mapped(lambda one: _compare_point(run, *one), _scores_at(run, points)))
     table = pd.concat(tables, ignore_index=True)
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", significance.holm(table.p.to_numpy(float)))
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table.p.to_numpy(float)))
     return table
 
 
@@ -186,33 +189,25 @@ def differences_of(run: Run, point: Point, score: str) -> Paired:
     return Paired(pairs, {metric: metrics.differences(metric, of[first], of[second]) for metric, of in values.items()}, images)
 
 
-def _compare_point(run: Run, point: Point, score: str) -> pd.DataFrame:
-    pairs, columns, images = differences_of(run, point, score)
-    differences = stats.bootstrap(columns, images)
+def _compare_point(run: Run, point: Point, score: str, scores: Scores) -> pd.DataFrame:
+    pairs, columns, images = np.array(compared(run.methods)), _values(run, point, scores), scores.images
     exact = EXACT if len(np.unique(images)) == len(images) else {}  # they need independent items
-    tests: dict[str, tuple[str, Any]] = {
-        metric: (exact[metric], [stats.sign_test(int((row > 0).sum()), int((row < 0).sum())) for row in column])
-        if metric in exact
-        else (FLIP, significance.sign_flip(column, images))
-        for metric, column in columns.items()
-    }
+    means = stats.bootstrap({metric: values for metric, values in columns.items() if metric != "win"}, images)
+    found = [tested(metric, values, means.get(metric), pairs, images, exact=metric in exact) for metric, values in columns.items()]
+    first, second = np.array(run.methods, dtype=object)[pairs.T].repeat(len(columns), axis=1)
+    results = {name: np.stack([getattr(one, name) for one in found], axis=1).ravel() for name in ("p", "difference", "low", "high")}
     return pd.DataFrame(
         {
             "run": str(run.path),
             "model": run.name,
-            "first": run.methods[i],
-            "second": run.methods[j],
+            "first": first,
+            "second": second,
             **point_columns(point),
             "score": score,
-            "metric": metric,
-            "test": test,
-            "p": p[pair],
-            "difference": differences[metric].value[pair],
-            "low": differences[metric].low[pair],
-            "high": differences[metric].high[pair],
+            "metric": [*columns] * len(pairs),
+            "test": [exact.get(metric, FLIP) for metric in columns] * len(pairs),
+            **results,
         }
-        for pair, (i, j) in enumerate(pairs)
-        for metric, (test, p) in tests.items()
     )
 
 
@@ -228,6 +223,7 @@ def win_matrix(run: Run, point: Point, score: str) -> pd.DataFrame:
     return pd.DataFrame(shares, index=run.methods, columns=run.methods)
 
 
+@cache
 def published(name: str) -> pd.DataFrame:
     """Read values that others published, from published/<name>.csv: `paper` (the paper's Tables 1 and 2) or `soft_mask`."""
     with (resources.files("evalkit.analysis") / "published" / f"{name}.csv").open(encoding="utf-8") as file:
@@ -239,9 +235,14 @@ def item_values(run: Run, point: Point, score: str) -> tuple[dict[str, np.ndarra
 
     A pair's differences of these are `metrics.differences`.
     """
-    full, masked, images = scores_of(run, point, score)
+    scores = scores_of(run, point, score)
+    return _values(run, point, scores), scores.images
+
+
+def _values(run: Run, point: Point, scores: Scores) -> dict[str, np.ndarray]:
+    full, masked, _ = scores
     drops = metrics.relative_drop(full, masked, raw=run.raw)
-    return {"average_drop": drops, "increase": metrics.increased(full, masked), "win": losses_of(point, full, masked)}, images
+    return {"average_drop": drops, "increase": metrics.increased(full, masked), "win": losses_of(point, full, masked)}
 
 
 def _reference(run: Run, record: dict[str, Any]) -> float:

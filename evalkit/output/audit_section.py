@@ -11,7 +11,7 @@ from evalkit.output.tables import title, warnings_of
 
 def audit_section(runs: Iterable[Run]) -> dict[str, Any]:
     """Return what the page audit.html shows; `runs` of it is empty where no run has control versions of its methods."""
-    audited = [audit_run(run) for run in runs if versions(run.methods) and not run.scored.empty]
+    audited = [audit_run(run) for run in runs if versions(run.methods) and run.counts()["scored"]]
     return {
         "method": METHOD,
         "intervals": INTERVALS,

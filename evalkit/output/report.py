@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -103,11 +104,12 @@ def _speed(run: Run) -> list[list[str]]:
 
 def _excluded(run: Run) -> dict[str, Any]:
     """Return the images that are excluded from all numbers, with the reasons."""
-    bad = run.rows[run.rows.status.isin(WHY)]
-    first = bad.drop_duplicates("index")
-    methods = bad[bad.status == "nonfinite"].groupby("index").method.unique()
+    first, table = run.table.excluded, run.table
+    failed: dict[int, dict[str, None]] = {}
+    for item, method in np.argwhere(table.nonfinite):
+        failed.setdefault(int(table.items["index"].iloc[item]), {})[table.methods[method]] = None
     lines = [["image", "why"]]
     for row in first.head(MOST_EXCLUDED).itertuples():
-        reason = row.error if isinstance(row.error, str) else ", ".join(methods.get(row.index, []))
+        reason = row.error if isinstance(row.error, str) else ", ".join(failed.get(row.index, []))
         lines.append([printable(str(row.image_id)), f"{WHY[row.status]}: {printable(reason)}" if reason else WHY[row.status]])
     return {"lines": lines, "count": len(first)}

@@ -8,6 +8,7 @@ from evalkit.analysis.cautions import cautions
 from evalkit.analysis.evaluated import Evaluated
 from evalkit.analysis.load import CONTROLS, Run, at_point, exclusions, in_words
 from evalkit.analysis.metrics import direction
+from evalkit.analysis.shard_facts import NO_TARGET
 from evalkit.analysis.summary import FLIP, PAPER_METRICS, SCORES, rival
 from evalkit.analysis.top1 import expected_top1, outputs, random_weights
 from evalkit.errors import counted, shards_in_words
@@ -175,7 +176,7 @@ def _direction(run: Run) -> str:
         return ""
     if run.provenance["identity"]["target"] == "predicted":
         return QUANTITY
-    explained = sorted({int(target) for target in run.rows.target.dropna()})
+    explained = sorted({int(target) for target in run.table.items.target if target != NO_TARGET})
     return DIRECTIONS.get(tuple(explained), "")
 
 
@@ -190,7 +191,7 @@ def scored_of(run: Run) -> str:
 
 def undefined(run: Run) -> list[str]:
     """Return a sentence for each value that the tables call undefined, with the reason."""
-    scored, lines = run.scored, []
+    scored, lines = run.table.scored_items, []
     if run.raw and not scored.logit_full.any():
         lines.append("Drops are undefined: Y is 0 for every image, so that there is nothing to divide by.")
     for score, column in SCORES.items() if not run.raw else ():

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from evalkit.analysis.evaluated import Evaluated
-from evalkit.analysis.load import ITEM, Run, at_point
+from evalkit.analysis.load import ITEM, Run
 from evalkit.analysis.metrics import relative_drop
 from evalkit.data.decode import UnreadableImage
 from evalkit.errors import UserError, printable
@@ -37,8 +37,9 @@ class Gallery:
         self.used = 0
         """Bytes of pictures."""
         self._images = self._open(root)
-        self._scores = at_point(run.scored, point).set_index([*ITEM, "method"]).sort_index()
-        self.entries = list(self._within(room, select(run, point, each)))
+        chosen = select(run, point, each)
+        self._scores = run.table.rows_of({entry.index for entry in chosen}, point).set_index([*ITEM, "method"]).sort_index()
+        self.entries = list(self._within(room, chosen))
 
     def json(self) -> dict[str, Any]:
         """Return the data that report.js draws."""

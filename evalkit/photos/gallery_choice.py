@@ -53,7 +53,7 @@ def select(run: Run, point: Point, each: int) -> list[GalleryEntry]:
     if point.select == "remove_top":
         drops, losses = -drops, -losses
     n = drops.shape[1]
-    pairs = list(run.scored[ITEM].drop_duplicates().sort_values(ITEM).itertuples(index=False, name=None))  # as scores_of orders them
+    pairs = list(run.items[ITEM].itertuples(index=False, name=None))  # as scores_of orders them
     best = losses.argmin(0)
     margin = np.partition(losses, 1, axis=0)[1] - losses.min(0) if len(methods) > 1 else np.zeros(n)
     winners = [methods[best[i]] if margin[i] > 0 else TIE for i in range(n)]

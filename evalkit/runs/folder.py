@@ -12,9 +12,9 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -26,9 +26,11 @@ from evalkit.evaluation.store import Part
 from evalkit.files import Place, listed, place, publish, writable_folder
 from evalkit.runs.identity import Identity
 from evalkit.runs.parts import Parts
-from evalkit.runs.shards import described, parquet_bytes, read_parquet
+from evalkit.runs.shards import described, parquet_bytes, read_columns, read_parquet
+from evalkit.threads import mapped
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 class Damaged(UserError):
@@ -211,17 +213,34 @@ class RunFolder:
             if contents is not None:
                 yield Shard(number, *contents)
 
-    def _shard(self, shard: int) -> tuple[pa.Table, pa.Table, dict[str, Any]] | None:
-        """Read the rows, maps and description of a finished shard; None where it is not finished or is damaged."""
+    def each(self, function: "Callable[[Shard], Result]") -> "Iterator[Result]":
+        """Yield what a function returns for every finished shard, on all cores; columns of text are dictionary arrays."""
+        own = self._identity_hash or self._hash
+
+        def applied(number: int) -> "Result | None":
+            contents = self._shard(number, coded=True, own=own)
+            return None if contents is None else function(Shard(number, *contents))
+
+        return (result for result in mapped(applied, self.shards) if result is not None)
+
+    def columns(self, shard: int, names: Sequence[str], *, maps: bool = False) -> pa.Table:
+        """Read columns of the rows of a finished shard, or of its maps, without checking them again: text as dictionary arrays."""
+        return read_columns(self._maps_file(shard), MAPS, names) if maps else read_columns(self._rows_file(shard), ROWS, names)
+
+    def _shard(self, shard: int, *, coded: bool = False, own: str | None = None) -> tuple[pa.Table, pa.Table, dict[str, Any]] | None:
+        """Read the rows, maps and description of a finished shard; None where it is not finished or is damaged.
+
+        `coded` as in `read_parquet`; `own` is the hash of the run's identity, where it is known.
+        """
         if not self._rows_file(shard).is_file():
             return None
-        rows, maps = read_parquet(self._rows_file(shard), ROWS), read_parquet(self._maps_file(shard), MAPS)
+        rows, maps = read_parquet(self._rows_file(shard), ROWS, coded=coded), read_parquet(self._maps_file(shard), MAPS, coded=coded)
         for file, table in ((self._rows_file(shard), rows), (self._maps_file(shard), maps)):
             if table is None:
                 self._warn_once(file, "is damaged or gone, so its shard counts as missing")
         if rows is None or maps is None:
             return None
-        own = self._identity_hash or self._hash
+        own = own or self._identity_hash or self._hash
         for file, (_, description) in ((self._rows_file(shard), rows), (self._maps_file(shard), maps)):
             if description.get("identity", own) != own:
                 self._warn_once(file, "is of another run, so its shard counts as missing")

@@ -3,16 +3,20 @@
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evalkit.errors import UserError, first_line
 from evalkit.evaluation.columns import LATER
 from evalkit.files import Place
+
+TEXTS_AT_ONCE = 2**14
+"""Texts that are joined for a checksum at once: together they must be shorter than Arrow's 2 GiB."""
 
 
 def parquet_bytes(table: pa.Table, metadata: dict[str, Any]) -> bytes:
@@ -42,10 +46,11 @@ def _description(stored: Mapping[bytes, bytes]) -> dict[str, Any] | None:
     return description
 
 
-def read_parquet(path: Place, schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]] | None:
+def read_parquet(path: Place, schema: pa.Schema, *, coded: bool = False) -> tuple[pa.Table, dict[str, Any]] | None:
     """Read a file of `parquet_bytes`: its table and description; None where it does not exist or any bit of it has changed.
 
-    Columns that an earlier version did not know (`LATER`) are null. Raises UserError: the file exists but cannot be read.
+    Columns that an earlier version did not know (`LATER`) are null. With `coded`, columns of text are dictionary arrays, which
+    take less time and memory. Raises UserError: the file exists but cannot be read.
     """
     try:
         content = path.read_bytes()
@@ -55,15 +60,39 @@ def read_parquet(path: Place, schema: pa.Schema) -> tuple[pa.Table, dict[str, An
         why = reason.strerror or first_line(reason)
         raise UserError(f"cannot read {path} ({why}); repair or remove it, and run the same command again") from reason
     try:
-        table = pq.read_table(pa.BufferReader(content))
+        table = pq.read_table(pa.BufferReader(content), read_dictionary=_texts(schema), use_threads=False)
         stored = table.schema.metadata or {}
         description = _description(stored)
         intact = stored.get(b"checksum") == checksum(table, stored[b"evalkit"])
         table = _with_later_columns(table, schema)
-        intact = intact and table.schema.equals(schema)
+        intact = intact and table.schema.equals(coded_schema(schema))
     except (OSError, ValueError, KeyError, pa.ArrowException):  # damaged pages, lengths or characters
         return None
-    return (table.replace_schema_metadata(), description) if intact and description is not None else None
+    if not intact or description is None:
+        return None
+    return table.replace_schema_metadata() if coded else table.cast(schema), description
+
+
+def read_columns(path: Place, schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a file that `read_parquet` has found intact, columns of text as dictionary arrays.
+
+    Those that an earlier version did not know (`LATER`) are null.
+    """
+    chosen = pa.schema([schema.field(name) for name in columns])
+    with path.open("rb") as file:
+        parquet = pq.ParquetFile(file, read_dictionary=_texts(chosen))
+        known = [name for name in columns if name in parquet.schema_arrow.names]
+        return _with_later_columns(parquet.read(known, use_threads=False), chosen).select(columns).replace_schema_metadata()
+
+
+def _texts(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if pa.types.is_string(field.type)]
+
+
+def coded_schema(schema: pa.Schema) -> pa.Schema:
+    """Return a schema with dictionary arrays for columns of text."""
+    texts = _texts(schema)
+    return pa.schema([field.with_type(pa.dictionary(pa.int32(), pa.string())) if field.name in texts else field for field in schema])
 
 
 def _with_later_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -89,6 +118,20 @@ def _update(digest: "hashlib._Hash", array: pa.Array) -> None:
         digest.update(array.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False).tobytes())
         array = array.flatten()
     if pa.types.is_string(array.type):
-        digest.update(repr(array.to_pylist()).encode(errors="surrogatepass"))
+        array = array.dictionary_encode()
+    if pa.types.is_dictionary(array.type):
+        _update_texts(digest, array)
     else:
         digest.update(np.ascontiguousarray(array.fill_null(0).to_numpy(zero_copy_only=False)).tobytes())
+
+
+def _update_texts(digest: "hashlib._Hash", array: pa.DictionaryArray) -> None:
+    """Update a digest with the `repr` of a list of texts, which is written once for each different one."""
+    texts = pa.array([repr(text) for text in (*array.dictionary.to_pylist(), None)], pa.string())
+    indices = array.indices.fill_null(len(array.dictionary))
+    digest.update(b"[")
+    for start in range(0, len(indices), TEXTS_AT_ONCE):
+        taken = texts.take(indices.slice(start, TEXTS_AT_ONCE))
+        digest.update(b", " if start else b"")
+        digest.update(pc.binary_join(pa.ListArray.from_arrays([0, len(taken)], taken), ", ")[0].as_buffer())
+    digest.update(b"]")

@@ -38,7 +38,7 @@ def f1_scores(run: Run) -> "pd.Series[float]":
         raise UserError(f"{run.path} has no classes (model.output=raw), and this study needs classes, of which the best are shown")
     if run.provenance["identity"]["images"] == "correct":
         raise UserError(f"{run.path} left out what the network gets wrong, so its classes have no F1 score: run it with images=all")
-    read = run.rows[run.rows.label.notna() & run.rows.predicted.notna()].drop_duplicates(ITEM)
+    read = run.table.items[run.table.items.label.notna() & run.table.items.predicted.notna()]
     if read.empty:
         raise UserError(f"no image of {run.path} has a label among the model's classes, so no class has an F1 score")
     images = read.astype({"label": int, "predicted": int}).groupby("index")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from builders import fresh, make_run
+from builders import fresh, holding, make_run
 from commands import evalkit
 
 from evalkit.analysis.audit import BLIND, CONTROL, FAILS, NO_VERDICT, PASSES, audit, improvements, verdicts
@@ -178,7 +178,7 @@ def with_maps(run, **measures):
     values = next(iter(measures.values()))
     columns = {name: [value for given in of.values() for value in given] for name, of in measures.items()}
     keys = [{"index": i, "target": 0, "method": method} for method, given in values.items() for i in range(len(given))]
-    return replace(run, maps=pd.DataFrame(keys).assign(**dict.fromkeys(MEASURES, np.nan)).assign(**columns))
+    return holding(run, maps=pd.DataFrame(keys).assign(**dict.fromkeys(MEASURES, np.nan)).assign(**columns))
 
 
 @pytest.mark.parametrize(("relative", "verdict"), [(1e-14, NO_VERDICT), (1e-6, FAILS)])

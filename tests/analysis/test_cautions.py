@@ -1,10 +1,8 @@
 """What makes a run's numbers misleading is said, and nothing else is."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from builders import make_run
+from builders import holding, make_run
 
 from evalkit.analysis.cautions import cautions
 from evalkit.analysis.load import load_runs
@@ -21,7 +19,7 @@ def said(path, **options):
 
 def right(run, number):
     """The run with `number` correctly predicted images."""
-    return replace(run, rows=run.rows.assign(label=np.where(run.rows["index"] < number, 0, 1)))
+    return holding(run, rows=run.rows.assign(label=np.where(run.rows["index"] < number, 0, 1)))
 
 
 def test_a_run_that_can_be_trusted_has_none(tmp_path):
@@ -74,7 +72,7 @@ def test_a_top_1_near_guessing(tmp_path):
     assert len(cautions(right(two, 33))) == 1 and cautions(right(two, 54)) == []
     correct = make_run(tmp_path / "correct", FULL, MASKED, record=TEN, asked={"images": "correct"})
     assert cautions(right(correct, 6)) == []
-    assert cautions(replace(run, rows=run.rows.assign(label=None))) == []
+    assert cautions(holding(run, rows=run.rows.assign(label=None))) == []
 
 
 def test_an_unfinished_run(tmp_path):

@@ -37,7 +37,7 @@ def test_images_for_outcomes_are_those_of_mcnemar():
         for first in range(differing + 1):
             if scipy_stats.binom.pmf(differing, n, better + worse) < 1e-9:
                 break
-            if stats.sign_test(first, differing - first) <= level:
+            if stats.sign_tests(np.array(first), np.array(differing - first)) <= level:
                 found += scipy_stats.binom.pmf(differing, n, better + worse) * scipy_stats.binom.pmf(
                     first, differing, better / (better + worse)
                 )

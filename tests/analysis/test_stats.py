@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.stats
 from builders import fresh
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
-from evalkit.analysis import stats
+from evalkit.analysis import resampling, stats
 
 
 def mean(values):
@@ -25,7 +25,7 @@ def test_bootstrap_interval_matches_the_normal_one():
 def test_bootstrap_is_that_of_scipy():
     """Counting draws instead of gathering values changes nothing: scipy's own mean over the same resamples."""
     values = np.random.default_rng(3).exponential(2, stats.ENOUGH)
-    plain = scipy.stats.bootstrap((values,), np.mean, n_resamples=stats.RESAMPLES, method="percentile", rng=np.random.default_rng(0))
+    plain = scipy.stats.bootstrap((values,), np.mean, n_resamples=resampling.RESAMPLES, method="percentile", rng=np.random.default_rng(0))
     found = mean(values[None])
     np.testing.assert_allclose(found.resampled[0], plain.bootstrap_distribution, rtol=1e-12)
     assert (found.low[0], found.high[0]) == pytest.approx(tuple(plain.confidence_interval))
@@ -73,8 +73,11 @@ def test_median_interval_covers_as_often_as_it_says():
 
 
 def test_sign_and_mcnemar_are_binomial():
-    assert stats.sign_test(3, 9) == pytest.approx(2 * binom.cdf(3, 12, 0.5))
-    assert stats.sign_test(0, 0) == 1
+    wins = fresh().integers(0, [[3], [40], [5000], [50_000]], (4, 30)).ravel()
+    losses = fresh().permutation(wins)
+    expected = [binomtest(a, a + b).pvalue if a + b else 1 for a, b in zip(wins.tolist(), losses.tolist(), strict=True)]
+    np.testing.assert_allclose(stats.sign_tests(wins, losses), expected, rtol=1e-9)
+    assert stats.sign_tests(np.array([0]), np.array([0])) == 1
     first, second = np.array([1, 1, 1, 0, 0, 1], bool), np.array([1, 0, 0, 0, 1, 0], bool)
     assert stats.mcnemar(first, second) == pytest.approx(2 * binom.cdf(1, 4, 0.5))
 

@@ -1,13 +1,12 @@
 """Numbers in tables against numbers computed by hand from rows."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from builders import FULL, MASKED, METHODS, fresh, make_run
+from builders import FULL, MASKED, METHODS, fresh, holding, make_run
 
 from evalkit.analysis.evaluated import evaluate_run
 from evalkit.analysis.load import load_runs
@@ -157,7 +156,7 @@ def test_a_run_named_twice_is_one_run(tmp_path, monkeypatch):
 
 def test_nothing_was_right(tmp_path):
     run = make_run(tmp_path / "run", FULL, MASKED)
-    nothing = replace(run, rows=run.rows[:0], shards=[{**run.shards[0], "left_out": 4}])
+    nothing = holding(run, rows=run.rows[:0], shards=[{**run.shards[0], "left_out": 4}])
     with pytest.raises(UserError, match="4 left out by images=correct"):
         summarise(nothing)
 

@@ -7,7 +7,7 @@ import pytest
 from builders import ROOT
 from shown import PROGRAMS, Reader
 
-from evalkit.analysis import stats
+from evalkit.analysis import resampling
 
 TEXT = (ROOT / "docs" / "coverage.md").read_text()
 ROWS = {cells[0]: cells for line in re.findall(r"^\| ([A-Z]\d.*) \|$", TEXT, re.MULTILINE) if (cells := line.split(" | "))}
@@ -35,7 +35,7 @@ def test_rows_are_numbered():
 @pytest.mark.parametrize("row", [row for row, cells in ROWS.items() if "`" in cells[3]])
 def test_commands(row, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stats, "RESAMPLES", 50)
+    monkeypatch.setattr(resampling, "RESAMPLES", 50)
     reader = Reader(tmp_path, [])
     for command in re.findall(r"`([^`]+)`", ROWS[row][3]):
         words = shlex.split(command)

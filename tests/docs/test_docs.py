@@ -22,7 +22,7 @@ from playwright.sync_api import Error, sync_playwright
 from shown import Reader, blocks, commands, placeholders
 from typer.main import get_command
 
-from evalkit.analysis import stats
+from evalkit.analysis import resampling
 from evalkit.analysis.load import load_runs
 from evalkit.cli.main import app
 from evalkit.config.choices import choices, read_choice
@@ -42,7 +42,7 @@ EXCEPTED: dict[str, str] = {}
 def test_what_a_page_shows_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(stats, "RESAMPLES", 50)
+    monkeypatch.setattr(resampling, "RESAMPLES", 50)
     reader = Reader(tmp_path, list(EXCEPTED))
     reader.namespace |= placeholders() if page.name == "README.md" else {}
     for block in blocks(page.read_text()):

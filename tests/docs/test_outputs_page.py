@@ -8,7 +8,7 @@ import pytest
 import shown
 from builders import ROOT
 
-from evalkit.analysis import stats
+from evalkit.analysis import resampling
 from evalkit.analysis.load import load_runs
 
 PAGE = ROOT / "docs" / "outputs.md"
@@ -22,7 +22,7 @@ def followed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
-        patch.setattr(stats, "RESAMPLES", 50)
+        patch.setattr(resampling, "RESAMPLES", 50)
         patch.setattr(shown, "runs_here", lambda _job: True)
         reader = shown.Reader(folder, [])
         for block in shown.blocks(PAGE.read_text()):

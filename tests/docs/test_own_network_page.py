@@ -11,7 +11,7 @@ from builders import ROOT, fresh
 from PIL import Image
 from torchvision.models import densenet169
 
-from evalkit.analysis import stats
+from evalkit.analysis import resampling
 from evalkit.analysis.load import load_runs
 
 KINDS = ("anadenanthera", "arecaceae", "matayba", *(f"kind {chr(97 + i)}" for i in range(20)))
@@ -19,7 +19,7 @@ KINDS = ("anadenanthera", "arecaceae", "matayba", *(f"kind {chr(97 + i)}" for i 
 
 def test_polen23e(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stats, "RESAMPLES", 50)
+    monkeypatch.setattr(resampling, "RESAMPLES", 50)
     (tmp_path / "polen23e").mkdir()
     names = [f"{kind}{(' (1)', '_01', '-1')[i % 3]}.jpg" for i, kind in enumerate(KINDS)]
     for name in names:

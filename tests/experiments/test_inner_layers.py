@@ -13,7 +13,7 @@ from builders import HALF, TinyFC, TinyGAP, fresh
 from safetensors.torch import save_file
 
 from evalkit import protocol
-from evalkit.analysis import stats
+from evalkit.analysis import resampling
 from evalkit.errors import UserError
 from evalkit.methods import grad_cam, spatial_ablation
 from evalkit.methods.local import windows
@@ -53,7 +53,7 @@ def data(folder, tmp_path, monkeypatch):
     pictures = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
     (folder / "labels.csv").write_text("file,class\n" + "".join(f"{name},{name[0]}\n" for name in pictures))
     (root / "pictures").symlink_to(folder)
-    monkeypatch.setattr(stats, "RESAMPLES", 50)
+    monkeypatch.setattr(resampling, "RESAMPLES", 50)
     for script in (inner, lateral):
         monkeypatch.setattr(script, "CONF", tmp_path / "conf")
     return root

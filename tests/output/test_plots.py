@@ -1,11 +1,9 @@
 """Figures show the numbers of the summary, and nothing else."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
-from builders import FULL, MASKED, fresh, make_run
+from builders import FULL, MASKED, fresh, holding, make_run
 
 from evalkit.analysis.evaluated import evaluate_run
 from evalkit.analysis.load import load_runs
@@ -20,7 +18,7 @@ def sweep(tmp_path):
     """One run with the thresholds 10 and 40, made of two that differ in nothing else."""
     run = make_run(tmp_path / "run", FULL, MASKED, top=10.0)
     other = make_run(tmp_path / "other", FULL, {m: s - 0.5 for m, s in MASKED.items()}, top=40.0)
-    return replace(run, rows=pd.concat([run.rows, other.rows]))
+    return holding(run, rows=pd.concat([run.rows, other.rows]))
 
 
 def test_threshold_curves_are_the_summary(sweep):
@@ -53,7 +51,7 @@ def test_many_points_stand_side_by_side(sweep):
     nine = [sweep.rows[sweep.rows.top_percent == 10].assign(select=s, fill=f) for s in ("keep_top", "remove_top", "x") for f in "abc"]
     nine = [rows.assign(select="keep_top") if rows["select"].iloc[0] == "x" else rows for rows in nine]
     rows = pd.concat(nine).drop_duplicates(["index", "method", "select", "fill"])
-    run = replace(sweep, rows=rows)
+    run = holding(sweep, rows=rows)
     figure = plots.drop_per_method(evaluate_run(run))
     width, height = figure.get_size_inches()
     assert height < 1.5 * width
@@ -86,7 +84,7 @@ def test_many_methods_get_a_panel_each(tmp_path):
     masked = {f"method_{i}": FULL - 0.1 * i for i in range(8)} | {"centre": FULL - 1}
     run = make_run(tmp_path / "run", FULL, masked, top=10.0)
     other = make_run(tmp_path / "other", FULL, {m: s - 0.5 for m, s in masked.items()}, top=40.0)
-    both = replace(run, rows=pd.concat([run.rows, other.rows]))
+    both = holding(run, rows=pd.concat([run.rows, other.rows]))
     summary = summarise(both)
     figure = plots.one_panel_a_method(both, summary, "activation")
     drops = summary[(summary.metric == "average_drop") & (summary.score == "activation")]
@@ -129,7 +127,7 @@ def test_nothing_is_cut_off(tmp_path, names, layer, raw):
     runs = [scored(tmp_path / str(top), names, layer=layer, top=top) for top in (20.0, 40.0)]
     rows = pd.concat([run.rows for run in runs])
     runs[0].provenance["identity"]["model"]["output"] = "raw" if raw else "softmax"
-    run = replace(runs[0], rows=rows.assign(prob_full=np.nan, prob_masked=np.nan) if raw else rows)
+    run = holding(runs[0], rows=rows.assign(prob_full=np.nan, prob_masked=np.nan) if raw else rows)
     assert run.raw == raw
     for name, figure in plots.figures(evaluate_run(run)):
         figure.draw_without_rendering()

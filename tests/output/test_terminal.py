@@ -2,11 +2,10 @@
 
 import io
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import fresh, make_run
+from builders import fresh, holding, make_run
 from rich.console import Console
 
 from evalkit.analysis.evaluated import evaluate_run
@@ -79,7 +78,7 @@ def test_measures_that_were_asked_for_are_printed_and_explained(tmp_path):
         "measures": ["single_deletion"],
         "single_deletion": {"grid": 4, "score": "logit", "fill": "mean"},
     }
-    measured = replace(run, maps=maps, provenance={**run.provenance, "identity": identity})
+    measured = holding(run, maps=maps, provenance={**run.provenance, "identity": identity})
     found = evaluate_run(measured).measures.set_index(["method", "metric"])
     shown = printed(measured, 80)
     for method in METHODS:

@@ -10,7 +10,7 @@ from builders import HOSTILE, fresh
 from commands import through_main as command
 from studies import make_key, sheet
 
-from evalkit.analysis import stats
+from evalkit.analysis import resampling
 from evalkit.errors import UserError
 from evalkit.study.records import KEY, read_answers, read_key
 from evalkit.study.report import sentences, write
@@ -100,7 +100,7 @@ def test_simulated_raters_give_the_shares_of_their_answers():
 
 def test_intervals_cover_the_true_preference(monkeypatch):
     """0.5, 0.3 and 0.2 of the people prefer each; 95 % of the intervals should hold that, of 120 studies at least 103."""
-    monkeypatch.setattr(stats, "RESAMPLES", 400)
+    monkeypatch.setattr(resampling, "RESAMPLES", 400)
     rng = np.random.default_rng(8)
     found = [score(*simulated(40, 4, rng)) for _ in range(120)]
     for name, truth in zip((*BETTER, "difference"), (20, 12, 8, 8), strict=True):
