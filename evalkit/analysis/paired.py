@@ -11,7 +11,7 @@ from evalkit.analysis.stats import ENOUGH, Array, Bootstrapped, Intervals, Ints,
 
 TOGETHER = 2**21
 """Entries of differences that are held at once."""
-TOGETHER_RESAMPLED = 2**23
+TOGETHER_RESAMPLED = 2**22
 """The same of differences that are all resampled, where each time costs a pass over the resamples."""
 SMALL = 1e-3
 """Share of the largest value below which differences of two methods are resampled themselves, not taken from the methods' means."""

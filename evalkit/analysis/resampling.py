@@ -22,6 +22,10 @@ IMAGES = 256
 """Images that are multiplied at once: few, so that their counts stay in the processor's cache."""
 BITS = 52
 """Bits of the largest sum of whole numbers: float64 has 53."""
+MORE = 20
+"""Further bits of the values, which are summed apart."""
+FINE = 2.0**-32
+"""Rounding to a multiple of so much of the mean size is too small to show; coarser rows, of which one value is huge, need further bits."""
 _LOCK = Lock()
 
 
@@ -45,21 +49,19 @@ def _drawn(n: int, number: int) -> NDArray[np.unsignedinteger]:
 
 
 def sums(rows: Sequence[Array]) -> tuple[Array, Array]:
-    """Return the sums of m rows of finite values, each (n,): over all n images (m,), and over each resample of them (m,RESAMPLES).
-
-    A resample's sum is exact for the values rounded to BITS bits less those of their number; the sum over all images for 20 bits more.
-    """
+    """Return the sums of m rows of finite values, each (n,): over all n images (m,), and over each resample of them (m,RESAMPLES)."""
     first, place = _distinct(rows)
     kinds = [_whole(rows[i]) for i in first]
     n = len(rows[0])
-    resampled = np.empty((len(kinds), RESAMPLES))
+    resampled = np.zeros((len(kinds), RESAMPLES))
     for dtype in (np.float32, np.float64):
-        numbers = {i: kind.numbers for i, kind in enumerate(kinds) if kind.numbers is not None and kind.numbers.dtype == dtype}
-        if numbers:
-            units = np.array([[kinds[i].unit] for i in numbers])
-            resampled[list(numbers)] = _product(np.stack(list(numbers.values())), resamples(n, RESAMPLES)) * units
+        terms = [(i, term) for i, kind in enumerate(kinds) for term in kind.terms if term.numbers.dtype == dtype]
+        if terms:
+            products = _product(np.stack([term.numbers for _, term in terms]), resamples(n, RESAMPLES))
+            for (i, term), product in zip(terms, products, strict=True):
+                resampled[i] += product * term.unit
     for i, kind in enumerate(kinds):
-        if kind.numbers is None:
+        if not kind.terms:
             resampled[i] = kind.total
     return np.array([kind.total for kind in kinds])[place], resampled[place]
 
@@ -69,13 +71,18 @@ def exact_sum(row: Array) -> float:
     return _whole(row).total
 
 
+class _Term(NamedTuple):
+    """Whole numbers (n,), as multiples of a unit."""
+
+    numbers: NDArray[Any]
+    unit: float
+
+
 class _Whole(NamedTuple):
-    """A row as multiples of a unit."""
+    """A row as a sum of terms, the second much smaller than the first; none where all values are the same."""
 
     total: float
-    unit: float = 1.0
-    numbers: NDArray[Any] | None = None
-    """Whole numbers (n,); None where all values are the same. They are float32 where they are -1, 0 and 1."""
+    terms: list[_Term]
 
 
 def _whole(row: Array) -> _Whole:
@@ -83,16 +90,19 @@ def _whole(row: Array) -> _Whole:
     low, high = (float(row.min()), float(row.max())) if n else (0.0, 0.0)
     most = max(high, -low)
     if low == high:
-        return _Whole(low * n)
+        return _Whole(low * n, [])
     if is_outcome(row, most) and n < 2**24:
         numbers = np.rint(row / most).astype(np.float32)
-        return _Whole(float(numbers.sum(dtype=np.float64)) * most, most, numbers)
-    scale = float(np.exp2(np.floor(BITS - np.log2(most * n))))
-    rest = row * scale
-    whole = np.rint(rest)
-    rest -= whole
-    rest *= 2.0**20
-    return _Whole(float(whole.sum() + np.rint(rest, out=rest).sum() / 2.0**20) / scale, 1 / scale, whole)
+        return _Whole(float(numbers.sum(dtype=np.float64)) * most, [_Term(numbers, most)])
+    unit = float(np.exp2(np.ceil(np.log2(most * n) - BITS)))
+    rest = row / unit
+    numbers = np.rint(rest)
+    rest -= numbers
+    rest *= 2.0**MORE
+    np.rint(rest, out=rest)
+    terms = [_Term(numbers, unit), _Term(rest, unit / 2.0**MORE)]
+    total = float(sum(term.numbers.sum() * term.unit for term in terms))
+    return _Whole(total, terms if unit > FINE * np.abs(row).mean() else terms[:1])
 
 
 def is_outcome(row: Array, most: float) -> bool:

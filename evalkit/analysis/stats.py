@@ -79,10 +79,18 @@ def mean(values: Array) -> Array:
 
 def percentiles(resampled: Array) -> tuple[Array, Array]:
     """Return the ends (m,) of percentile intervals of estimates on resamples (m,B); nan where one is undefined, or B is 0."""
-    if not resampled.shape[1]:
+    number = resampled.shape[1]
+    if not number:
         return np.full(len(resampled), np.nan), np.full(len(resampled), np.nan)
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
-    return low, high
+    alpha = (1 - LEVEL) / 2
+    ends = []
+    for share in (alpha, 1 - alpha):
+        place = number * share - share
+        below, part = int(place), place % 1
+        ordered = np.partition(resampled, [below, min(below + 1, number - 1)], axis=1)
+        ends.append((1 - part) * ordered[:, below] + part * ordered[:, min(below + 1, number - 1)])
+    undefined = np.isnan(resampled).any(axis=1)
+    return np.where(undefined, np.nan, ends[0]), np.where(undefined, np.nan, ends[1])
 
 
 def _squared_errors(above: Array, below: Array, counts: Array) -> Array:
@@ -167,4 +175,6 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 
 def sign_tests(wins: Ints, losses: Ints) -> Array:
     """Return p (m,) of the exact two-sided sign tests of wins against losses, without ties; 1 where there are no wins or losses."""
-    return np.asarray(np.minimum(1, 2 * stats.binom.cdf(np.minimum(wins, losses), wins + losses, 0.5)))
+    fewer, both = np.minimum(wins, losses), wins + losses
+    tails = stats.binom.cdf(fewer, both, 0.5) + stats.binom.sf(both - fewer - 1, both, 0.5)
+    return np.where(wins == losses, 1, np.minimum(1, tails))
