@@ -18,7 +18,7 @@ from evalkit.bench import timing
 from evalkit.bench.ablation import target_module
 from evalkit.errors import UserError
 from evalkit.files import writable_file
-from evalkit.output.plots import FORMATS
+from evalkit.output.drawing import FORMATS
 from evalkit.probe import Probe
 from evalkit.scores import confidence_and_logit
 

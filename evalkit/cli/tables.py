@@ -1,5 +1,7 @@
 """evalkit tables."""
 
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -31,12 +33,17 @@ def tables(
     from evalkit.output.terminal import print_tables
     from evalkit.output.write import write_all
 
-    if figures:
-        from evalkit.output.plots import write_figures
-    loaded = load_runs(runs, allow_incomplete=allow_incomplete)
     folder = out or own_folder(runs)
-    writable_folder(folder, "--out")
-    evaluated = [evaluate_run(run) for run in loaded]
-    write_all(evaluated, folder, write_figures if figures else None)
+    with ExitStack() as stack:
+        plot = None
+        if figures:
+            from evalkit.output.drawing import Drawer
+            from evalkit.output.plots import write_figures
+
+            plot = partial(write_figures, drawer=stack.enter_context(Drawer()))
+        loaded = load_runs(runs, allow_incomplete=allow_incomplete)
+        writable_folder(folder, "--out")
+        evaluated = [evaluate_run(run) for run in loaded]
+        write_all(evaluated, folder, plot)
     print_tables(Console(emoji=False), evaluated)
     note(f"written: {folder}/tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv" + (", figures/" if figures else ""))

@@ -1,12 +1,7 @@
 """Figures from summaries: metric against threshold, drop per method, win matrix. PNG for screens, PDF and SVG for papers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -19,33 +14,35 @@ from evalkit.analysis.load import CONTROLS, Run, at_point
 from evalkit.analysis.metrics import direction
 from evalkit.analysis.summary import PAPER_METRICS, scores_in, win_matrix
 from evalkit.output.distribution import distribution
+from evalkit.output.drawing import Drawer, drawn, set_style
 from evalkit.output.lettering import INCHES_PER_LINE, entitle, folded, legend_below, room
 from evalkit.output.tables import LABELS, MANY, PAPER_POINT, describe_point, main_points, network_in_paper, title, whom_win_beats
 
-METADATA: Any = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-"""Metadata of each format, without times, so that the same call writes the same bytes."""
-FORMATS = tuple(METADATA)
-TEXT: Any = {"text.parse_math": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "evalkit"}
-"""Text is stored as text in SVG and as TrueType in PDF; dollar signs in a name do not start a formula."""
 LETTERS_PER_PANEL = 24
 """Letters of a title that fit over one of the panels of `one_panel_a_method`."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def write_figures(evaluated: Sequence[Evaluated], out: Path) -> None:
-    """Write all figures of all runs into one folder."""
+def write_figures(evaluated: Sequence[Evaluated], out: Path, drawer: Drawer | None = None) -> None:
+    """Write all figures of all runs into one folder, with the help of another process where there is a `drawer`."""
     out.mkdir(parents=True, exist_ok=True)
+    waiting = []
     for one in evaluated:
         run = one.run
         same = [other for other in evaluated if other.run.path.name == run.path.name]
         stem = (run.path.name if len(same) == 1 else f"{run.path.parent.name}-{run.path.name}").replace("=", "-").replace(",", "_")
         for name, figure in figures(one):
-            save(figure, out / f"{stem}-{name}")
+            if drawer is not None and drawer.free:
+                waiting.append((out / f"{stem}-{name}", drawer.draw(figure)))
+            else:
+                save(figure, out / f"{stem}-{name}")
+    for file, done in waiting:
+        write_formats(done.result(), file)
 
 
 def figures(evaluated: Evaluated) -> Iterator[tuple[str, Figure]]:
     """Yield every figure of one run with a name for its file. The caller closes the figures."""
-    sns.set_theme(style="whitegrid", context="paper", palette="colorblind", rc=TEXT)
+    set_style()
     run, summary = evaluated.run, evaluated.summary
     for (select, fill), part in summary[summary.top_percent.notna()].groupby(["select", "fill"]):
         if part.top_percent.nunique() < 2:
@@ -186,11 +183,12 @@ def wins(run: Run) -> Figure:
 
 def save(figure: Figure, stem: Path, dpi: int = 150) -> list[Path]:
     """Write `<stem>.png`, `.pdf` and `.svg`, and close the figure."""
-    written = []
-    for form, metadata in METADATA.items():
-        file = stem.with_name(f"{stem.name}.{form}")
-        figure.savefig(file, dpi=dpi, metadata=metadata)
-        figure.set_layout_engine("none")  # the layout is the same for all formats
-        written.append(file)
-    plt.close(figure)
-    return written
+    return write_formats(drawn(figure, dpi=dpi), stem)
+
+
+def write_formats(contents: Mapping[str, bytes], stem: Path) -> list[Path]:
+    """Write the contents of `drawn` into `<stem>.png` and so on."""
+    files = {stem.with_name(f"{stem.name}.{form}"): content for form, content in contents.items()}
+    for file, content in files.items():
+        file.write_bytes(content)
+    return list(files)

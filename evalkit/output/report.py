@@ -1,12 +1,11 @@
 """The report: one HTML page of one or more runs."""
 
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -19,6 +18,7 @@ from evalkit.errors import printable
 from evalkit.files import publish
 from evalkit.output import map_tables, plots
 from evalkit.output.audit_section import audit_section
+from evalkit.output.drawing import Drawer
 from evalkit.output.pages import data_uri, page
 from evalkit.output.tables import caption, cells, comparison_table, describe_point, main_points, paired, signs, title
 from evalkit.output.verdict_section import verdict_section
@@ -35,18 +35,39 @@ FIGURES = {
 WHY = {"error": "unreadable", "nonfinite": "map or score not finite"}
 
 
-def write_report(evaluated: Sequence[Evaluated], galleries: Sequence[Mapping[str, Any]], notes: Sequence[Sequence[str]], out: Path) -> None:
-    """Write the report as one HTML file, with the gallery of each run (as report.js reads it) and notes on its gaps.
+class Page:
+    """The report of runs: its numbers are computed and its figures begun at once, and the galleries are added at the end."""
 
-    Raises UserError if the file cannot be written.
-    """
-    sections = [_section(one, its_notes) for one, its_notes in zip(evaluated, notes, strict=True)]
-    runs = [one.run for one in evaluated]
-    judged, audited = verdict_section(verdict(runs), _svg_uri), audit_section(runs)
-    publish(out, page("report", {"galleries": list(galleries)}, sections=sections, verdict=judged, audit=audited).encode())
+    def __init__(self, evaluated: Sequence[Evaluated], drawer: Drawer) -> None:
+        runs = [one.run for one in evaluated]
+
+        def address(figure: Figure) -> _Address:
+            return _Address(drawer.draw(figure, ("svg",)))
+
+        self._sections = [_section(one, address) for one in evaluated]
+        self._verdict, self._audit = verdict_section(verdict(runs), address), audit_section(runs)
+
+    def write(self, galleries: Sequence[Mapping[str, Any]], notes: Sequence[Sequence[str]], out: Path) -> None:
+        """Write the report as one HTML file, with the gallery of each run (as report.js reads it) and notes on its gaps.
+
+        Raises UserError if the file cannot be written.
+        """
+        sections = [{**section, "notes": its_notes} for section, its_notes in zip(self._sections, notes, strict=True)]
+        html = page("report", {"galleries": list(galleries)}, sections=sections, verdict=self._verdict, audit=self._audit)
+        publish(out, html.encode())
 
 
-def _section(evaluated: Evaluated, notes: Sequence[str]) -> dict[str, Any]:
+class _Address:
+    """A figure as a data URI, once it is drawn: in an image, scripts and links in the SVG have no effect on the page."""
+
+    def __init__(self, drawing: "Future[dict[str, bytes]]") -> None:
+        self._drawing = drawing
+
+    def __str__(self) -> str:
+        return data_uri(self._drawing.result()["svg"], "image/svg+xml")
+
+
+def _section(evaluated: Evaluated, address: Callable[[Figure], _Address]) -> dict[str, Any]:
     run = evaluated.run
     main, tested = main_points(run), paired(evaluated)
     tables = [
@@ -59,7 +80,7 @@ def _section(evaluated: Evaluated, notes: Sequence[str]) -> dict[str, Any]:
         "caption": caption(run),
         "main": tables[: len(main)],
         "others": tables[len(main) :],
-        "figures": [{"name": _caption(name), "address": _svg_uri(figure)} for name, figure in plots.figures(evaluated)],
+        "figures": [{"name": _caption(name), "address": address(figure)} for name, figure in plots.figures(evaluated)],
         "protocols": map_tables.protocol_cells(evaluated),
         "agreement": map_tables.same_maps(run),
         "measures": map_tables.measure_cells(evaluated),
@@ -68,7 +89,6 @@ def _section(evaluated: Evaluated, notes: Sequence[str]) -> dict[str, Any]:
         "excluded": _excluded(run),
         "counts": run.counts(),
         "provenance": json.dumps(run.provenance, indent=2, ensure_ascii=False),
-        "notes": notes,
         "point": describe_point(main[0]),
         "score": main_score(run),
         "rule": signs(run) if run.raw else "",
@@ -79,14 +99,6 @@ def _caption(name: str) -> str:
     """Return the caption of a figure by its name in `plots.figures`: what it shows, and for which points."""
     of, word = next((name[: name.index(word)].strip("-").replace("-", ", "), word) for word in FIGURES if word in name.split("-"))
     return FIGURES[word] + (f" ({of.replace('_', ' ')} fill)" if of else "")
-
-
-def _svg_uri(figure: Figure) -> str:
-    """Return a figure as a data URI: in an image, scripts and links in the SVG have no effect on the page."""
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata=plots.METADATA["svg"])
-    plt.close(figure)
-    return data_uri(file.getvalue(), "image/svg+xml")
 
 
 def _speed(run: Run) -> list[list[str]]:

@@ -15,9 +15,10 @@ from evalkit.analysis.judged import Judged
 from evalkit.analysis.judgements import FAITHFULNESS
 from evalkit.analysis.summary import main_score, scores_in
 from evalkit.analysis.verdict import Verdict
+from evalkit.output.drawing import TEXT
 from evalkit.output.lettering import entitle
 from evalkit.output.method_names import display
-from evalkit.output.plots import TEXT, save
+from evalkit.output.plots import save
 from evalkit.output.tables import describe_point, main_points, title
 from evalkit.output.verdict_tables import ASIDE, judgement_words, tau_table
 from evalkit.output.verdict_words import metric_words

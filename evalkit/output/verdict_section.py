@@ -26,8 +26,8 @@ from evalkit.output.verdict_tables import (
 from evalkit.output.verdict_words import agreement_lines, pair_sentence, srg_sentence, turn_sentence
 
 
-def verdict_section(verdict: Verdict, address: Callable[[Figure], str]) -> dict[str, Any]:
-    """Return what the page verdict.html shows, its figures through `address`, which makes them data URIs."""
+def verdict_section(verdict: Verdict, address: Callable[[Figure], object]) -> dict[str, Any]:
+    """Return what the page verdict.html shows, its figures through `address`, which makes them data URIs once the page is written."""
     return {
         "claims": claim_sentences(verdict),
         "claim_table": claim_table(verdict),
@@ -39,7 +39,7 @@ def verdict_section(verdict: Verdict, address: Callable[[Figure], str]) -> dict[
     }
 
 
-def _of_run(verdict: Verdict, number: int, address: Callable[[Figure], str]) -> dict[str, Any]:
+def _of_run(verdict: Verdict, number: int, address: Callable[[Figure], object]) -> dict[str, Any]:
     judged = verdict.judged[number]
     stands, methods = standings(verdict, number), contenders(judged.methods)
     return {

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from evalkit.analysis.load import ITEM, Run
 from evalkit.analysis.metrics import relative_drop
 from evalkit.data.decode import UnreadableImage
 from evalkit.errors import UserError, printable
-from evalkit.output.report import write_report
+from evalkit.output.drawing import Drawer
+from evalkit.output.report import Page
 from evalkit.output.tables import describe_point, main_points
 from evalkit.photos.gallery_choice import GalleryEntry, select, shown_methods
 from evalkit.photos.pictures import overlay, webp_uri
@@ -130,13 +132,21 @@ def _data_uris(described: dict[str, Any]) -> Iterable[str]:
 
 
 def report_runs(
-    evaluated: Sequence[Evaluated], file: Path, *, each: int, root: str | None = None, most_bytes: int = MOST_BYTES
+    evaluated: Sequence[Evaluated],
+    file: Path,
+    *,
+    each: int,
+    root: str | None = None,
+    most_bytes: int = MOST_BYTES,
+    drawer: Drawer | None = None,
 ) -> list[str]:
     """Write the report of runs with their galleries (`evalkit.output.report`); return sentences on what it does not show.
 
     `each` is how many images a gallery shows for every reason, `root` the data folder if the images have moved. Raises
     UserError if the file cannot be written.
     """
-    galleries = [Gallery(one.run, main_points(one.run)[0], each, most_bytes // len(evaluated), root) for one in evaluated]
-    write_report(evaluated, [gallery.json() for gallery in galleries], [gallery.notes for gallery in galleries], file)
+    with nullcontext(drawer) if drawer is not None else Drawer() as drawing:
+        page = Page(evaluated, drawing)
+        galleries = [Gallery(one.run, main_points(one.run)[0], each, most_bytes // len(evaluated), root) for one in evaluated]
+        page.write([gallery.json() for gallery in galleries], [gallery.notes for gallery in galleries], file)
     return [note for gallery in galleries for note in gallery.notes]

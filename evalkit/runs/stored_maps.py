@@ -18,6 +18,10 @@ _DECIDE_MAPS = ("model", "data", "precision", "decode")
 """Parts of an identity on which the maps of every method depend, besides the method's own settings and code."""
 
 
+TOGETHER = 2**26
+"""Bytes of the shards whose maps are held at once, or those of two where they are larger."""
+
+
 class StoredMaps:
     """The raw maps of run folders; each method is looked up in the first folder that has it.
 
@@ -30,6 +34,7 @@ class StoredMaps:
         """Versions of this package that computed the maps."""
         self._folder_of: dict[str, int] = {}
         self._shard_of: list[dict[int, int]] = []
+        largest = 1
         for number, folder in enumerate(self.folders):
             shard_of: dict[int, int] = {}
             missing = 0
@@ -39,6 +44,7 @@ class StoredMaps:
                     missing += 1
                     continue
                 table, description = stored
+                largest = max(largest, table.nbytes)
                 shard_of |= dict.fromkeys(table["index"].to_pylist(), shard)
                 self.code.add(str(description.get("code")))
             if missing:
@@ -50,7 +56,7 @@ class StoredMaps:
             methods = folder.provenance["identity"]["method"]
             for method in methods.keys() - versions(methods):  # control versions are computed from the stored maps
                 self._folder_of.setdefault(method, number)
-        self._maps = lru_cache(maxsize=2)(self._read)
+        self._maps = lru_cache(maxsize=max(2, TOGETHER // largest))(self._read)
 
     def __contains__(self, method: str) -> bool:
         return method in self._folder_of

@@ -40,7 +40,8 @@ from evalkit.evaluation.sanity import cascade, similarity
 from evalkit.evaluation.session import Session, open_session
 from evalkit.methods import controls
 from evalkit.models.split import SplitModel
-from evalkit.output.plots import FORMATS, MARKERS
+from evalkit.output.drawing import FORMATS
+from evalkit.output.plots import MARKERS
 from evalkit.probe import Probe
 
 DEFAULTS = {"method": "[ablation_cam,grad_cam,grad_cam_pp,random,constant,centre]", "sample": "64"}

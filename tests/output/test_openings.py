@@ -12,7 +12,8 @@ from evalkit.analysis.evaluated import evaluate_run
 from evalkit.output import map_tables, plots
 from evalkit.output.latex import latex
 from evalkit.output.markdown import markdown
-from evalkit.output.report import write_report
+from evalkit.output.drawing import Drawer
+from evalkit.output.report import Page
 from evalkit.output.tables import caption
 from evalkit.output.terminal import print_tables
 
@@ -25,7 +26,8 @@ def outputs(runs, folder):
     evaluated = [evaluate_run(run) for run in runs]
     terminal = io.StringIO()
     print_tables(Console(width=200, file=terminal), evaluated)
-    write_report(evaluated, [GALLERY] * len(runs), [[]] * len(runs), folder / "report.html")
+    with Drawer() as drawer:
+        Page(evaluated, drawer).write([GALLERY] * len(runs), [[]] * len(runs), folder / "report.html")
     return terminal.getvalue(), markdown(evaluated), latex(evaluated), (folder / "report.html").read_text()
 
 

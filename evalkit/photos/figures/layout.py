@@ -24,7 +24,8 @@ from evalkit.errors import UserError, printable
 from evalkit.files import writable_folder
 from evalkit.layer_names import layers_in_words
 from evalkit.models.weights import are_random
-from evalkit.output.plots import TEXT, save
+from evalkit.output.drawing import TEXT
+from evalkit.output.plots import save
 from evalkit.photos.pictures import COLOURS, overlay, to_array
 from evalkit.photos.session import PhotoSession, open_photographs
 from evalkit.probe import Probe
