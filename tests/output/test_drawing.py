@@ -28,5 +28,5 @@ def test_what_fails_there_fails_here():
     axes.set_title("$x^$", parse_math=True)  # no formula
     with drawing.Drawer() as drawer:
         done = drawer.draw(figure, ("svg",))
-        with pytest.raises(ValueError, match="ParseException|Expected|parse"):
+        with pytest.raises(ValueError, match=r"ParseException|Expected|parse"):
             done.result()

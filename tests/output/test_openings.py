@@ -10,9 +10,9 @@ from rich.console import Console
 
 from evalkit.analysis.evaluated import evaluate_run
 from evalkit.output import map_tables, plots
+from evalkit.output.drawing import Drawer
 from evalkit.output.latex import latex
 from evalkit.output.markdown import markdown
-from evalkit.output.drawing import Drawer
 from evalkit.output.report import Page
 from evalkit.output.tables import caption
 from evalkit.output.terminal import print_tables
