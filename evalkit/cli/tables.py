@@ -22,6 +22,7 @@ def tables(
     ] = None,
     allow_incomplete: Annotated[bool, typer.Option(help="Include unfinished runs; the caption says so.")] = False,
     figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,
+    plots: Annotated[str, typer.Option(help="Formats of the figures, with commas; none is --no-figures.")] = "png,pdf,svg",
 ) -> None:
     """Print Tables 1 and 2 from runs; write Markdown, CSV, LaTeX and figures.
 
@@ -36,14 +37,14 @@ def tables(
     folder = out or own_folder(runs)
     with ExitStack() as stack:
         plot = None
-        if figures:
-            from evalkit.output.drawing import Drawer
+        if figures and plots != "none":
+            from evalkit.output.drawing import Drawer, formats_of
             from evalkit.output.plots import write_figures
 
-            plot = partial(write_figures, drawer=stack.enter_context(Drawer()))
+            plot = partial(write_figures, formats=formats_of(plots), drawer=stack.enter_context(Drawer()))
         loaded = load_runs(runs, allow_incomplete=allow_incomplete)
         writable_folder(folder, "--out")
         evaluated = [evaluate_run(run) for run in loaded]
         write_all(evaluated, folder, plot)
     print_tables(Console(emoji=False), evaluated)
-    note(f"written: {folder}/tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv" + (", figures/" if figures else ""))
+    note(f"written: {folder}/tables.md, tables.tex, summary.csv, comparisons.csv, maps.csv" + (", figures/" if plot is not None else ""))

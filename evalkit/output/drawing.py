@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from evalkit.errors import UserError, did_you_mean
 from evalkit.threads import cores
 
 METADATA: Any = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -22,6 +23,15 @@ METADATA: Any = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": Non
 FORMATS = tuple(METADATA)
 TEXT: Any = {"text.parse_math": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "evalkit"}
 """Text is stored as text in SVG and as TrueType in PDF; dollar signs in a name do not start a formula."""
+
+
+def formats_of(text: str) -> tuple[str, ...]:
+    """Return the formats that an option names with commas, such as `png,svg`. Raises UserError for another one."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in FORMATS:
+            raise UserError(f"--plots {text}: '{name}' is no format of figures{did_you_mean(name, [*FORMATS, 'none'])}")
+    return tuple(dict.fromkeys(names))
 
 
 def set_style() -> None:

@@ -14,7 +14,7 @@ from evalkit.analysis.load import CONTROLS, Run, at_point
 from evalkit.analysis.metrics import direction
 from evalkit.analysis.summary import PAPER_METRICS, scores_in, win_matrix
 from evalkit.output.distribution import distribution
-from evalkit.output.drawing import Drawer, drawn, set_style
+from evalkit.output.drawing import FORMATS, Drawer, drawn, set_style
 from evalkit.output.lettering import INCHES_PER_LINE, entitle, folded, legend_below, room
 from evalkit.output.tables import LABELS, MANY, PAPER_POINT, describe_point, main_points, network_in_paper, title, whom_win_beats
 
@@ -23,7 +23,7 @@ LETTERS_PER_PANEL = 24
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def write_figures(evaluated: Sequence[Evaluated], out: Path, drawer: Drawer | None = None) -> None:
+def write_figures(evaluated: Sequence[Evaluated], out: Path, formats: tuple[str, ...] = FORMATS, drawer: Drawer | None = None) -> None:
     """Write all figures of all runs into one folder, with the help of another process where there is a `drawer`."""
     out.mkdir(parents=True, exist_ok=True)
     waiting = []
@@ -33,9 +33,9 @@ def write_figures(evaluated: Sequence[Evaluated], out: Path, drawer: Drawer | No
         stem = (run.path.name if len(same) == 1 else f"{run.path.parent.name}-{run.path.name}").replace("=", "-").replace(",", "_")
         for name, figure in figures(one):
             if drawer is not None and drawer.free:
-                waiting.append((out / f"{stem}-{name}", drawer.draw(figure)))
+                waiting.append((out / f"{stem}-{name}", drawer.draw(figure, formats)))
             else:
-                save(figure, out / f"{stem}-{name}")
+                write_formats(drawn(figure, formats), out / f"{stem}-{name}")
     for file, done in waiting:
         write_formats(done.result(), file)
 
