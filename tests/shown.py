@@ -36,6 +36,7 @@ from evalkit.evaluation.apply import load_methods
 from evalkit.imports import find
 from evalkit.launch.local import worker_count
 from evalkit.launch.run import run_job
+from evalkit.runs.like import beside
 
 FEW = ["limit=4", "workers=0"]
 PROGRAMS = ("evalkit", "make", "python", "pip", "torchrun")
@@ -221,7 +222,9 @@ def parsed(words: Sequence[str]) -> dict:
 
 def composed(overrides: tuple[str, ...], multirun: bool = False, conf: Path | None = None) -> list[Job]:
     """The jobs, their methods and data sets found, and their options known."""
-    jobs = _compose(overrides, multirun) if conf is None else compose_jobs(overrides, multirun=multirun, conf=conf)
+    new = conf is not None or any(word.startswith("like=") for word in overrides)
+    jobs = compose_jobs(overrides, multirun=multirun, conf=conf) if new else _compose(overrides, multirun)
+    jobs = [beside(job, multirun=multirun)[0] for job in jobs]
     for job in jobs:
         load_methods(job.config.method)
         settings = {key: value for key, value in job.config.data.items() if key not in ("name", "_target_")}

@@ -31,13 +31,20 @@ def run(
     """Evaluate methods on a model and data set; run the same command again to resume.
 
     evalkit run model=vgg16 data=imagenet data.root=/data/imagenet 'protocol.top_percent=[20,30,50]' out=results/table1
+
+    evalkit run 'method=[score_cam]' like=results/table1
+
+    The second computes a further method with all other settings of a run, into a folder beside it.
     """
     from evalkit.config.compose import compose_jobs
+    from evalkit.runs.like import beside
 
     jobs = compose_jobs(
         overrides or [], multirun=multirun, conf=conf, size=size_in_data
     )  # all, so that errors come before torch is imported
-    for job in jobs:
+    for job, remark in [beside(job, multirun=multirun) for job in jobs]:
+        if remark:
+            note(remark)
         if job.proposal:
             note(f"{job.config.model.name}: {job.proposal}")
         note(_run_one(job))
@@ -46,6 +53,8 @@ def run(
 def _run_one(job: "Job") -> str:
     """Run one job, show its progress, and return a summary in one line."""
     from evalkit.launch.start import start_job
+    from evalkit.runs.folder import RunFolder
+    from evalkit.runs.like import apart
 
     started, done, new, images = time.perf_counter(), 0, 0, 0
     config = job.config
@@ -62,6 +71,8 @@ def _run_one(job: "Job") -> str:
             nonlocal new, images
             new, images = total - before, total
             display.announce(total, before)
+            if job.like is not None and (why := apart(RunFolder(config.out), job.like)):
+                note(why)
 
         try:
             folder = start_job(job, advance, announce)
@@ -76,7 +87,8 @@ def _run_one(job: "Job") -> str:
         summary = f"{done} images in {seconds:.1f} s ({done / seconds:.1f} images/s, start included){read}{_excluded(counts)}"
     if counts.missing:
         summary = f"{summary if done else 'nothing computed here'}; {shards_in_words(len(counts.missing))} left to other workers"
-    return f"{config.model.name}: {summary}{_ending(folder)} -> {folder.path}"
+    together = "" if job.like is None or apart(folder, job.like) else f"; one table of both: evalkit tables {job.like.path} {folder.path}"
+    return f"{config.model.name}: {summary}{_ending(folder)} -> {folder.path}{together}"
 
 
 def _ending(folder: "RunFolder") -> str:

@@ -3,6 +3,7 @@
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from evalkit.config import like
 from evalkit.config.choices import GROUPS, choices
 from evalkit.config.overrides import parse, parse_one, swept
-from evalkit.config.schema import Job, RunConfig
+from evalkit.config.schema import Former, Job, RunConfig
 from evalkit.config.sentences import composition_error, refusal, shown
 from evalkit.config.spelling import has_marks, settle, settle_call, swept_name, unmarked
 from evalkit.config.yaml_files import search_path
@@ -28,6 +30,8 @@ from evalkit.imports import find
 from evalkit.models.settings import ModelConfig
 
 log = logging.getLogger(__name__)
+CONFIG = "config"
+"""The file of conf/ that all others are composed into."""
 _MEASURED_WITH = {f"model.{key}" for key in ("factory", "args", "weights", "classes", "class_map")}
 """Keys on which a preset's published top-1 depends."""
 
@@ -39,16 +43,20 @@ Sizes = Callable[[RunConfig], tuple[int, int]]
 def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path | None = None, size: Sizes | None = None) -> list[Job]:
     """Compose and validate the jobs of a command line: one, or with `multirun` (or an experiment that sweeps) one per combination.
 
-    `conf` is a folder of further yaml files with the layout of conf/. `size` is asked only where a layer is to be proposed; without it,
+    `conf` is a folder of further yaml files with the layout of conf/; `like=FOLDER` among the overrides is a run folder that all other
+    settings are taken from. `size` is asked only where a layer is to be proposed; without it,
     images whose size the configuration does not fix count as 224 x 224. Raises UserError.
     """
     _refuse_duplicate_names(conf)
     extra = [search_path(conf)] if conf is not None else []
+    overrides, former_path = like.take(overrides)
+    base = CONFIG if former_path is None else like.NAME
+    former = None if former_path is None else _former(former_path, extra)
     parsed, order = _split_added("method", parse(overrides), conf)
     parsed, controls = _split_added("control", parsed, conf)
     orders = {"method": order, "control": controls}
     _check_names(parsed, conf)
-    _check_keys(parsed, extra)
+    _check_keys(parsed, extra, base)
     fixed = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
     sweeps = {o.key_or_group: swept(o) for o in parsed if o.is_sweep_override()}
     if sweeps and not multirun:
@@ -56,14 +64,27 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool = False, conf: Path
             f"several values for {', '.join(sweeps)} need -m (multirun); a list of one run is written in brackets, as in 'method=[a,b]', "
             "and a comma of a name between quotes, as in 'out=\"a,b\"'"
         )
-    hydra = _compose([*fixed, *extra], with_hydra=True).hydra
+    hydra = _compose([*fixed, *extra], base, with_hydra=True).hydra
     if str(hydra.mode) == "RunMode.MULTIRUN":
         overridden = {o.key_or_group for o in parsed}
         for key, values in hydra.sweeper.params.items():
             if key not in overridden:
                 sweep = parse_one(f"{key}={values}")
                 sweeps[key] = swept(sweep) if sweep.is_sweep_override() else [str(values)]
-    return [_job([*fixed, *combination], combination, extra, orders, size) for combination in _combinations(sweeps)]
+    if former is not None:
+        former = replace(former, given=frozenset(o.key_or_group for o in parsed))
+    return [_job([*fixed, *combination], combination, extra, orders, size, former) for combination in _combinations(sweeps)]
+
+
+def _former(text: str, extra: list[str]) -> Former:
+    """Return the run that `like=` names, whose settings Hydra then composes with. Raises UserError."""
+    path = like.run_folder(text)
+    like.store(path)
+    try:
+        config, _ = validated(_content(_compose(extra, like.NAME)))
+    except UserError as reason:
+        raise UserError(f"{path / 'run.yaml'} does not fit this version: {reason}") from reason
+    return Former(path, config, like.methods_of(path), frozenset())
 
 
 def _split_added(group: str, parsed: list[Override], conf: Path | None) -> tuple[list[Override], list[str]]:
@@ -92,15 +113,21 @@ def _combinations(sweeps: dict[str, list[str]]) -> Iterator[list[str]]:
         yield [f"{key}={value}" for key, value in zip(sweeps, values, strict=True)]
 
 
-def _job(overrides: list[str], folder: list[str], extra: list[str], orders: dict[str, list[str]], size: Sizes | None) -> Job:
-    composed = _compose([*overrides, *extra])
+def _job(
+    overrides: list[str], folder: list[str], extra: list[str], orders: dict[str, list[str]], size: Sizes | None, former: Former | None
+) -> Job:
+    composed = _compose([*overrides, *extra], CONFIG if former is None else like.NAME)
     for group, order in orders.items():
         if order:
             composed[group] = {name: composed[group][name] for name in dict.fromkeys([*order, *composed[group]])}
     given = _content(composed)
+    if former is not None:
+        like.adapt(given, former)
     if _replaces_what_was_measured(overrides):
         given["model"] |= {"expected_top1": None, "expected_top1_source": None}
     config, content = validated(given)
+    if former is not None:
+        like.refuse_foreign(config, former)
     _check_size(config.model, overrides)
     remark = ""
     if "auto" in config.model.layers:
@@ -112,7 +139,7 @@ def _job(overrides: list[str], folder: list[str], extra: list[str], orders: dict
         name = ",".join(swept_name(one, RunConfig) for one in folder).replace("/", "_")
         config = config.model_copy(update={"out": config.out / name})
         content["out"] = str(config.out)
-    return Job(config, OmegaConf.to_yaml(OmegaConf.create(content)), remark)
+    return Job(config, OmegaConf.to_yaml(OmegaConf.create(content)), remark, former)
 
 
 def _proposed(model: ModelConfig, size: tuple[int, int] | None) -> tuple[ModelConfig, str]:
@@ -211,11 +238,11 @@ def _by_function(settings: dict[str, Any], target: object, key: str) -> dict[str
     return settle_call(settings, find(unmarked(target), key)) if isinstance(target, str) else settle(settings, Any)
 
 
-def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:
+def _compose(overrides: list[str], base: str = CONFIG, with_hydra: bool = False) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("evalkit.conf", version_base="1.3"):
-            return compose("config", overrides=overrides, return_hydra_config=with_hydra)
+            return compose(base, overrides=overrides, return_hydra_config=with_hydra)
     except MissingConfigException as reason:  # an experiment may name a network of torchvision or timm
         group, _, name = str(reason.missing_cfg_file).partition("/")
         if group not in GROUPS:
@@ -225,7 +252,7 @@ def _compose(overrides: list[str], with_hydra: bool = False) -> DictConfig:
         raise UserError(f"a configuration file is not valid yaml: {' '.join(str(reason).split())}") from reason
     except (HydraException, OmegaConfBaseException, TypeError, ValueError) as reason:  # as for 'method=[{}]' and 'model=null'
         raise composition_error(reason) from reason
-    return _compose(overrides, with_hydra)
+    return _compose(overrides, base, with_hydra)
 
 
 def _check_names(parsed: list[Override], conf: Path | None) -> None:
@@ -268,10 +295,10 @@ def _register_library_network(name: str) -> bool:
     return entry is not None
 
 
-def _check_keys(parsed: list[Override], extra: list[str]) -> None:
+def _check_keys(parsed: list[Override], extra: list[str], base: str) -> None:
     groups = [o.input_line for o in parsed if o.key_or_group in GROUPS and not o.is_sweep_override() and o.input_line]
     added = [o.input_line for o in parsed if o.is_add() and o.input_line]
-    known = _keys(_compose([*groups, *added, *extra]))
+    known = _keys(_compose([*groups, *added, *extra], base))
     for override in parsed:
         key = override.key_or_group
         if not override.is_add() and not override.is_delete() and key not in known and key not in GROUPS and not key.startswith("hydra"):

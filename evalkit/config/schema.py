@@ -157,6 +157,9 @@ class RunConfig(Settings):
     until: Text | None = None
     until_metric: Metric = "average_drop"
     until_point: PointSetting | None = Field(default=None, description="a point", examples=["{select: soft, fill: black}"])
+    until_from: Annotated[Place | None, PlainValidator(lambda value: None if value is None else _as_place(value))] = Field(
+        default=None, description="the folder of a run with until that has ended, or null"
+    )
     out: Annotated[Place, PlainValidator(_as_place)] = Field(description="a folder", examples=["results/mine"])
     batch_size: Positive
     shard_size: Positive | Literal["auto"]
@@ -187,6 +190,8 @@ class RunConfig(Settings):
             raise ValueError("no method chosen: method=[grad_cam,ablation_cam]")
         if self.until is not None and self.model.output == "raw":
             raise ValueError("until needs scores with bounds, which model.output=raw has not: leave until out, and set sample=N")
+        if self.until_from is not None and self.until is None:
+            raise ValueError("until_from names a run whose end is shared, and needs its until")
         named = [(f"{group}.{name}", one) for group in ("method", "control") for name, one in getattr(self, group).items()]
         for name, settings in (("data", self.data), *named):
             if not isinstance(settings.get("_target_"), str):
@@ -211,17 +216,31 @@ class RunConfig(Settings):
         return self.shard_size
 
     def question(self, methods: Iterable[str] | None = None) -> Question | None:
-        """Return what `until` asks, or None. `methods` are the names of rows; without them, any layer or control of a method may be named.
+        """Return what `until` asks; None without it, and where another run was asked (`until_from`).
 
-        Raises UserError: `until` names no two of these methods, or there is no protocol point that it could ask about.
+        `methods` are the names of rows; without them, any layer or control of a method may be named. Raises UserError: `until` names no
+        two of these methods, or there is no protocol point that it could ask about.
         """
-        if self.until is None:
+        if self.until is None or self.until_from is not None:
             return None
         layers = [*self.model.layers, *([self.model.fuse] if self.model.fuse else [])] if len(self.model.layers) > 1 else []
         known = [*self.method, *(at(name, layer) for name in self.method for layer in layers)]
         known += [under(name, control) for name in known for control in self.control]
         first, second = pair_of(self.until, known if methods is None else methods)
         return Question(first, second, self.until_metric, point_of(self.protocol.all_points(), self.until_point))
+
+
+@dataclass(frozen=True)
+class Former:
+    """The run that `like=` names."""
+
+    path: Place
+    config: RunConfig
+    """Its configuration, with the defaults of keys that its version did not know."""
+    methods: tuple[str, ...]
+    """The names of its rows: methods, at each layer where there are several, and control versions."""
+    given: frozenset[str]
+    """The keys that overrides set; all others are the former run's."""
 
 
 @dataclass(frozen=True)
@@ -232,3 +251,5 @@ class Job:
     yaml: str
     proposal: str = ""
     """Which layer was proposed, and why; empty where the configuration names it."""
+    like: Former | None = None
+    """The run that all keys without an override were taken from."""

@@ -9,6 +9,7 @@ from evalkit.evaluation.session import Session, open_session
 from evalkit.launch.rank import worker_rank
 from evalkit.runs.claims import Claims
 from evalkit.runs.folder import RunFolder
+from evalkit.runs.like import shared_end
 from evalkit.runs.provenance import identify, provenance, shard_metadata
 from evalkit.runs.stored_maps import reused
 from evalkit.runs.watch import Watch
@@ -42,7 +43,10 @@ def prepare(job: Job, device: str | None = None) -> Prepared:
     folder, identity = RunFolder(config.out), identify(session)
     if config.maps_from is not None:
         session = replace(session, stored=reused(RunFolder(config.maps_from), identity))
+    end = None if config.until_from is None else shared_end(RunFolder(config.until_from), identity)
     folder.create_or_resume(identity, provenance(session), job.yaml, len(session.positions), config.images_per_shard)
+    if end is not None:
+        folder.record_end(end)
     question = config.question(session.methods)
     watch = None if question is None else Watch(folder, question, config.seed)
     if watch is not None:

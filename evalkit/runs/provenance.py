@@ -19,6 +19,7 @@ from evalkit.imports import find
 from evalkit.layer_names import method_of
 from evalkit.methods.pixel import guided
 from evalkit.models.grid import Grid
+from evalkit.runs.folder import RunFolder
 from evalkit.runs.identity import Identity
 from evalkit.runs.user_code import UserCode, source_file
 from evalkit.until import facts as until_facts
@@ -50,6 +51,9 @@ def identify(session: Session) -> Identity:
     question = config.question(session.methods)
     if question is not None:
         facts["until"] = until_facts(question, config.protocol.all_points(), config.images_per_shard)
+    if config.until_from is not None:  # its images, asked of its methods
+        asked = RunFolder(config.until_from).provenance["identity"].get("until", {})
+        facts["until"] = {**asked, "shard_size": config.images_per_shard}
     code, earlier = _user_code(session, settings), _defining_files(session)
     return Identity({**facts, "code": code}, None if code == earlier else Identity({**facts, "code": earlier}))
 
