@@ -37,7 +37,7 @@ def photo_command(command: str, arguments: list[str], out: Path, conf: Path | No
     if not files:
         raise UserError(f"{command} needs at least one image file")
     _check(command, overrides, without_methods=methods is None)
-    if methods is not None and not any(o.startswith("method=") for o in overrides):
+    if methods is not None and not any(o.startswith(("method=", "like=")) for o in overrides):
         overrides.append(f"method={methods}")
     folders = [o.removeprefix("out=") for o in overrides if o.startswith("out=")]
 
@@ -68,8 +68,8 @@ def network_command(command: str, overrides: list[str], conf: Path | None, witho
 
 
 def _check(command: str, overrides: list[str], *, without_methods: bool) -> None:
-    """Raise UserError unless the overrides name a model, and no methods where none can be chosen."""
-    if not any(o.startswith(("model=", "experiment=")) for o in overrides):
+    """Raise UserError unless the overrides name a model or a run, and no methods where none can be chosen."""
+    if not any(o.startswith(("model=", "experiment=", "like=")) for o in overrides):
         raise UserError(f"{command} needs a model, as in model=resnet50 (evalkit list models shows them)")
     chosen = [o for o in overrides if o.lstrip("+~").startswith(("method=", "method."))]
     if without_methods and chosen:
