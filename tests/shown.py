@@ -112,7 +112,7 @@ class Reader:
         elif block.language == "py":
             ast.parse(block.text)  # a signature
         else:
-            assert block.language in ("yaml", "text"), f"nobody checks a block of {block.language}"
+            assert block.language in ("yaml", "text", "sql"), f"nobody checks a block of {block.language}"
 
     @staticmethod
     def _name_inside(block: Block) -> str:
@@ -175,7 +175,7 @@ class Reader:
             self._invoke([*words, "model.weights=null"])
         elif words[0] == "list":
             self._invoke(["digits_gap" if word == "MODEL" else word for word in words])
-        elif words[0] == "audit":
+        elif words[0] in ("audit", "export"):
             self._invoke(words)
         elif words[0] in ("tables", "verdict") and not any("://" in word for word in words):
             self._invoke([*words, "--no-figures"])

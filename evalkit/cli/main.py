@@ -1,4 +1,4 @@
-"""evalkit run | tables | verdict | audit | plan | report | explain | app | figure | study | list | bench."""
+"""evalkit run | tables | verdict | audit | plan | report | export | explain | app | figure | study | list | bench."""
 
 import io
 import logging
@@ -17,6 +17,7 @@ from evalkit.cli.audit import audit
 from evalkit.cli.bench import bench_app
 from evalkit.cli.console import note
 from evalkit.cli.explain import explain
+from evalkit.cli.export import export
 from evalkit.cli.figure import figure_app
 from evalkit.cli.listing import list_things
 from evalkit.cli.plan import plan
@@ -38,7 +39,7 @@ app = typer.Typer(
 app.add_typer(bench_app, name="bench")
 app.add_typer(study_app, name="study")
 app.add_typer(figure_app, name="figure")
-for command in (run, tables, verdict, audit, plan, report, explain):
+for command in (run, tables, verdict, audit, plan, report, export, explain):
     app.command()(command)
 app.command("app")(serve)
 app.command("list")(list_things)

@@ -1,0 +1,164 @@
+"""The rows and map measures of runs as two tidy tables, shard by shard: raw scores, what the tables derive from them, facts of the run."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from evalkit.analysis import metrics
+from evalkit.analysis.load import Run
+from evalkit.errors import UserError
+from evalkit.evaluation.columns import MAPS, ROWS
+from evalkit.layer_names import layers_in_words
+from evalkit.runs.folder import RunFolder, Shard
+
+FACTS = {
+    "run": "name of the run folder; its path where two have the same name",
+    "identity": "hash of all that determines the run's numbers, 16 hexadecimal digits",
+    "model": "name of the network",
+    "layer": "the explained layer; of several, `layers a, b`, and `method` says which",
+    "weights_hash": "hash of the network's weights",
+    "data": "name of the data set",
+    "data_fingerprint": "hash of the images and labels",
+    "code": "hash of the version of evalkit that computed the row",
+}
+"""The columns that say which run a row is of, with their descriptions."""
+DERIVED = {
+    "counted": (pa.bool_(), "whether tables count the row: every method of the run, or of runs merged with it, has scores for the image"),
+    "drop_confidence": (pa.float64(), "max(0, Y - O) / Y x 100 of confidences; null where Y is 0, and where the row is not counted"),
+    "drop_activation": (pa.float64(), "the same of logits, null also where Y < 0; with `model.output=raw` of the output, divided by abs(Y)"),
+    "increase_confidence": (pa.bool_(), "whether Y < O of confidences; null where the row is not counted"),
+    "increase_activation": (pa.bool_(), "the same of logits; with `model.output=raw` of the output"),
+}  # fmt: skip
+"""The columns that are derived from raw scores, with their types and descriptions."""
+COUNTED = {"counted": DERIVED["counted"]}
+
+
+def _schema(table: pa.Schema, derived: Mapping[str, tuple[pa.DataType, str]]) -> pa.Schema:
+    facts = [pa.field(name, pa.string(), metadata={"description": about}) for name, about in FACTS.items()]
+    return pa.schema([*facts, *table, *(pa.field(name, kind, metadata={"description": about}) for name, (kind, about) in derived.items())])
+
+
+SCORES = _schema(ROWS, DERIVED)
+"""One row per run, image, explained class, method and protocol point."""
+MAP_MEASURES = _schema(pa.schema([field for field in MAPS if field.name != "map"]), COUNTED)
+"""One row per run, image, explained class and method; the maps themselves stay in the run folder."""
+
+
+class Part(NamedTuple):
+    """One shard of the two tables."""
+
+    scores: pa.Table
+    maps: pa.Table
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The folders of runs that are exported together, with the names by which their rows are told apart."""
+
+    runs: Sequence[Run]
+    names: Mapping[str, str]
+    """The value of `run`, by the path of each folder."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what belongs to whole runs, by their names: identity, weights, versions, hardware, why a run with `until` ended."""
+        return {
+            self.names[str(folder.path)]: {key: fact for key, fact in folder.provenance.items() if key != "class_names"}
+            for run in self.runs
+            for folder in run.folders
+        }
+
+    def parts(self) -> Iterator[Part]:
+        """Yield the tables of each shard, with one in memory at a time. Raises UserError where a shard is gone meanwhile."""
+        for run in self.runs:
+            left_out = _left_out(run)
+            for folder in run.folders:
+                record, missing = folder.provenance, len(folder.shards)
+                for shard in folder.finished():
+                    missing -= 1
+                    yield self._part(run, folder, record, shard, left_out)
+                if missing and not run.provenance["missing_shards"]:
+                    raise UserError(f"{folder.path} has lost {missing} of its shards meanwhile; run the same command again")
+
+    def _part(self, run: Run, folder: RunFolder, record: Mapping[str, Any], shard: Shard, left_out: pa.Table | None) -> Part:
+        identity = record["identity"]
+        facts = {
+            "run": self.names[str(folder.path)],
+            "identity": record["identity_hash"],
+            "model": identity["model"]["name"],
+            "layer": layers_in_words(identity["model"]["layer"]),
+            "weights_hash": identity["model"].get("weights_hash"),
+            "data": identity["data"]["name"],
+            "data_fingerprint": identity["data"]["fingerprint"],
+            "code": shard.description.get("code"),
+        }
+        bad = _excluded(shard.rows) if left_out is None else left_out
+        scores, maps = (_counted(table, bad) for table in (shard.rows, shard.maps))
+        derived = [scores, *_derived(shard.rows, scores.to_numpy(zero_copy_only=False), raw=run.raw)]
+        return Part(
+            _with(facts, shard.rows, derived, SCORES),
+            _with(facts, shard.maps.drop_columns("map"), [maps], MAP_MEASURES),
+        )
+
+
+def exported(runs: Sequence[Run]) -> Exported:
+    """Return runs for export, each folder with a name of its own."""
+    paths = [folder.path for run in runs for folder in run.folders]
+    often = Counter(path.name for path in paths)
+    return Exported(runs, {str(path): path.name if path.name and often[path.name] == 1 else str(path) for path in paths})
+
+
+def _excluded(rows: pa.Table) -> pa.Table:
+    """Return the images of rows that no table counts, as a table with the column `index`."""
+    bad = pc.is_in(rows["status"], value_set=pa.array(["error", "nonfinite"]))
+    return rows.filter(bad).group_by("index").aggregate([])
+
+
+def _left_out(run: Run) -> pa.Table | None:
+    """Return the images and items that tables do not count; None where every shard tells by itself, since it has all methods."""
+    if len(run.folders) == 1:
+        return None
+    bad, items = [_excluded(ROWS.empty_table())], [ROWS.empty_table().group_by(["index", "target"]).aggregate([])]
+    for folder in run.folders:
+        for shard in folder.finished():
+            bad.append(_excluded(shard.rows))
+            items.append(shard.rows.group_by(["index", "target"]).aggregate([]))
+    found = pa.concat_tables(items).group_by(["index", "target"]).aggregate([([], "count_all")])
+    lacking = found.filter(pc.less(found["count_all"], len(run.folders))).select(["index", "target"])
+    whole = pa.concat_tables(bad).group_by("index").aggregate([])
+    return pa.concat_tables([lacking, whole.append_column("target", pa.nulls(len(whole), pa.int32()))])
+
+
+def _counted(table: pa.Table, left_out: pa.Table) -> pa.ChunkedArray:
+    """Return whether tables count each row. `left_out` holds images, whole or, where it has a `target`, one explained class of them."""
+    items = "target" in left_out.column_names
+    images = left_out.filter(pc.is_null(left_out["target"]))["index"] if items else left_out["index"]
+    out = pc.is_in(table["index"], value_set=images.combine_chunks())
+    if items:
+        lacking = left_out.filter(pc.is_valid(left_out["target"]))
+        pairs = set(zip(lacking["index"].to_pylist(), lacking["target"].to_pylist(), strict=True))
+        ours = zip(table["index"].to_pylist(), table["target"].to_pylist(), strict=True) if pairs else ()
+        out = pc.or_(out, pa.array([pair in pairs for pair in ours])) if pairs else out
+    return pc.invert(out)
+
+
+def _derived(rows: pa.Table, counted: np.ndarray, *, raw: bool) -> Iterator[pa.Array]:
+    """Yield the columns `DERIVED` behind the first."""
+    scores = [
+        tuple(rows[f"{kind}_{of}"].cast(pa.float64()).to_numpy(zero_copy_only=False) for of in ("full", "masked"))
+        for kind in ("prob", "logit")
+    ]
+    for full, masked in scores:
+        drops = metrics.relative_drop(full, masked, raw=raw)
+        yield pa.array(drops, mask=~counted | np.isnan(drops))
+    for full, masked in scores:
+        yield pa.array(full < masked, mask=~counted | np.isnan(full) | np.isnan(masked))
+
+
+def _with(facts: Mapping[str, str | None], table: pa.Table, derived: Sequence[Any], schema: pa.Schema) -> pa.Table:
+    same = [pa.repeat(pa.scalar(fact, pa.string()), len(table)) for fact in facts.values()]
+    return pa.Table.from_arrays([*same, *table.columns, *derived], schema=schema)
