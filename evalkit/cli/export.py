@@ -28,7 +28,7 @@ def export(
         Path | None,
         typer.Option(
             callback=expanded,
-            help="File, or folder for hf; default export.parquet, export.csv or export-hf in the run folder, for several in results/tables.",
+            help="File, or folder for hf; default export.parquet, export.csv or export-hf in the run folder, of several in results/tables",
         ),
     ] = None,
     allow_incomplete: Annotated[bool, typer.Option(help="Include unfinished runs, as far as they are.")] = False,

@@ -50,13 +50,13 @@ def card(exported: Exported, tables: Mapping[str, pa.Schema], rows: Mapping[str,
 
 
 ABOUT = (
-    "Each row of `scores` is one image, explained class, method and protocol point of a run of evalkit: the network's scores on the image and "
-    "on what a protocol leaves of it, such as the pixels at which the method's map points. Each row of `maps` is what was measured of one "
-    "map. Both hold the images that no table counts too, with the reason in `status`; their `counted` is false."
+    "Each row of `scores` is one image, explained class, method and protocol point of a run of evalkit: the network's scores on the image "
+    "and on what a protocol leaves of it, such as the pixels at which the method's map points. Each row of `maps` is what was measured of "
+    "one map. Both hold the images that no table counts too, with the reason in `status`; their `counted` is false."
 )
 MADE = (
-    "By evalkit, from its run folders. `identity` is the hash of all that determines the numbers of a run; the metadata of each parquet file "
-    "(key `evalkit`) hold the identity itself, versions and hardware."
+    "By evalkit, from its run folders. `identity` is the hash of all that determines the numbers of a run; the metadata of each parquet "
+    "file (key `evalkit`) hold the identity itself, versions and hardware."
 )
 LICENCE = (
     "None is stated here. Choose one for these numbers, and add `license: NAME` to the head of this file. The names of images and classes "

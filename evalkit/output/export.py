@@ -30,7 +30,7 @@ FACTS = {
 DERIVED = {
     "counted": (pa.bool_(), "whether tables count the row: every method of the run, or of runs merged with it, has scores for the image"),
     "drop_confidence": (pa.float64(), "max(0, Y - O) / Y x 100 of confidences; null where Y is 0, and where the row is not counted"),
-    "drop_activation": (pa.float64(), "the same of logits, null also where Y < 0; with `model.output=raw` of the output, divided by abs(Y)"),
+    "drop_activation": (pa.float64(), "the same of logits, null also where Y < 0; with `model.output=raw` of the output, over abs(Y)"),
     "increase_confidence": (pa.bool_(), "whether Y < O of confidences; null where the row is not counted"),
     "increase_activation": (pa.bool_(), "the same of logits; with `model.output=raw` of the output"),
 }  # fmt: skip
