@@ -3,18 +3,23 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from evalkit.analysis import metrics
 from evalkit.analysis.load import Run
+from evalkit.analysis.shard_facts import NO_TARGET, item_keys
 from evalkit.errors import UserError
 from evalkit.evaluation.columns import MAPS, ROWS
 from evalkit.layer_names import layers_in_words
 from evalkit.runs.folder import RunFolder, Shard
+
+Flags = NDArray[np.bool_]
+Items = NDArray[np.int64]
 
 FACTS = {
     "run": "name of the run folder; its path where two have the same name",
@@ -73,18 +78,18 @@ class Exported:
         }
 
     def parts(self) -> Iterator[Part]:
-        """Yield the tables of each shard, with one in memory at a time. Raises UserError where a shard is gone meanwhile."""
+        """Yield the tables of each shard, with few in memory at a time. Raises UserError where a shard is gone meanwhile."""
         for run in self.runs:
-            left_out = _left_out(run)
+            counted = run.table.scored_items.index.to_numpy()
             for folder in run.folders:
-                record, missing = folder.provenance, len(folder.shards)
-                for shard in folder.finished():
+                missing = len(folder.shards)
+                for part in folder.each(partial(self._part, run, folder, folder.provenance, counted)):
                     missing -= 1
-                    yield self._part(run, folder, record, shard, left_out)
+                    yield part
                 if missing and not run.provenance["missing_shards"]:
                     raise UserError(f"{folder.path} has lost {missing} of its shards meanwhile; run the same command again")
 
-    def _part(self, run: Run, folder: RunFolder, record: Mapping[str, Any], shard: Shard, left_out: pa.Table | None) -> Part:
+    def _part(self, run: Run, folder: RunFolder, record: Mapping[str, Any], items: Items, shard: Shard) -> Part:
         identity = record["identity"]
         facts = {
             "run": self.names[str(folder.path)],
@@ -96,12 +101,11 @@ class Exported:
             "data_fingerprint": identity["data"]["fingerprint"],
             "code": shard.description.get("code"),
         }
-        bad = _excluded(shard.rows) if left_out is None else left_out
-        scores, maps = (_counted(table, bad) for table in (shard.rows, shard.maps))
-        derived = [scores, *_derived(shard.rows, scores.to_numpy(zero_copy_only=False), raw=run.raw)]
+        counted, of_maps = (_counted(table, items) for table in (shard.rows, shard.maps))
+        derived = [pa.array(counted), *_derived(shard.rows, counted, raw=run.raw)]
         return Part(
             _with(facts, shard.rows, derived, SCORES),
-            _with(facts, shard.maps.drop_columns("map"), [maps], MAP_MEASURES),
+            _with(facts, shard.maps.drop_columns("map"), [pa.array(of_maps)], MAP_MEASURES),
         )
 
 
@@ -112,41 +116,13 @@ def exported(runs: Sequence[Run]) -> Exported:
     return Exported(runs, {str(path): path.name if path.name and often[path.name] == 1 else str(path) for path in paths})
 
 
-def _excluded(rows: pa.Table) -> pa.Table:
-    """Return the images of rows that no table counts, as a table with the column `index`."""
-    bad = pc.is_in(rows["status"], value_set=pa.array(["error", "nonfinite"]))
-    return rows.filter(bad).group_by("index").aggregate([])
+def _counted(table: pa.Table, items: Items) -> Flags:
+    """Return whether tables count each row (n,): whether its image and explained class are among the `items` that are scored."""
+    targets = table["target"].fill_null(NO_TARGET).to_numpy().astype(np.int64)
+    return np.isin(item_keys(table["index"].to_numpy(), targets), items)
 
 
-def _left_out(run: Run) -> pa.Table | None:
-    """Return the images and items that tables do not count; None where every shard tells by itself, since it has all methods."""
-    if len(run.folders) == 1:
-        return None
-    bad, items = [_excluded(ROWS.empty_table())], [ROWS.empty_table().group_by(["index", "target"]).aggregate([])]
-    for folder in run.folders:
-        for shard in folder.finished():
-            bad.append(_excluded(shard.rows))
-            items.append(shard.rows.group_by(["index", "target"]).aggregate([]))
-    found = pa.concat_tables(items).group_by(["index", "target"]).aggregate([([], "count_all")])
-    lacking = found.filter(pc.less(found["count_all"], len(run.folders))).select(["index", "target"])
-    whole = pa.concat_tables(bad).group_by("index").aggregate([])
-    return pa.concat_tables([lacking, whole.append_column("target", pa.nulls(len(whole), pa.int32()))])
-
-
-def _counted(table: pa.Table, left_out: pa.Table) -> pa.ChunkedArray:
-    """Return whether tables count each row. `left_out` holds images, whole or, where it has a `target`, one explained class of them."""
-    items = "target" in left_out.column_names
-    images = left_out.filter(pc.is_null(left_out["target"]))["index"] if items else left_out["index"]
-    out = pc.is_in(table["index"], value_set=images.combine_chunks())
-    if items:
-        lacking = left_out.filter(pc.is_valid(left_out["target"]))
-        pairs = set(zip(lacking["index"].to_pylist(), lacking["target"].to_pylist(), strict=True))
-        ours = zip(table["index"].to_pylist(), table["target"].to_pylist(), strict=True) if pairs else ()
-        out = pc.or_(out, pa.array([pair in pairs for pair in ours])) if pairs else out
-    return pc.invert(out)
-
-
-def _derived(rows: pa.Table, counted: np.ndarray, *, raw: bool) -> Iterator[pa.Array]:
+def _derived(rows: pa.Table, counted: Flags, *, raw: bool) -> Iterator[pa.Array]:
     """Yield the columns `DERIVED` behind the first."""
     scores = [
         tuple(rows[f"{kind}_{of}"].cast(pa.float64()).to_numpy(zero_copy_only=False) for of in ("full", "masked"))
@@ -161,4 +137,5 @@ def _derived(rows: pa.Table, counted: np.ndarray, *, raw: bool) -> Iterator[pa.A
 
 def _with(facts: Mapping[str, str | None], table: pa.Table, derived: Sequence[Any], schema: pa.Schema) -> pa.Table:
     same = [pa.repeat(pa.scalar(fact, pa.string()), len(table)) for fact in facts.values()]
-    return pa.Table.from_arrays([*same, *table.columns, *derived], schema=schema)
+    stored = [column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column for column in table.columns]
+    return pa.Table.from_arrays([*same, *stored, *derived], schema=schema)

@@ -34,6 +34,7 @@ def test_there_are_all_commands():
         "audit",
         "plan",
         "report",
+        "export",
         "explain",
         "app",
         "list",
