@@ -6,7 +6,6 @@ import pyarrow as pa
 import yaml
 
 from evalkit.errors import printable
-from evalkit.evaluation.columns import MAPS, ROWS
 from evalkit.output.export import Exported
 from evalkit.output.markdown import inert, pipes
 from evalkit.output.tables import caption, describe_point, title
@@ -72,9 +71,4 @@ def _features(schema: pa.Schema) -> list[dict[str, str]]:
 
 
 def _columns(schema: pa.Schema) -> list[list[str]]:
-    about = "as in evalkit's run folders (docs/run_folder.md)"
-    raw = {*ROWS.names, *MAPS.names}
-    return [
-        [f"`{field.name}`", str(field.type), about if field.name in raw else (field.metadata or {})[b"description"].decode()]
-        for field in schema
-    ]
+    return [[f"`{field.name}`", str(field.type), field.metadata[b"description"].decode()] for field in schema]

@@ -16,6 +16,7 @@ from evalkit.analysis.shard_facts import NO_TARGET, item_keys
 from evalkit.errors import UserError
 from evalkit.evaluation.columns import MAPS, ROWS
 from evalkit.layer_names import layers_in_words
+from evalkit.output import column_words
 from evalkit.runs.folder import RunFolder, Shard
 
 Flags = NDArray[np.bool_]
@@ -43,14 +44,17 @@ DERIVED = {
 COUNTED = {"counted": DERIVED["counted"]}
 
 
-def _schema(table: pa.Schema, derived: Mapping[str, tuple[pa.DataType, str]]) -> pa.Schema:
-    facts = [pa.field(name, pa.string(), metadata={"description": about}) for name, about in FACTS.items()]
-    return pa.schema([*facts, *table, *(pa.field(name, kind, metadata={"description": about}) for name, (kind, about) in derived.items())])
+def _schema(table: pa.Schema, words: Mapping[str, str], derived: Mapping[str, tuple[pa.DataType, str]]) -> pa.Schema:
+    """Return the columns with their descriptions as metadata."""
+    columns = [(name, pa.string(), about) for name, about in FACTS.items()]
+    columns += [(name, table.field(name).type, about) for name, about in words.items()]
+    columns += [(name, kind, about) for name, (kind, about) in derived.items()]
+    return pa.schema([pa.field(name, kind, metadata={"description": about}) for name, kind, about in columns])
 
 
-SCORES = _schema(ROWS, DERIVED)
+SCORES = _schema(ROWS, column_words.ROWS, DERIVED)
 """One row per run, image, explained class, method and protocol point."""
-MAP_MEASURES = _schema(pa.schema([field for field in MAPS if field.name != "map"]), COUNTED)
+MAP_MEASURES = _schema(MAPS, column_words.MAPS, COUNTED)
 """One row per run, image, explained class and method; the maps themselves stay in the run folder."""
 
 

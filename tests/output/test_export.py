@@ -273,6 +273,15 @@ def test_columns_on_the_page():
     assert SCORES.names == [*FACTS, *ROWS.names, *DERIVED] and MAP_MEASURES.names == [*FACTS, *MAPS.names[:-1], "counted"]
 
 
+@pytest.mark.parametrize(("heading", "schema"), [("## Rows", SCORES), ("## Maps", MAP_MEASURES)])
+def test_descriptions_are_those_of_the_run_folder(heading, schema):
+    section = (ROOT / "docs" / "run_folder.md").read_text().partition(f"{heading}\n")[2].partition("\n## ")[0]
+    shown = dict(re.findall(r"^\| `(\w+)` \| [^|]+? \| (.+) \|$", section, re.MULTILINE))
+    said = {name: schema.field(name).metadata[b"description"].decode() for name in shown if name != "map"}
+    of_rows = {name: SCORES.field(name).metadata[b"description"].decode() for name in said if shown[name] == "as in the rows"}
+    assert len(said) > 15 and said == {name: text for name, text in shown.items() if name != "map"} | of_rows
+
+
 def test_queries_of_the_page(made, tmp_path, monkeypatch):
     duckdb = pytest.importorskip("duckdb")
     monkeypatch.chdir(tmp_path)
