@@ -75,9 +75,12 @@ def store(path: Place) -> None:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as reason:
         raise _unreadable(file, type(reason).__name__) from reason
-    lacking = [key for key in ("model", "data", "method", "protocol") if not isinstance(content, dict) or not content.get(key)]
+    settings = content if isinstance(content, dict) else {}
+    lacking = [key for key in ("model", "data", "method", "protocol") if not isinstance(settings.get(key), dict) or not settings[key]]
     if lacking:
-        raise _unreadable(file, f"it has no {', '.join(lacking)}")
+        raise _unreadable(file, f"it has no settings of {', '.join(lacking)}")
+    if "${" in json.dumps(content, default=str):  # evalkit resolves them before it writes, and others could read the environment by them
+        raise _unreadable(file, "it holds a reference ${...}")
     _relocate(content, path)
     base = yaml.safe_load((resources.files("evalkit.conf") / "config.yaml").read_text(encoding="utf-8"))
     parts = {part: content[part] for part in PARTS if content.get(part)}
@@ -123,8 +126,10 @@ def adapt(content: dict[str, Any], former: Former) -> None:
     `control_of` names methods: all have the controls where those are not chosen. A run that `until` has ended explains the images
     on which it ended, whatever the methods.
     """
-    methods = content["method"]
-    if "control_of" not in former.given and not set(content["control_of"] or ()) <= methods.keys():
+    methods = content.get("method")
+    if not isinstance(methods, dict):  # refused later, in a sentence of its own
+        return
+    if "control_of" not in former.given and not set(former.config.control_of or ()) <= methods.keys():
         content["control_of"] = None
     if "until" not in former.given and former.config.until is not None:
         first, second = pair_of(former.config.until, former.methods)

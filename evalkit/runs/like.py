@@ -30,6 +30,7 @@ def beside(job: Job, *, multirun: bool = False) -> tuple[Job, str]:
     former = job.like
     if former is None:
         return job, ""
+    _ = RunFolder(former.path).provenance  # raises where it is damaged, before anything is computed
     ours, theirs = job.config, former.config
     alike = identity_settings(ours) == identity_settings(theirs)
     remark = ""

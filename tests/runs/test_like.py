@@ -136,6 +136,11 @@ def test_mistakes(mine, tmp_path):
     assert "is the folder of the run that like= names" in mistake("method=[layer_cam]", f"like={mine}", f"out={mine}")
     assert "no method 'layer_cm'; did you mean 'layer_cam'?" in mistake("method=[layer_cm]", f"like={mine}")
     assert "no key 'protocol.top_percnt'" in mistake("protocol.top_percnt=3", f"like={mine}")
+    assert "no method chosen" in mistake("method=[]", f"like={mine}")
+    record = json.loads((mine / "provenance.json").read_text())
+    (mine / "provenance.json").write_text(json.dumps({**record, "images": 8}))
+    assert "its checksum does not match" in mistake("method=[layer_cam]", f"like={mine}")
+    (mine / "provenance.json").write_text(json.dumps(record))
     assert "sample=N and limit=N exclude each other" in mistake("method=[layer_cam]", f"like={mine}", "limit=3")
 
 
@@ -143,9 +148,10 @@ def test_mistakes(mine, tmp_path):
     ("text", "says"),
     [
         ("model: [", "cannot be read, or is no configuration of a run (ParserError)"),
-        ("- a", "it has no model, data, method, protocol"),
-        ("", "it has no model, data, method, protocol"),
-        ("{model: {name: x}, data: {}, method: {a: {}}, protocol: {}}", "it has no data, protocol"),
+        ("- a", "it has no settings of model, data, method, protocol"),
+        ("", "it has no settings of model, data, method, protocol"),
+        ("{model: {name: x}, data: {}, method: {a: {}}, protocol: 3}", "it has no settings of data, protocol"),
+        ("{model: {name: '${oc.env:HOME}'}, data: {a: 1}, method: {a: {}}, protocol: {a: 1}}", "it holds a reference ${...}"),
         (b"\xff\xfe", "UnicodeDecodeError"),
         (None, "FileNotFoundError"),
     ],
@@ -314,6 +320,22 @@ def test_the_images_on_which_until_has_ended(tmp_path):
     assert "seed: 5 -> None" in whole and RunFolder(tmp_path / "mine-3").images == 24
     again = run("method=[centre,constant,grad_cam]", "protocol.top_percent=20", like)  # asks the question anew
     assert "protocol.top_percent" in again and "end" in RunFolder(tmp_path / "mine-4").provenance
+
+
+def test_several_layers(made, tmp_path):
+    layers = ["model.layer=[features.0,features.1]", "model.fuse=mean", "method=[ablation_cam,centre]"]
+    launched([*tiny_overrides(made / "pictures", tmp_path / "mine"), *layers])
+    assert "centre: in" in (said := run("method=[layer_cam,centre]", f"like={tmp_path / 'mine'}")) and "one table of both" in said
+    (merged,) = load_runs([tmp_path / "mine", tmp_path / "mine-2"])
+    at = {f"{method}@{layer}" for method in ("ablation_cam", "layer_cam") for layer in ("features.0", "features.1", "mean")}
+    assert set(merged.methods) == {*at, "centre"}
+
+
+def test_a_photograph_explained_as_in_a_run(made, tmp_path):
+    shutil.copytree(made / "mine", tmp_path / "mine")
+    photo = next((made / "pictures" / "a").glob("*.png"))
+    done = through_main("explain", str(photo), f"like={tmp_path / 'mine'}", "target=1", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0 and (tmp_path / "out" / f"{photo.stem}-explained.png").is_file(), done.stderr
 
 
 def test_unlike_jobs_are_left_alone():
