@@ -24,9 +24,11 @@ CONTROLS = ("random", "constant", "centre", "edges", "fake_cam")
 NEARLY_CERTAIN = 0.9999
 WRITTEN = (
     "tables.md", "tables.tex", "summary.csv", "comparisons.csv", "maps.csv", "verdict.md", "verdict.csv", "audit.md", "audit.csv",
-    "plan.csv",
-    "report.html",
+    "plan.csv", "report.html", "leaderboard.html", "verified.json",
+    "export.parquet", "export-maps.parquet", "export.csv", "export-maps.csv",
 )  # fmt: skip
+FOLDERS = ("figures", "export-hf")
+"""Folders that are written there too."""
 ITEM = ["index", "target"]
 POINT = ["select", "top_percent", "fill"]
 
@@ -191,7 +193,7 @@ def load_runs(paths: str | Place | Iterable[str | Place], *, allow_incomplete: b
 
 def _is_written(path: Place) -> bool:
     """Return whether this is what `evalkit tables` or `report` writes beside run folders, as a shell's `*` names it too."""
-    return (path.name in WRITTEN and path.is_file()) or (path.name == "figures" and not listed(path, "*/provenance.json"))
+    return (path.name in WRITTEN and path.is_file()) or (path.name in FOLDERS and not listed(path, "*/provenance.json"))
 
 
 def _printable(value: Any) -> Any:
