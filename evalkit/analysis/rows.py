@@ -198,7 +198,7 @@ def _printable(table: pd.DataFrame) -> pd.DataFrame:
 
 def _items(found: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Join the items of shards and parts: the same item has rows in every part."""
-    items = pd.concat(found) if found else pd.DataFrame(columns=COLUMNS, index=pd.Index([], dtype=np.int64))
+    items = pd.concat(found) if found else pd.DataFrame(columns=list(COLUMNS), index=pd.Index([], dtype=np.int64)).astype(COLUMNS)
     if items.index.is_unique:
         return items.sort_index()
     how = {"rows": "sum", "twice": "any", "unread": "any", "read": "any", "prob_full": "max"}

@@ -22,8 +22,11 @@ OK, DEGENERATE, NONFINITE, ERROR = range(4)
 ABSENT = -1
 WHERE = ["index", "target", "method", "select", "top_percent", "fill"]
 """The columns that say which row this is."""
-COLUMNS = ["index", "target", "label", "predicted", "logit_full", "prob_full", "rows", "twice", "unread", "read"]
-"""The columns of `ShardFacts.items`."""
+COLUMNS = {
+    "index": np.int64, "target": np.int64, "label": np.float64, "predicted": np.float64, "logit_full": np.float64, "prob_full": np.float64,
+    "rows": np.int64, "twice": np.bool_, "unread": np.bool_, "read": np.bool_,
+}  # fmt: skip
+"""The columns of `ShardFacts.items`, with their types."""
 NO_TARGET = -1
 """The target of an image that could not be read."""
 _NO_TOP = -1.0
@@ -149,7 +152,7 @@ def facts_of(shard: Shard) -> ShardFacts:
         items[name] = np.bincount(at.item[chosen], minlength=size[0]) > 0
     measured = {name for name in MEASURES if np.isfinite(numbers(shard.maps, name)).any()}
     selects, fills = (set(texts(rows, name)[0]) for name in ("select", "fill"))
-    assert list(items) == COLUMNS
+    assert list(items) == list(COLUMNS)
     return ShardFacts(
         shard.number, shard.description, at.methods, at.points, fills, selects, items, first, nonfinite, _excluded(rows, status), measured
     )

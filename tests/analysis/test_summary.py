@@ -161,6 +161,14 @@ def test_nothing_was_right(tmp_path):
         summarise(nothing)
 
 
+def test_no_shard_is_finished(tmp_path):
+    make_run(tmp_path / "run", FULL, MASKED)
+    (tmp_path / "run" / "rows" / "shard-00000.parquet").unlink()
+    (run,) = load_runs([tmp_path / "run"], allow_incomplete=True)
+    with pytest.raises(UserError, match=r"of 0 images \(0 unreadable, .* 1 shards missing\)"):
+        summarise(run)
+
+
 def test_files(tmp_path):
     run = make_run(tmp_path / "run", FULL, MASKED, model="a_b|c&[red]")
     write_all([evaluated := evaluate_run(run)], tmp_path / "out", None)
