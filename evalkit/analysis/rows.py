@@ -114,19 +114,18 @@ class Rows:
         return self._scores[point, column]
 
     def _read(self, point: Point) -> None:
-        """Read the scores of a point, and of as many of those after it as fit in TOGETHER; those read before are forgotten."""
+        """Read the scores of a point, and of as many others as fit in TOGETHER, those after it first; those read before are forgotten."""
         columns = ("prob_masked", "logit_masked")
-        size = len(self.scored_items) * len(self.methods)
-        start = self.points.index(point)
-        chosen = self.points[start : start + max(1, TOGETHER // max(1, 8 * size * len(columns)))]
-        if len(chosen) == len(self.points) - start:  # near the end, fill the room with those before
-            chosen = self.points[-max(1, TOGETHER // max(1, 8 * size * len(columns))) :]
+        size = (len(self.methods), len(self.scored_items))
+        room = max(1, TOGETHER // max(1, 8 * size[0] * size[1] * len(columns)))
+        start = max(0, min(self.points.index(point), len(self.points) - room))
+        chosen = self.points[start : start + room]
         kept = {key: values for key, values in self._scores.items() if key[1].endswith("_full")}
         wanted = [(one, column) for one in chosen for column in columns]
         if not kept:
             wanted += [(self.points[0], column) for column in ("prob_full", "logit_full")]
-        self._scores = kept
-        self._scores |= {key: np.full((len(self.methods), len(self.scored_items)), np.nan) for key in wanted}
+        self._scores = kept  # before others are made, so that those of two readings are never in memory together
+        scores = {key: np.full(size, np.nan) for key in wanted}
 
         def filled(job: tuple[Part, int]) -> None:
             part, number = job
@@ -139,12 +138,13 @@ class Rows:
                 here = usable & (at.point == place)
                 for key in wanted:
                     if key[0] == one:
-                        self._scores[key][method[here], item[here]] = numbers(table, key[1])[here]
+                        scores[key][method[here], item[here]] = numbers(table, key[1])[here]
 
         for _ in mapped(filled, self._jobs()):
             pass
-        for values in self._scores.values():
+        for values in scores.values():
             values.flags.writeable = False
+        self._scores = {**kept, **scores}
 
     def _jobs(self) -> list[tuple[Part, int]]:
         return [(part, shard.number) for part in self.parts for shard in part.shards]

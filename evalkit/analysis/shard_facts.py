@@ -94,8 +94,6 @@ def numbers(table: pa.Table, name: str, absent: float | None = None) -> NDArray[
 def texts(table: pa.Table, name: str) -> tuple[list[str], Ints]:
     """Return the different texts of a dictionary column, and the place (r,) of each row's among them; -1 for null."""
     column = table[name].unify_dictionaries().combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.array([], table.schema.field(name).type) if column.num_chunks == 0 else column.chunk(0)
     return column.dictionary.to_pylist(), np.asarray(column.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
 
 
