@@ -59,7 +59,7 @@ def sums(rows: Sequence[Array]) -> tuple[Array, Array]:
         if terms:
             products = _product(np.stack([term.numbers for _, term in terms]), resamples(n, RESAMPLES))
             for (i, term), product in zip(terms, products, strict=True):
-                resampled[i] += product * term.unit
+                resampled[i] += product.astype(np.float64) * term.unit
     for i, kind in enumerate(kinds):
         if not kind.terms:
             resampled[i] = kind.total

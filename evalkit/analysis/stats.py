@@ -1,6 +1,6 @@
 """Intervals and paired tests. The same images are resampled for all methods, so differences are paired."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from evalkit.analysis.resampling import exact_sum, is_outcome, resamples, sums
+from evalkit.analysis.resampling import exact_sum, is_outcome, sums
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -63,8 +63,7 @@ def bootstrap(columns: Mapping[str, Array | tuple[Array, Array]], images: NDArra
     low, high = percentiles(resampled)
     if n > 1 and few:
         a, b = (np.stack([side[i] for i in few]) for side in (above, below))
-        squared = _squared_errors(a, b, resamples(n, resampled.shape[1]).T.astype(float))
-        low[few], high[few] = _studentised(a, b, resampled[few], squared, (low[few], high[few]))
+        low[few], high[few] = _studentised(a, b, resampled[few], (low[few], high[few]))
     ends = np.cumsum([len(pair[0]) for pair in pairs.values()])
     parts = [slice(end - len(pair[0]), end) for end, pair in zip(ends, pairs.values(), strict=True)]
     return {name: Bootstrapped(value[at], low[at], high[at], resampled[at]) for name, at in zip(pairs, parts, strict=True)}
@@ -93,25 +92,32 @@ def percentiles(resampled: Array) -> tuple[Array, Array]:
     return np.where(undefined, np.nan, ends[0]), np.where(undefined, np.nan, ends[1])
 
 
-def _squared_errors(above: Array, below: Array, counts: Array) -> Array:
-    """Return the squared standard errors (m,B) of ratios of sums (m,n) on resamples (B,n): sum of (a - ratio b)^2 / (sum of b)^2."""
-    a, b, aa, ab, bb = (part @ counts.T for part in (above, below, above**2, above * below, below**2))
+def _squared_errors(above: Array, below: Array, total: Callable[[list[Array]], Array]) -> Array:
+    """Return the squared standard errors (m,...) of ratios of sums (m,n): the sum of (a - ratio b)^2 / (sum of b)^2.
+
+    `total` returns the sums (5 m,...) of rows (n,).
+    """
+    rows = [row for part in (above, below, above**2, above * below, below**2) for row in part]
+    a, b, aa, ab, bb = np.split(total(rows), 5)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = a / b
         return np.asarray(np.maximum(aa - 2 * ratio * ab + ratio**2 * bb, 0) / b**2)
 
 
-def _studentised(above: Array, below: Array, resampled: Array, squared: Array, constant: tuple[Array, Array]) -> tuple[Array, Array]:
+def _exact(rows: list[Array]) -> Array:
+    return np.array([[exact_sum(row)] for row in rows])
+
+
+def _studentised(above: Array, below: Array, resampled: Array, constant: tuple[Array, Array]) -> tuple[Array, Array]:
     """Return the ends (m,) of the symmetric studentised intervals of ratios of sums (m,n), or `constant` where nothing varies.
 
-    `resampled` (m,B) are the ratios on resamples, `squared` (m,B) their squared standard errors; resamples without a defined entry are
-    left out. Where no entry is negative, nor is the interval; where none is beyond 100 in size, as of percentages, nor is the interval.
+    `resampled` (m,B) are the ratios on resamples; resamples without a defined entry are left out. Where no entry is negative, nor is the
+    interval; where none is beyond 100 in size, as of percentages, nor is the interval.
     """
-    whole = np.ones((1, above.shape[1]))
     entries = (below != 0).sum(axis=1)[:, None]
-    error = _squared_errors(above, below, whole)
+    error, squared = _squared_errors(above, below, _exact), _squared_errors(above, below, lambda rows: sums(rows)[1])
     with np.errstate(invalid="ignore", divide="ignore"):
-        value = (above @ whole.T) / (below @ whole.T)
+        value = _exact(list(above)) / _exact(list(below))
         varies = (error > 1e-24 * value**2)[:, 0]
         t = np.abs(resampled - value) / np.sqrt((entries * squared + PRIOR * error) / (entries + PRIOR))
     low, high = (end.copy() for end in constant)
@@ -143,7 +149,7 @@ def spread(values: Array, images: NDArray[Any]) -> Array:
     """
     above, below = (by_image(side, images) for side in as_ratio(values))
     count = above.shape[1]
-    error = _squared_errors(above, below, np.ones((1, count)))[:, 0]
+    error = _squared_errors(above, below, _exact)[:, 0]
     return np.sqrt(error * count**2 / (count - 1)) if count > 1 else np.full(len(values), np.nan)
 
 

@@ -32,7 +32,8 @@ def rows_of_all_kinds(n):
     outcomes = np.where(rng.random(n) < 0.3, 100.0, 0.0)
     signs = 100.0 * rng.integers(-1, 2, n)
     large = rng.lognormal(0, 12, n)
-    return [drops, outcomes, tiny, np.ones(n), drops.copy(), signs, np.zeros(n), large, -drops]
+    uneven = np.where(rng.random(n) < 0.5, 1 / 3, 0.0)
+    return [uneven, drops, outcomes, tiny, np.ones(n), drops.copy(), signs, np.zeros(n), large, -drops]
 
 
 @pytest.mark.parametrize("n", [3, 250, 3001])
