@@ -1,4 +1,4 @@
-"""evalkit run | tables | verdict | audit | plan | report | export | explain | app | figure | study | list | bench."""
+"""evalkit run | tables | verdict | audit | plan | report | leaderboard | export | explain | app | figure | study | list | bench."""
 
 import io
 import logging
@@ -19,6 +19,7 @@ from evalkit.cli.console import note
 from evalkit.cli.explain import explain
 from evalkit.cli.export import export
 from evalkit.cli.figure import figure_app
+from evalkit.cli.leaderboard import leaderboard
 from evalkit.cli.listing import list_things
 from evalkit.cli.plan import plan
 from evalkit.cli.report import report
@@ -39,7 +40,7 @@ app = typer.Typer(
 app.add_typer(bench_app, name="bench")
 app.add_typer(study_app, name="study")
 app.add_typer(figure_app, name="figure")
-for command in (run, tables, verdict, audit, plan, report, export, explain):
+for command in (run, tables, verdict, audit, plan, report, leaderboard, export, explain):
     app.command()(command)
 app.command("app")(serve)
 app.command("list")(list_things)

@@ -38,6 +38,16 @@ def described(path: Place) -> dict[str, Any] | None:
     return _description(stored)
 
 
+def stored_checksum(path: Place) -> str | None:
+    """Read the checksum that a file of `parquet_bytes` says it has, from its footer alone; None where the footer is damaged."""
+    try:
+        with path.open("rb") as file:
+            stored = pq.read_metadata(file).metadata or {}
+    except (OSError, pa.ArrowException):
+        return None
+    return stored[b"checksum"].decode("ascii", "replace") if b"checksum" in stored else None
+
+
 def _description(stored: Mapping[bytes, bytes]) -> dict[str, Any] | None:
     try:
         description: dict[str, Any] = json.loads(stored.get(b"evalkit", b""))
@@ -117,6 +127,8 @@ def _update(digest: "hashlib._Hash", array: pa.Array) -> None:
     if pa.types.is_list(array.type):
         digest.update(array.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False).tobytes())
         array = array.flatten()
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.int8())
     if pa.types.is_string(array.type):
         array = array.dictionary_encode()
     if pa.types.is_dictionary(array.type):

@@ -1,0 +1,264 @@
+"""What a summary file must be, whoever wrote it: the facts it holds, and sentences on what is wrong with one."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evalkit.errors import UserError, printable
+from evalkit.files import Place
+from evalkit.output.leaderboard_summary import FORMAT, POINT, SCHEMA, WEB, Summary, best, is_control
+from evalkit.output.tables import LABELS
+from evalkit.point import Fill, Select
+from evalkit.runs.shards import parquet_bytes, read_parquet
+
+MOST_BYTES = 200_000
+"""Largest size of a summary file: 27 methods at 9 protocol points take half of it."""
+SHARES = ("increase", "win", "best_of_all", "average_gain")
+"""Metrics whose values lie between 0 and 100."""
+NOT_NEGATIVE = ("average_drop", "median_drop", "drop_of_sums")
+TOLERANCE = 1e-9
+
+Count = Annotated[int, Field(ge=0, strict=True)]
+Text = Annotated[str, Field(max_length=2_000)]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d")]
+Short = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Verified(BaseModel):
+    """The record that `evalkit verify RUN --out FILE` writes; further keys are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+    date: Day
+    images: Count
+    of: Count
+    differences: Count
+    rows_digest: Digest
+    seed: int | None = None
+
+
+class Model(_Facts):
+    """The network of a run."""
+
+    name: Text
+    layer: Text
+    weights: Text
+    weights_hash: Text
+    random: bool
+
+
+class Data(_Facts):
+    """The data set of a run."""
+
+    name: Text
+    fingerprint: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Images(_Facts):
+    """How many images and explained classes (items) were scored, of how many images in the run, and which of the data set they are."""
+
+    scored: Annotated[int, Field(ge=1, strict=True)]
+    items: Annotated[int, Field(ge=1, strict=True)]
+    total: Count
+    sample: int | None
+    limit: int | None
+    chosen: Text
+
+
+class Facts(_Facts):
+    """The description of a summary file."""
+
+    format: Literal[1]
+    model: Model
+    data: Data
+    images: Images
+    target: Text
+    methods: Annotated[dict[str, Text], Field(min_length=1)]
+    images_hash: Short
+    setting: Short
+    identity: Short
+    code: list[Text]
+    evalkit: Text
+    date: Day
+    cautions: list[Text]
+    rows_digest: Digest
+    report: str | None
+    verified: Verified | None
+
+
+def summary_bytes(summary: Summary) -> bytes:
+    """Return a summary as the bytes of its parquet file. Raises UserError where it would not pass the check."""
+    wrong = [*_wrong_facts(summary.facts), *_wrong_rows(summary)]
+    content = parquet_bytes(summary.table, summary.facts)
+    if len(content) > MOST_BYTES:
+        wrong.append(_too_large(len(content)))
+    if wrong:
+        raise UserError(f"the run gives no summary that could be published: {wrong[0]}")
+    return content
+
+
+def read_verified(path: Place) -> dict[str, Any]:
+    """Read a record of `evalkit verify`. Raises UserError where the file is none."""
+    try:
+        return Verified.model_validate_json(path.read_bytes()).model_dump()
+    except OSError as reason:
+        raise UserError(
+            f"cannot read {path} ({reason.strerror}); --verified names the file that `evalkit verify RUN --out FILE` writes"
+        ) from reason
+    except ValidationError as reason:
+        raise UserError(f"{path} is no record of `evalkit verify RUN --out FILE`: {_first(reason)}") from reason
+
+
+def read_summary(path: Place) -> Summary:
+    """Read a summary file. Raises UserError, with the first of the sentences of `wrong_with`, where anything is wrong with it."""
+    summary, wrong = _examined(path)
+    if summary is None or wrong:
+        raise UserError(f"{path}: {wrong[0]}; `evalkit leaderboard --check {path}` says all that is wrong")
+    return summary
+
+
+def wrong_with(paths: Sequence[Place]) -> list[str]:
+    """Return one sentence for everything that is wrong with summary files, by themselves and together; empty where nothing is.
+
+    Raises UserError where a file does not exist.
+    """
+    said, known = [], {}
+    for path in paths:
+        summary, wrong = _examined(path)
+        said += [f"{path}: {sentence}" for sentence in wrong]
+        if summary is not None:
+            same = known.setdefault((summary.facts["identity"], summary.facts["rows_digest"]), path)
+            if same is not path:
+                said.append(f"{path}: it is of the same run as {same}: keep one of the two")
+    return said
+
+
+def _examined(path: Place) -> tuple[Summary | None, list[str]]:
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; name summaries that `evalkit leaderboard RUN --summary FILE` wrote")
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        return None, [_too_large(size)]
+    found = read_parquet(path, SCHEMA)
+    if found is None:
+        return None, [
+            "it is no summary, or was changed: its columns or its checksum are not those of `evalkit leaderboard RUN --summary FILE`"
+        ]
+    summary = Summary(*found)
+    wrong = list(_wrong_facts(summary.facts))
+    return (None, wrong) if wrong else (summary, list(_wrong_rows(summary)))
+
+
+def _too_large(size: int) -> str:
+    return f"it has {size:,} bytes, more than {MOST_BYTES:,}: summarise a run of fewer protocol points"
+
+
+def _first(error: ValidationError) -> str:
+    """Return the first complaint of pydantic as text: `images.scored: Input should be greater than or equal to 1`."""
+    first = error.errors(include_url=False)[0]
+    return printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+
+
+def _wrong_facts(facts: Mapping[str, Any]) -> Iterator[str]:
+    if facts.get("format") != FORMAT:
+        yield f"its format is {printable(str(facts.get('format')))}, and this version reads {FORMAT}"
+        return
+    try:
+        known = Facts.model_validate_json(json.dumps(facts))
+    except ValidationError as reason:
+        yield f"its facts are not those of a run: {_first(reason)}"
+        return
+    if known.images.scored > known.images.total or known.images.items < known.images.scored:
+        yield f"{known.images.scored} images and {known.images.items} items cannot be scored of {known.images.total} images"
+    if any(printable(text) != text for text in _texts(facts)):
+        yield "its facts hold characters that cannot be printed"
+    if known.report is not None and not WEB.fullmatch(known.report):
+        yield f"its report {printable(known.report)} is no address of the web"
+    record = known.verified
+    if record is not None and record.rows_digest != known.rows_digest:
+        yield "its record of a verification is of other rows than its own"
+    if record is not None and not 0 < record.images <= record.of:
+        yield f"its record of a verification has {record.images} of {record.of} images"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for inner in value if isinstance(value, list) else (*value, *value.values()):
+            yield from _texts(inner)
+
+
+def _wrong_rows(summary: Summary) -> Iterator[str]:
+    rows: list[dict[str, Any]] = summary.table.to_pylist()
+    methods = list(summary.facts["methods"])
+    if not rows:
+        yield "it has no rows"
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        wrong = _wrong_row(row, methods, summary.facts["images"]["items"])
+        if wrong:
+            yield f"{_named(row)}: {wrong}"
+            return
+        groups.setdefault((*(row[name] for name in POINT), row["score"], row["metric"]), []).append(row)
+    for of_group in groups.values():
+        wrong = _wrong_group(of_group, methods)
+        if wrong:
+            yield f"{_named({**of_group[0], 'method': 'all methods'})}: {wrong}"
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    top = "" if row["top_percent"] is None else f" {row['top_percent']:g} %"
+    return printable(f"{row['method']}, {row['select']}{top} {row['fill']}, {row['metric']} of the {row['score']}")
+
+
+def _wrong_row(row: Mapping[str, Any], methods: list[str], items: int) -> str:
+    """Return what is wrong with one row; empty where nothing is."""
+    names = (("select", get_args(Select)), ("fill", get_args(Fill)), ("score", ("confidence", "activation", "score")), ("metric", LABELS))
+    for name, allowed in (*names, ("method", methods)):
+        if row[name] not in allowed:
+            return f"its {name} is not known"
+    top, value, low, high = (row[name] for name in ("top_percent", "value", "low", "high"))
+    if (top is None) != (row["select"] == "soft") or not (top is None or 0 <= top <= 100):
+        return "top_percent must be a share of the pixels, and none for soft masks"
+    numbers = [row[name] for name in ("value", "low", "high", "gain", "gain_low", "gain_high")]
+    if any(number is not None and not math.isfinite(number) for number in numbers):
+        return "a number is not finite"
+    if row["n"] is None or not 0 <= row["n"] <= items:
+        return f"n is {row['n']}, and the run has {items} scored items"
+    if row["control"] is not is_control(row["method"], methods):
+        return "whether it is a control is not said as its name says it"
+    if (low is None) != (high is None) or (value is None and low is not None):
+        return "an interval needs its value and both its ends"
+    if low is not None and not low - TOLERANCE <= value <= high + TOLERANCE:
+        return f"the interval [{low:g}, {high:g}] is not around the value {value:g}"
+    gain, least, most = numbers[3:]
+    if least is not None and (gain is None or most is None or not least - TOLERANCE <= gain <= most + TOLERANCE):
+        return "the interval of the difference to the best control is not around the difference"
+    if value is not None and ((row["metric"] in SHARES and not 0 <= value <= 100) or (row["metric"] in NOT_NEGATIVE and value < 0)):
+        return f"the value {value:g} is impossible"
+    return ""
+
+
+def _wrong_group(rows: list[dict[str, Any]], methods: list[str]) -> str:
+    """Return what is wrong with the rows of one point, score and metric; empty where nothing is."""
+    names = [row["method"] for row in rows]
+    if len(set(names)) < len(names):
+        return "a method has several rows"
+    if set(names) != set(methods):
+        return f"it has {len(names)} methods, and the run has {len(methods)}"
+    if len({row["n"] for row in rows}) > 1:
+        return "the methods have different n, and are scored on the same images"
+    floor = best(rows)
+    if floor is None and any(row["value"] is not None for row in rows):
+        return "there is no control, such as random or centre, which methods have to beat"
+    if any(row["floor"] != (floor and floor["method"]) for row in rows):
+        return "floor is not the best of the controls"
+    return ""
