@@ -32,7 +32,8 @@ def leaderboard(
     """
     from evalkit.files import place, publish, writable_file
     from evalkit.output.leaderboard import write_leaderboard
-    from evalkit.output.leaderboard_check import read_verified, summary_bytes, wrong_with
+    from evalkit.output.leaderboard_check import summary_bytes, wrong_with
+    from evalkit.output.leaderboard_facts import read_verified
     from evalkit.output.leaderboard_summary import summarised
 
     if summary is None and (report is not None or verified is not None):

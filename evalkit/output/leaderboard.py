@@ -35,7 +35,7 @@ def write_leaderboard(paths: Sequence[str | Place], out: Path) -> int:
             link = summary.facts["report"] if is_summary else _beside(one, out)
             entries.setdefault((summary.facts["identity"], summary.facts["rows_digest"]), _entry(summary, link))
     runs = _labelled(list(entries.values()))
-    publish(out, page("leaderboard", {"runs": runs, "metrics": LABELS, "row": ROW}, runs=runs).encode())
+    publish(out, page("leaderboard", {"runs": runs, "metrics": LABELS, "row": ROW}, before=["bars"], runs=runs).encode())
     return len(runs)
 
 

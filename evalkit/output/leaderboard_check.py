@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from evalkit.errors import UserError, printable
 from evalkit.files import Place
+from evalkit.output.leaderboard_facts import Facts, first_complaint
 from evalkit.output.leaderboard_summary import FORMAT, POINT, SCHEMA, WEB, Summary, best, is_control
 from evalkit.output.tables import LABELS
 from evalkit.point import Fill, Select
@@ -21,77 +22,6 @@ SHARES = ("increase", "win", "best_of_all", "average_gain")
 NOT_NEGATIVE = ("average_drop", "median_drop", "drop_of_sums")
 TOLERANCE = 1e-9
 
-Count = Annotated[int, Field(ge=0, strict=True)]
-Text = Annotated[str, Field(max_length=2_000)]
-Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d")]
-Short = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class _Facts(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Verified(BaseModel):
-    """The record that `evalkit verify RUN --out FILE` writes; further keys are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-    date: Day
-    images: Count
-    of: Count
-    differences: Count
-    rows_digest: Digest
-    seed: int | None = None
-
-
-class Model(_Facts):
-    """The network of a run."""
-
-    name: Text
-    layer: Text
-    weights: Text
-    weights_hash: Text
-    random: bool
-
-
-class Data(_Facts):
-    """The data set of a run."""
-
-    name: Text
-    fingerprint: Annotated[str, Field(min_length=1, max_length=200)]
-
-
-class Images(_Facts):
-    """How many images and explained classes (items) were scored, of how many images in the run, and which of the data set they are."""
-
-    scored: Annotated[int, Field(ge=1, strict=True)]
-    items: Annotated[int, Field(ge=1, strict=True)]
-    total: Count
-    sample: int | None
-    limit: int | None
-    chosen: Text
-
-
-class Facts(_Facts):
-    """The description of a summary file."""
-
-    format: Literal[1]
-    model: Model
-    data: Data
-    images: Images
-    target: Text
-    methods: Annotated[dict[str, Text], Field(min_length=1)]
-    images_hash: Short
-    setting: Short
-    identity: Short
-    code: list[Text]
-    evalkit: Text
-    date: Day
-    cautions: list[Text]
-    rows_digest: Digest
-    report: str | None
-    verified: Verified | None
-
 
 def summary_bytes(summary: Summary) -> bytes:
     """Return a summary as the bytes of its parquet file. Raises UserError where it would not pass the check."""
@@ -102,18 +32,6 @@ def summary_bytes(summary: Summary) -> bytes:
     if wrong:
         raise UserError(f"the run gives no summary that could be published: {wrong[0]}")
     return content
-
-
-def read_verified(path: Place) -> dict[str, Any]:
-    """Read a record of `evalkit verify`. Raises UserError where the file is none."""
-    try:
-        return Verified.model_validate_json(path.read_bytes()).model_dump()
-    except OSError as reason:
-        raise UserError(
-            f"cannot read {path} ({reason.strerror}); --verified names the file that `evalkit verify RUN --out FILE` writes"
-        ) from reason
-    except ValidationError as reason:
-        raise UserError(f"{path} is no record of `evalkit verify RUN --out FILE`: {_first(reason)}") from reason
 
 
 def read_summary(path: Place) -> Summary:
@@ -129,7 +47,8 @@ def wrong_with(paths: Sequence[Place]) -> list[str]:
 
     Raises UserError where a file does not exist.
     """
-    said, known = [], {}
+    said: list[str] = []
+    known: dict[tuple[str, str], Place] = {}
     for path in paths:
         summary, wrong = _examined(path)
         said += [f"{path}: {sentence}" for sentence in wrong]
@@ -160,12 +79,6 @@ def _too_large(size: int) -> str:
     return f"it has {size:,} bytes, more than {MOST_BYTES:,}: summarise a run of fewer protocol points"
 
 
-def _first(error: ValidationError) -> str:
-    """Return the first complaint of pydantic as text: `images.scored: Input should be greater than or equal to 1`."""
-    first = error.errors(include_url=False)[0]
-    return printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-
-
 def _wrong_facts(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts.get("format") != FORMAT:
         yield f"its format is {printable(str(facts.get('format')))}, and this version reads {FORMAT}"
@@ -173,7 +86,7 @@ def _wrong_facts(facts: Mapping[str, Any]) -> Iterator[str]:
     try:
         known = Facts.model_validate_json(json.dumps(facts))
     except ValidationError as reason:
-        yield f"its facts are not those of a run: {_first(reason)}"
+        yield f"its facts are not those of a run: {first_complaint(reason)}"
         return
     if known.images.scored > known.images.total or known.images.items < known.images.scored:
         yield f"{known.images.scored} images and {known.images.items} items cannot be scored of {known.images.total} images"

@@ -197,8 +197,8 @@ def _differences(comparisons: pd.DataFrame) -> dict[tuple[Any, ...], tuple[Any, 
     for record in comparisons.to_dict("records"):
         row = {str(name): _plain(value) for name, value in record.items()}
         key = (*(row[name] for name in POINT), row["score"], row["metric"])
-        ends = (row["difference"], row["low"], row["high"])
-        turned = tuple(None if end is None else -end for end in (ends[0], ends[2], ends[1]))
+        ends: tuple[Any, ...] = (row["difference"], row["low"], row["high"])
+        turned: tuple[Any, ...] = tuple(None if end is None else -end for end in (ends[0], ends[2], ends[1]))
         if lower_is_better(row["metric"], row["select"]):
             ends, turned = turned, ends
         found[*key, row["first"], row["second"]] = ends

@@ -1,26 +1,11 @@
-"use strict";
-// The leaderboard: one view at a time, named by the address. Text is always inserted as text, never as HTML.
+// The leaderboard: one view at a time, named by the address. bars.js stands before it.
 
 const ALL = "all";
 const { runs, metrics, row: names } = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("choice");
 const SCORES = { confidence: "confidence", activation: "activation (logit)", score: "score" };
 const PAIRED = ["average_drop", "increase", "win"];
-
-function element(tag, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-}
-
-function drawn(tag, attributes, ...children) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
-const unique = (values) => [...new Set(values)];
+const BY = "better than the best control by";
 
 // ---- the view: what the address says, completed and mended by what there is
 
@@ -114,49 +99,12 @@ function flag(row, column) {
   return { yes: "", no: `worse than ${column.floor.title}`, unsure: `not better than ${column.floor.title}` }[row.beats];
 }
 
-// ---- numbers and bars
-
-function text(value, digits) {
-  return value === null ? "undefined" : value.toFixed(digits).replace(/^-(0(\.0+)?)$/, "$1").replace("-", "−");
-}
-
-function interval(low, high, digits) {
-  return low === null ? " [no interval]" : ` [${text(low, digits)}, ${text(high, digits)}]`;
-}
-
-function scaleOf(shown) {
-  const ends = shown.flatMap((column) => column.rows.flatMap((row) => [row.value, row.low, row.high])).filter((value) => value !== null);
-  const [low, high] = ends.length ? [Math.min(...ends), Math.max(...ends)] : [0, 1];
-  const margin = (high - low || 1) * 0.06;
-  const from = low - margin;
-  const to = high + margin;
-  const rough = (to - from) / 4;
-  const unit = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * unit).find((size) => size >= rough);
-  const ticks = [];
-  for (let i = Math.ceil(from / step); i * step <= to; i += 1) ticks.push(i * step);
-  const at = (value) => `${(100 * (value - from)) / (to - from)}%`;
-  return { at, share: (a, b) => `${(100 * (b - a)) / (to - from)}%`, ticks, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) };
-}
-
-function axis(scale) {
-  return drawn("svg", { class: "axis", "aria-hidden": "true" }, ...scale.ticks.map((tick) =>
-    drawn("text", { x: scale.at(tick), y: "85%", "text-anchor": "middle", fill: "currentColor" }, text(tick, scale.digits))));
-}
-
-function bar(row, column, scale) {
-  const colour = row.control ? "var(--faint)" : "var(--accent)";
-  const svg = drawn("svg", { class: "bar", "aria-hidden": "true" });
-  const { floor } = column;
-  if (floor?.low !== null && floor) svg.append(drawn("rect", { x: scale.at(floor.low), width: scale.share(floor.low, floor.high), y: 0, height: "100%", fill: "var(--line)" }));
-  if (floor) svg.append(drawn("line", { x1: scale.at(floor.value), x2: scale.at(floor.value), y1: 0, y2: "100%", stroke: "var(--faint)", "stroke-dasharray": "2 2" }));
-  if (row.low !== null) svg.append(drawn("line", { x1: scale.at(row.low), x2: scale.at(row.high), y1: "50%", y2: "50%", stroke: colour, "stroke-width": 4 }));
-  const filled = row.control || row.beats === "yes" || row.beats === null;
-  if (row.value !== null) svg.append(drawn("circle", { cx: scale.at(row.value), cy: "50%", r: 5, stroke: colour, "stroke-width": 2, fill: filled ? colour : "var(--paper)" }));
-  return svg;
-}
-
 // ---- the table
+
+// Columns of the same images have the same axis.
+function oneAxis(shown) {
+  return unique(shown.map((column) => column.run.images_hash)).length === 1;
+}
 
 function sorted(titles, shown, view) {
   const column = shown[Math.max(0, Number(view.sort) - 1)] ?? shown[0];
@@ -186,7 +134,7 @@ function heading(label, key, view, className, ...more) {
 }
 
 function about(column, linked) {
-  const of = element("div", { className: "of" }, `${column.data}, ${column.scored.toLocaleString("en")} scored`);
+  const of = element("div", { className: "of" }, `${column.run.data.name} (${column.run.data.fingerprint.slice(0, 8)}), ${column.scored.toLocaleString("en")} of ${column.run.images.total.toLocaleString("en")} images`);
   for (const run of column.runs) {
     if (run.verified?.badge) of.append(" ", element("span", { className: "badge", textContent: run.verified.badge }));
     if (linked && run.report) of.append(" ", element("a", { href: run.report, rel: "noreferrer", textContent: "report" }));
@@ -194,21 +142,21 @@ function about(column, linked) {
   return of;
 }
 
-function headings(shown, view, scale) {
+function headings(shown, view, scales) {
   const first = heading("method", "0", view, "name");
   if (shown.length > 1) {
-    return [first, ...shown.map((column, i) => heading(column.label, String(i + 1), view, "cell", about(column, true), axis(scale)))];
+    return [first, ...shown.map((column, i) => heading(column.label, String(i + 1), view, "cell", about(column, true), axis(scales[i])))];
   }
-  const label = `${metrics[view.metric]}, ${column_direction(shown[0])}`;
-  const line = [first, heading(label, "1", view, "numbers"), element("th", { scope: "col", className: "chart", ariaLabel: "interval" }, axis(scale))];
-  return PAIRED.includes(view.metric) && shown[0].floor ? [...line, heading("better than the best control by", "gain", view, "gain")] : line;
+  const label = `${metrics[view.metric]}, ${betterDirection(shown[0])}`;
+  const line = [first, heading(label, "1", view, "numbers"), element("th", { scope: "col", className: "chart", ariaLabel: "interval" }, axis(scales[0]))];
+  return PAIRED.includes(view.metric) && shown[0].floor ? [...line, heading(BY, "gain", view, "gain")] : line;
 }
 
-function column_direction(column) {
+function betterDirection(column) {
   return column.lower ? "lower is better" : "higher is better";
 }
 
-function line(title, shown, view, scale) {
+function line(title, shown, view, scales) {
   const cells = shown.map((column) => column.rows.find((row) => row.title === title));
   const control = cells.some((row) => row?.control);
   const tr = element("tr", { className: control ? "control" : "" }, element("th", { scope: "row", className: "name", textContent: title }));
@@ -218,30 +166,32 @@ function line(title, shown, view, scale) {
     const numbers = row ? [element("span", { className: "numbers" }, text(row.value, column.digits), ...(row.value === null ? [] : [interval(row.low, row.high, column.digits)]))] : ["–"];
     if (said) numbers.push(element("span", { className: "flag", textContent: said }));
     if (shown.length > 1) {
-      const cell = element("td", { className: "cell" }, ...numbers, ...(row ? [bar(row, column, scale)] : []));
+      const cell = element("td", { className: "cell" }, element("div", { className: "said" }, ...numbers), ...(row ? [bar(row, scales[i])] : []));
       cell.dataset.of = column.label;
-      tr.append(cell);
+      tr.append(shaded(cell, column, scales[i]));
       return;
     }
-    tr.append(element("td", {}, ...numbers), element("td", { className: "chart" }, bar(row, column, scale)));
+    tr.append(element("td", {}, ...numbers), shaded(element("td", { className: "chart" }, bar(row, scales[0])), column, scales[0]));
     if (PAIRED.includes(view.metric) && column.floor) {
       const known = row !== column.floor && row.gain !== null && row.run === column.floor.run && row.floor === column.floor.method;
-      tr.append(element("td", { className: "gain" }, known ? `${text(row.gain, column.digits)}${interval(row.gain_low, row.gain_high, column.digits)}` : ""));
+      const gain = element("td", { className: known ? "gain known" : "gain" }, known ? `${text(row.gain, column.digits)}${interval(row.gain_low, row.gain_high, column.digits)}` : "");
+      gain.dataset.of = BY;
+      tr.append(gain);
     }
   });
   return tr;
 }
 
 function board(shown, view) {
-  const scale = scaleOf(shown);
+  const scales = oneAxis(shown) ? shown.map(() => scaleOf(shown)) : shown.map((column) => scaleOf([column]));
   const wanted = view.text.trim().toLowerCase();
   const of = (title) => shown.flatMap((column) => column.rows.filter((row) => row.title === title));
   const titles = unique(shown.flatMap((column) => column.rows.map((row) => row.title))).filter((title) => title.toLowerCase().includes(wanted));
   const controls = view.controls === "1" ? titles.filter((title) => of(title).some((row) => row.control)) : [];
   const methods = titles.filter((title) => of(title).every((row) => !row.control) && (view.beaten !== "1" || of(title).every((row) => row.beats === "yes")));
-  const body = (list) => element("tbody", {}, ...sorted(list, shown, view).map((title) => line(title, shown, view, scale)));
+  const body = (list) => element("tbody", {}, ...sorted(list, shown, view).map((title) => line(title, shown, view, scales)));
   const table = element("table", { className: shown.length > 1 ? "board several" : "board" },
-    element("thead", {}, element("tr", {}, ...headings(shown, view, scale))), body(methods), ...(controls.length ? [body(controls)] : []));
+    element("thead", {}, element("tr", {}, ...headings(shown, view, scales))), body(methods), ...(controls.length ? [body(controls)] : []));
   return { table: element("div", { className: "scroll" }, table), methods: methods.length, controls: controls.length };
 }
 
@@ -249,7 +199,7 @@ function board(shown, view) {
 
 function sentences(view, shown, chosen, mended) {
   const said = mended.length ? [`The address names another ${mended.join(" and ")} than this page has; what is shown is the first there is.`] : [];
-  if (unique(shown.map((column) => column.run.images_hash)).length > 1) {
+  if (!oneAxis(shown)) {
     said.push("The columns are of different images: compare methods within a column, not numbers across columns.");
   } else if (shown.length > 1) said.push("Compare methods within a column, not numbers across columns.");
   for (const [setting, label] of new Map(shown.map((column) => [column.run.setting, column.label]))) {
@@ -267,7 +217,7 @@ function notes(view, shown) {
   if (view.metric === "win") said.push(`Win is against one other method (${against.join(", ")}): the share of images on which the drop is smaller. Values against different methods are not comparable.`);
   if (view.metric === "best_of_all") said.push("Best of all depends on which methods a run has.");
   if (view.metric === "score_change") said.push("After minus before, in points of confidence or units of the logit.");
-  if (shown.length > 1) said.push(`${metrics[view.metric]}: ${unique(shown.map(column_direction)).join("; ")}. All columns have the same axis.`);
+  if (shown.length > 1) said.push(`${metrics[view.metric]}: ${unique(shown.map(betterDirection)).join("; ")}. ${oneAxis(shown) ? "All columns have the same axis." : "Each column has its own axis."}`);
   return said.join(" ");
 }
 
