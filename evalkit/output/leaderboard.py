@@ -22,10 +22,17 @@ DIGITS = 6
 
 
 def write_leaderboard(paths: Sequence[str | Place], out: Path) -> int:
-    """Write the page of run folders, folders of run folders and summaries (*.parquet) to `out`; return the number of runs.
+    """Write the page of `leaderboard_page` to a file; return the number of runs. Raises UserError as that, and if it cannot be written."""
+    text, number = leaderboard_page(paths, out)
+    publish(out, text.encode())
+    return number
 
-    A run that is named twice, as a folder and as its summary, stands there once. Raises UserError: a path is neither, a run is not
-    finished, a summary does not pass the check, or the file cannot be written.
+
+def leaderboard_page(paths: Sequence[str | Place], out: Path | None = None) -> tuple[str, int]:
+    """Return the page of run folders, folders of run folders and summaries (*.parquet), and the number of its runs.
+
+    A run that is named twice, as a folder and as its summary, stands there once. `out` is where the page will lie: a run folder's own
+    report is linked as seen from there. Raises UserError: a path is neither, a run is not finished, or a summary does not pass the check.
     """
     entries: dict[tuple[str, str], dict[str, Any]] = {}
     for path in map(place, paths):
@@ -35,14 +42,15 @@ def write_leaderboard(paths: Sequence[str | Place], out: Path) -> int:
             link = summary.facts["report"] if is_summary else _beside(one, out)
             entries.setdefault((summary.facts["identity"], summary.facts["rows_digest"]), _entry(summary, link))
     runs = _labelled(list(entries.values()))
-    publish(out, page("leaderboard", {"runs": runs, "metrics": LABELS, "row": ROW}, before=["bars"], runs=runs).encode())
-    return len(runs)
+    return page("leaderboard", {"runs": runs, "metrics": LABELS, "row": ROW}, before=["bars"], runs=runs), len(runs)
 
 
-def _beside(folder: Place, out: Path) -> str | None:
+def _beside(folder: Place, out: Path | None) -> str | None:
     """Return the address of a run folder's own report as seen from the page; None where it has none on this disk."""
     report = folder / "report.html"
-    return quote(os.path.relpath(str(report), out.resolve().parent)) if isinstance(folder, Path) and report.is_file() else None
+    if out is None or not isinstance(folder, Path) or not report.is_file():
+        return None
+    return quote(os.path.relpath(report.resolve(), out.resolve().parent))
 
 
 def _entry(summary: Summary, report: str | None) -> dict[str, Any]:

@@ -163,7 +163,7 @@ function line(title, shown, view, scales) {
   shown.forEach((column, i) => {
     const row = cells[i];
     const said = row ? flag(row, column) : "";
-    const numbers = row ? [element("span", { className: "numbers" }, text(row.value, column.digits), ...(row.value === null ? [] : [interval(row.low, row.high, column.digits)]))] : ["–"];
+    const numbers = row ? [element("span", { className: "numbers" }, text(row.value, column.digits), ...(row.value === null ? [] : [interval(row.low, row.high, column.digits)]))] : [element("span", { className: "flag", textContent: "not in this run" })];
     if (said) numbers.push(element("span", { className: "flag", textContent: said }));
     if (shown.length > 1) {
       const cell = element("td", { className: "cell" }, element("div", { className: "said" }, ...numbers), ...(row ? [bar(row, scales[i])] : []));
