@@ -16,6 +16,7 @@ check: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/evalkit leaderboard --check results/leaderboard/*.parquet
 
 # The parts of docs/*.md that repeat the program: commands, keys, Python objects. Commit what it writes.
 pages: .venv/docs.stamp

@@ -177,6 +177,9 @@ class Reader:
             self._invoke(["digits_gap" if word == "MODEL" else word for word in words])
         elif words[0] in ("audit", "export"):
             self._invoke(words)
+        elif words[0] == "leaderboard":
+            found = [path for word in words for path in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
+            self._invoke(found) if Path("results/leaderboard").is_dir() or not any("*" in word for word in words) else self._checked(words)
         elif words[0] in ("tables", "verdict") and not any("://" in word for word in words):
             self._invoke([*words, "--no-figures"])
         else:

@@ -26,7 +26,7 @@ def leaderboard(
 ) -> None:
     """Write one sortable page over runs: models, methods and protocol points, with intervals and the controls as a floor.
 
-    evalkit leaderboard results/mine --summary results/leaderboard/mine.parquet
+    evalkit leaderboard results/table1 --summary results/leaderboard/table1.parquet
 
     evalkit leaderboard --check results/leaderboard/*.parquet && evalkit leaderboard results/leaderboard/*.parquet
     """

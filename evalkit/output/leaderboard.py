@@ -50,7 +50,7 @@ def _beside(folder: Place, out: Path | None) -> str | None:
     report = folder / "report.html"
     if out is None or not isinstance(folder, Path) or not report.is_file():
         return None
-    return quote(os.path.relpath(report.resolve(), out.resolve().parent))
+    return quote(os.path.relpath(str(report.resolve()), str(out.resolve().parent)))
 
 
 def _entry(summary: Summary, report: str | None) -> dict[str, Any]:
@@ -111,11 +111,9 @@ def _labelled(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         )
         for run in runs
     ]
-    settings, images = [run["setting"] for run in runs], [run["images_hash"] for run in runs]
-    return [
-        {**run, "label": one, "data_label": of}
-        for run, one, of in zip(runs, _shortest(models, settings, 1), _shortest(data, images, 2), strict=True)
-    ]
+    settings, images = ([run[key] for run in runs] for key in ("setting", "images_hash"))
+    labels = zip(runs, _shortest(models, settings, images, 1), _shortest(data, images, [""] * len(runs), 2), strict=True)
+    return [{**run, "label": label, "data_label": of} for run, label, of in labels]
 
 
 def _names(*parts: str) -> list[str]:
@@ -123,16 +121,13 @@ def _names(*parts: str) -> list[str]:
     return [", ".join(map(printable, parts[: number + 1])) for number in range(len(parts))]
 
 
-def _shortest(names: list[list[str]], keys: list[str], least: int) -> list[str]:
-    """Return of each list of names the first, from number `least` - 1 on, that only things with its key have."""
+def _shortest(names: list[list[str]], keys: list[str], groups: list[str], least: int) -> list[str]:
+    """Return of each list of names the first of at least `least` parts that, within its group, only things with its key have."""
+    owners: dict[tuple[str, str], set[str]] = {}
+    for own, key, group in zip(names, keys, groups, strict=True):
+        for name in own:
+            owners.setdefault((group, name), set()).add(key)
     return [
-        next(
-            (
-                name
-                for number, name in enumerate(own)
-                if number >= least - 1 and {k for k, other in zip(keys, names, strict=True) if other[number] == name} == {key}
-            ),
-            own[-1],
-        )
-        for own, key in zip(names, keys, strict=True)
+        next((name for name in own[least - 1 :] if len(owners[group, name]) == 1), own[-1])
+        for own, group in zip(names, groups, strict=True)
     ]

@@ -35,6 +35,7 @@ def test_there_are_all_commands():
         "plan",
         "report",
         "export",
+        "leaderboard",
         "explain",
         "app",
         "list",

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from builders import HOSTILE, ROOT, fresh, make_run, run_of
 
@@ -15,7 +16,7 @@ from evalkit.analysis.evaluated import evaluate_run
 from evalkit.errors import UserError
 from evalkit.output.leaderboard import write_leaderboard
 from evalkit.output.leaderboard_check import read_summary, summary_bytes, wrong_with
-from evalkit.output.leaderboard_facts import read_verified
+from evalkit.output.leaderboard_facts import Facts, read_verified
 from evalkit.output.leaderboard_summary import POINT, SCHEMA, Summary, summarised, without_folder
 from evalkit.output.write import write_all
 from evalkit.runs.digest import rows_digest
@@ -152,7 +153,7 @@ def test_only_what_is_comparable_shares_a_column(tmp_path):
     images = [summarised(path).facts["images_hash"] for path in paths]
     assert settings[0] == settings[1] == settings[6] and len(set(settings)) == 5
     assert images[0] == images[1] == images[4] == images[5] and len(set(images)) == 3
-    assert len({run["data_label"] for run in data}) == 3 and len({run["label"] for run in data}) == 5
+    assert len({run["data_label"] for run in data}) == 3 and len({(run["label"], run["data_label"]) for run in data}) == 5
     assert "vgg16, at m" in {run["label"] for run in data}
 
 
@@ -257,9 +258,10 @@ def test_files_that_are_no_summaries(tmp_path):
     good = written(tmp_path, summarised(make_run(tmp_path / "run", full, masked).path))
     twin, bad, large = (tmp_path / f"{name}.parquet" for name in ("twin", "bad", "large"))
     twin.write_bytes(good.read_bytes())
-    content = bytearray(good.read_bytes())
-    content[len(content) // 3] ^= 1
-    bad.write_bytes(content)
+    table = pq.read_table(good)
+    edited = [value if value is None else value + 1e-9 for value in table["value"].to_pylist()]
+    table = table.set_column(table.column_names.index("value"), "value", pa.array(edited)).replace_schema_metadata(table.schema.metadata)
+    pq.write_table(table, bad)
     large.write_bytes(b"0" * 300_000)
     said = wrong_with([good, twin, bad, large])
     assert [sentence.partition(": ")[0] for sentence in said] == [str(path) for path in (twin, bad, large)]
@@ -319,6 +321,13 @@ def test_the_committed_summaries_pass_their_check():
         said = json.dumps(summary.facts)
         assert not re.search(r'[" (=]/\w', said), re.search(r'.{20}[" (=]/\w.{20}', said)
         assert len(set(zip(*(summary.table[name].to_pylist() for name in POINT), strict=True))) >= 3
+
+
+def test_the_columns_that_the_documentation_names():
+    section = (ROOT / "docs" / "leaderboard.md").read_text().partition("## Columns\n")[2].partition("\n## ")[0]
+    shown = re.findall(r"^\| `(\w+)` \| ([^|]+?) \| [^|]+ \|$", section, re.MULTILINE)
+    assert shown == [(field.name, str(field.type)) for field in SCHEMA]
+    assert re.findall(r"^\| `(\w+)` \| [^|]+ \|$", section, re.MULTILINE) == list(Facts.model_fields)
 
 
 def test_the_page_of_the_site_is_that_of_the_committed_summaries(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ function scaleOf(shown) {
   const margin = (high - low || 1) * 0.06;
   const from = low - margin;
   const to = high + margin;
-  const rough = (to - from) / 4;
+  const rough = (to - from) / 6;
   const unit = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * unit).find((size) => size >= rough);
   const ticks = [];

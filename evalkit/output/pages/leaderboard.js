@@ -33,7 +33,8 @@ function options(view) {
   };
   const lists = { data: choose("data", data) };
   const onData = runs.filter((run) => view.data === ALL || run.images_hash === view.data);
-  const models = [[ALL, "all, side by side"], ...new Map(onData.map((run) => [run.setting, run.label]))];
+  const twice = (run) => onData.some((other) => other.label === run.label && other.setting !== run.setting);
+  const models = [[ALL, "all, side by side"], ...new Map(onData.map((run) => [run.setting, twice(run) ? `${run.label} on ${run.data_label}` : run.label]))];
   if (models.length === 2) models.shift();
   lists.model = choose("model", models);
   const chosen = onData.filter((run) => view.model === ALL || run.setting === view.model);
@@ -206,7 +207,7 @@ function sentences(view, shown, chosen, mended) {
     const sizes = shown.filter((column) => column.run.setting === setting).map((column) => column.scored);
     if (sizes.length > 1) said.push(`Runs of ${label} with ${sizes.join(" and ")} images scored are not ranked together: each has a column.`);
   }
-  const lacking = unique(chosen.filter((run) => !shown.some((column) => column.runs.includes(run))).map((run) => run.label));
+  const lacking = unique(chosen.filter((run) => !shown.some((column) => column.run.setting === run.setting)).map((run) => run.label));
   if (lacking.length) said.push(`Without this protocol point and metric, and not shown: ${lacking.join("; ")}.`);
   return said;
 }
