@@ -195,7 +195,7 @@ class Reader:
             if runs_here(job):
                 run_job(job)
             elif isinstance(job.config.out, Path) and not job.config.out.exists():
-                (ours,) = composed(("method=[ablation_cam,grad_cam]", *FEW))
+                (ours,) = composed(("method=[ablation_cam,grad_cam,centre]", *FEW))
                 run_job(replace(ours, config=ours.config.model_copy(update={"out": job.config.out})))
 
     def _invoke(self, words: list[str]) -> None:
