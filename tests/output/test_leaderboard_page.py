@@ -96,7 +96,7 @@ def test_says_what_is_not_comparable(address, browser):
         page.get_by_label("protocol point").select_option("soft mask, black fill")
         expect(says).to_contain_text("not shown: two")
         page.goto(f"{address}#point=keep_top-99-black&metric=increase&model=none")
-        expect(says).to_contain_text("another model and point than this page has")
+        expect(says).to_contain_text("does not have the network and protocol point of its address")
         assert page.get_by_label("metric").input_value() == "increase"
 
 
@@ -144,6 +144,7 @@ def test_runs_with_other_numbers_of_images_have_their_own_columns(tmp_path, brow
             "worse than random" in mine.first.inner_text() and mine.last.inner_text() == "not in this run"
         )  # the floor is the best of both runs
         assert "worse than random" in page.locator("tbody tr", has_text="grad_cam").locator("td").first.inner_text()
+        assert "No method is better than random on vgg16: what is rewarded" in page.locator("#says").inner_text()
 
 
 @needs_browser

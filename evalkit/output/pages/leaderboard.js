@@ -5,6 +5,7 @@ const { runs, metrics, row: names } = JSON.parse(document.getElementById("data")
 const form = document.getElementById("choice");
 const SCORES = { confidence: "confidence", activation: "activation (logit)", score: "score" };
 const PAIRED = ["average_drop", "increase", "win"];
+const LABELS = { data: "images", model: "network", point: "protocol point", score: "score", metric: "metric" };
 const BY = "better than the best control by";
 
 // ---- the view: what the address says, completed and mended by what there is
@@ -199,13 +200,18 @@ function board(shown, view) {
 // ---- sentences
 
 function sentences(view, shown, chosen, mended) {
-  const said = mended.length ? [`The address names another ${mended.join(" and ")} than this page has; what is shown is the first there is.`] : [];
+  const said = mended.length ? [`This page does not have the ${mended.map((name) => LABELS[name]).join(" and ")} of its address: what is shown is the first there is.`] : [];
   if (!oneAxis(shown)) {
     said.push("The columns are of different images: compare methods within a column, not numbers across columns.");
   } else if (shown.length > 1) said.push("Compare methods within a column, not numbers across columns.");
   for (const [setting, label] of new Map(shown.map((column) => [column.run.setting, column.label]))) {
     const sizes = shown.filter((column) => column.run.setting === setting).map((column) => column.scored);
     if (sizes.length > 1) said.push(`Runs of ${label} with ${sizes.join(" and ")} images scored are not ranked together: each has a column.`);
+  }
+  const idle = shown.filter((column) => column.floor && column.rows.some((row) => !row.control) && column.rows.every((row) => row.beats !== "yes"));
+  if (idle.length) {
+    const named = unique(idle.map((column) => (shown.length > 1 ? `${column.floor.method} on ${column.label}` : column.floor.method)));
+    said.push(`No method is better than ${named.join(", nor than ")}: what is rewarded here need not be what the network uses.`);
   }
   const lacking = unique(chosen.filter((run) => !shown.some((column) => column.run.setting === run.setting)).map((run) => run.label));
   if (lacking.length) said.push(`Without this protocol point and metric, and not shown: ${lacking.join("; ")}.`);
