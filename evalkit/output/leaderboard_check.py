@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from evalkit.errors import UserError, printable
@@ -17,6 +19,9 @@ from evalkit.runs.shards import parquet_bytes, read_parquet
 
 MOST_BYTES = 200_000
 """Largest size of a summary file: 27 methods at 9 protocol points take half of it."""
+MOST_ROWS = 50_000
+"""Largest number of rows, which a small file may claim to be any number."""
+NO_SUMMARY = "it is no summary, or was changed: its columns or its checksum are not those of `evalkit leaderboard RUN --summary FILE`"
 SHARES = ("increase", "win", "best_of_all", "average_gain")
 """Metrics whose values lie between 0 and 100."""
 NOT_NEGATIVE = ("average_drop", "median_drop", "drop_of_sums")
@@ -65,14 +70,21 @@ def _examined(path: Place) -> tuple[Summary | None, list[str]]:
     size = path.stat().st_size
     if size > MOST_BYTES:
         return None, [_too_large(size)]
-    found = read_parquet(path, SCHEMA)
+    found = read_parquet(path, SCHEMA) if _claimed_rows(path) <= MOST_ROWS else None
     if found is None:
-        return None, [
-            "it is no summary, or was changed: its columns or its checksum are not those of `evalkit leaderboard RUN --summary FILE`"
-        ]
+        return None, [NO_SUMMARY]
     summary = Summary(*found)
     wrong = list(_wrong_facts(summary.facts))
     return (None, wrong) if wrong else (summary, list(_wrong_rows(summary)))
+
+
+def _claimed_rows(path: Place) -> int:
+    """Return the number of rows that a parquet file's footer claims; 0 where it is damaged, which `read_parquet` finds too."""
+    try:
+        with path.open("rb") as file:
+            return int(pq.read_metadata(file).num_rows)
+    except (OSError, pa.ArrowException):
+        return 0
 
 
 def _too_large(size: int) -> str:

@@ -270,6 +270,27 @@ def test_files_that_are_no_summaries(tmp_path):
         wrong_with([tmp_path / "none.parquet"])
 
 
+def test_damaged_files_never_end_in_a_traceback(tmp_path):
+    """Changed, removed and doubled bytes: said to be wrong, or not part of what is read."""
+    rng = fresh()
+    content = summary_bytes(summarised(make_run(tmp_path / "run", *scores()).path))
+    good = written(tmp_path, summarised(tmp_path / "run"))
+    expected, found = read_summary(good), 0
+    for _ in range(150):
+        place, length = (int(number) for number in rng.integers(0, (len(content), 40)))
+        middle = [b"", content[place : place + length] * 2, rng.bytes(length)][rng.integers(3)]
+        (tmp_path / "bad.parquet").write_bytes(content[:place] + middle + content[place + length :])
+        wrong = wrong_with([tmp_path / "bad.parquet"])
+        found += bool(wrong)
+        if not wrong:
+            again = read_summary(tmp_path / "bad.parquet")
+            assert again.table.equals(expected.table) and again.facts == expected.facts
+    assert found > 100
+    many = pa.Table.from_pylist(expected.table.to_pylist()[:1] * 50_001, schema=SCHEMA)
+    (tmp_path / "many.parquet").write_bytes(parquet_bytes(many, expected.facts))
+    assert (tmp_path / "many.parquet").stat().st_size < 200_000 and "it is no summary" in wrong_with([tmp_path / "many.parquet"])[0]
+
+
 def test_several_points_and_no_interval(tmp_path):
     rng = fresh()
     full = rng.uniform(1, 9, 1)
