@@ -1,10 +1,11 @@
 """The facts of a run in its summary, and the record of a verification that it may hold."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from evalkit.errors import UserError, printable
+from evalkit.errors import UserError, first_line, printable
 from evalkit.files import Place
 
 Count = Annotated[int, Field(ge=0, strict=True)]
@@ -80,15 +81,23 @@ class Facts(_Facts):
 
 
 def read_verified(path: Place) -> dict[str, Any]:
-    """Read a record of `evalkit verify`. Raises UserError where the file is none."""
+    """Read what `Verified` holds from the file that `evalkit verify RUN --out FILE` writes. Raises UserError where the file is none."""
     try:
-        return Verified.model_validate_json(path.read_bytes()).model_dump()
+        found = json.loads(path.read_bytes())
+        sample = found.get("sample") if isinstance(found, dict) else None
+        if isinstance(sample, dict):  # the whole outcome, in which a difference need not be one of a row
+            differences = 0 if found.get("verified") is True else max(1, int(found.get("rows_differing") or 0))
+            counts = {"images": sample.get("recomputed"), "of": sample.get("images"), "seed": sample.get("seed")}
+            found = {**found, **counts, "differences": differences}
+        return Verified.model_validate(found).model_dump()
     except OSError as reason:
         raise UserError(
             f"cannot read {path} ({reason.strerror}); --verified names the file that `evalkit verify RUN --out FILE` writes"
         ) from reason
     except ValidationError as reason:
         raise UserError(f"{path} is no record of `evalkit verify RUN --out FILE`: {first_complaint(reason)}") from reason
+    except ValueError as reason:
+        raise UserError(f"{path} is no record of `evalkit verify RUN --out FILE`: {first_line(reason)}") from reason
 
 
 def first_complaint(error: ValidationError) -> str:

@@ -21,7 +21,6 @@ from evalkit.errors import UserError, printable
 from evalkit.files import WEIGHTS_SUFFIXES, Place, listed, place
 from evalkit.layer_names import layers_in_words, method_of
 from evalkit.output.tables import stopped
-from evalkit.runs.digest import rows_digest
 from evalkit.runs.folder import RunFolder
 from evalkit.runs.identity import Identity
 
@@ -80,7 +79,7 @@ def summarised(path: str | Place, *, report: str | None = None, verified: Mappin
     if len(runs) != 1 or len(runs[0].folders) != 1:
         raise UserError(f"{path} holds several run folders, and a summary is of one: name one of them, and write a file for each")
     run = runs[0]
-    digest = rows_digest(run.folders[0])
+    digest = run.folders[0].digest()
     if report is not None and not WEB.fullmatch(report):
         raise UserError(f"--report {printable(report)} is no address of the web: give one that begins with https://")
     if verified is not None and verified["rows_digest"] != digest:

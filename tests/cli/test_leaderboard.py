@@ -6,7 +6,6 @@ import pytest
 from builders import fresh, make_run
 from commands import through_main
 
-from evalkit.runs.digest import rows_digest
 from evalkit.runs.folder import RunFolder
 
 
@@ -19,7 +18,7 @@ def run(tmp_path):
 
 def test_summary_check_page(run, tmp_path):
     summary, page = tmp_path / "folder" / "mine.parquet", tmp_path / "page.html"
-    record = {"date": "2026-02-03", "images": 35, "of": 35, "differences": 0, "rows_digest": rows_digest(RunFolder(run)), "seed": 0}
+    record = {"date": "2026-02-03", "images": 35, "of": 35, "differences": 0, "rows_digest": RunFolder(run).digest(), "seed": 0}
     (tmp_path / "verified.json").write_text(json.dumps(record))
     more = ("--report", "https://example.org/report.html", "--verified", str(tmp_path / "verified.json"))
     said = through_main("leaderboard", str(run), "--summary", str(summary), *more)

@@ -19,7 +19,6 @@ from evalkit.output.leaderboard_check import read_summary, summary_bytes, wrong_
 from evalkit.output.leaderboard_facts import Facts, read_verified
 from evalkit.output.leaderboard_summary import POINT, SCHEMA, Summary, summarised, without_folder
 from evalkit.output.write import write_all
-from evalkit.runs.digest import rows_digest
 from evalkit.runs.folder import RunFolder
 from evalkit.runs.shards import parquet_bytes
 
@@ -93,7 +92,7 @@ def test_a_summary_survives_its_file(tmp_path):
     full, masked = scores()
     made = make_run(tmp_path / "run", full, {**masked, "grad_cam+blurred": full / 3}, record={"weights": "/home/me/secret/net.pth"})
     record = {"date": "2026-01-02T03:04:05", "images": 2, "of": 40, "differences": 0, "seed": 3, "other": 1}
-    (tmp_path / "verified.json").write_text(json.dumps({**record, "rows_digest": rows_digest(RunFolder(made.path))}))
+    (tmp_path / "verified.json").write_text(json.dumps({**record, "rows_digest": RunFolder(made.path).digest()}))
     summary = summarised(made.path, report="https://x.org/r.html", verified=read_verified(tmp_path / "verified.json"))
     file = written(tmp_path, summary)
     again = read_summary(file)
@@ -109,7 +108,7 @@ def test_a_summary_survives_its_file(tmp_path):
 def test_a_verification_counts_for_its_own_rows_without_differences(tmp_path):
     full, masked = scores()
     made = make_run(tmp_path / "run", full, masked)
-    record = {"date": "2026-01-02", "images": 40, "of": 40, "differences": 3, "rows_digest": rows_digest(RunFolder(made.path)), "seed": 3}
+    record = {"date": "2026-01-02", "images": 40, "of": 40, "differences": 3, "rows_digest": RunFolder(made.path).digest(), "seed": 3}
     with pytest.raises(UserError, match="is of other rows than those of"):
         summarised(made.path, verified={**record, "rows_digest": "0" * 64})
     file = written(tmp_path, summarised(made.path, verified=record))
@@ -123,13 +122,26 @@ def test_a_verification_counts_for_its_own_rows_without_differences(tmp_path):
     (tmp_path / "verified.json").write_text('{"date": 3}')
     with pytest.raises(UserError, match="is no record of `evalkit verify RUN --out FILE`: date"):
         read_verified(tmp_path / "verified.json")
+    outcome = {
+        "verified": True,
+        "date": "2026-01-02T03:04:05+00:00",
+        "rows_digest": "0" * 64,
+        "sample": {"images": 40, "recomputed": 2, "seed": 7},
+    }
+    for more, differences in (({"rows_differing": 0}, 0), ({"verified": False, "rows_differing": 5}, 5), ({"verified": False}, 1)):
+        (tmp_path / "verified.json").write_text(json.dumps({**outcome, **more, "structure": {}}))
+        record = read_verified(tmp_path / "verified.json")
+        assert record == {"date": outcome["date"], "images": 2, "of": 40, "differences": differences, "rows_digest": "0" * 64, "seed": 7}
+    (tmp_path / "verified.json").write_text("no JSON")
+    with pytest.raises(UserError, match="is no record of"):
+        read_verified(tmp_path / "verified.json")
 
 
 def test_the_digest_is_of_all_rows(tmp_path):
     full, masked = scores()
     one, other = make_run(tmp_path / "a", full, masked), make_run(tmp_path / "b", full, masked)
     changed = make_run(tmp_path / "c", full, {**masked, "random": masked["random"] + 1e-6})
-    digests = [rows_digest(RunFolder(run.path)) for run in (one, other, changed)]
+    digests = [RunFolder(run.path).digest() for run in (one, other, changed)]
     assert digests[0] == digests[1] != digests[2] and all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
 
 
