@@ -26,7 +26,7 @@ from evalkit.evaluation.store import Part
 from evalkit.files import Place, listed, place, publish, writable_folder
 from evalkit.runs.identity import Identity
 from evalkit.runs.parts import Parts
-from evalkit.runs.shards import described, parquet_bytes, read_columns, read_parquet
+from evalkit.runs.shards import described, parquet_bytes, read_columns, read_parquet, stored_checksum
 from evalkit.threads import mapped
 
 log = logging.getLogger(__name__)
@@ -212,6 +212,14 @@ class RunFolder:
             contents = self._shard(number)
             if contents is not None:
                 yield Shard(number, *contents)
+
+    def digest(self) -> str:
+        """Return a SHA-256 over the checksums in the files of all shards, rows and maps: another one as soon as any value changes."""
+        digest = hashlib.sha256()
+        for shard in self.shards:
+            for file in (self._rows_file(shard), self._maps_file(shard)):
+                digest.update(f"{file.parent.name} {shard} {stored_checksum(file)}\n".encode())
+        return digest.hexdigest()
 
     def each(self, function: "Callable[[Shard], Result]") -> "Iterator[Result]":
         """Yield what a function returns for every finished shard, on all cores; columns of text are dictionary arrays."""

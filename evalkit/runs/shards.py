@@ -30,12 +30,21 @@ def parquet_bytes(table: pa.Table, metadata: dict[str, Any]) -> bytes:
 
 def described(path: Place) -> dict[str, Any] | None:
     """Read the description of a parquet file from its footer alone; None where the footer is damaged."""
+    return _description(_footer(path))
+
+
+def stored_checksum(path: Place) -> str:
+    """Read the checksum that a parquet file holds of its values from its footer alone; empty where there is none."""
+    return _footer(path).get(b"checksum", b"").decode(errors="replace")
+
+
+def _footer(path: Place) -> Mapping[bytes, bytes]:
+    """Read what a parquet file says of itself; nothing where its footer is damaged or there is no file."""
     try:
         with path.open("rb") as file:
-            stored = pq.read_metadata(file).metadata or {}
+            return pq.read_metadata(file).metadata or {}
     except (OSError, pa.ArrowException):  # Arrow raises both
-        return None
-    return _description(stored)
+        return {}
 
 
 def _description(stored: Mapping[bytes, bytes]) -> dict[str, Any] | None:
