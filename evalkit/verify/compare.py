@@ -233,9 +233,8 @@ def _apart(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 def _maps_by_key(table: pa.Table) -> dict[tuple[int, int, str], NDArray[np.float32]]:
     columns = (table["index"].to_pylist(), table["target"].fill_null(NO_TARGET).to_pylist(), table["method"].to_pylist())
-    return {
-        key: map_ for *key_parts, map_ in zip(*columns, stored_maps(table), strict=True) if map_ is not None and (key := tuple(key_parts))
-    }
+    keys = zip(*columns, strict=True)
+    return {key: map_ for key, map_ in zip(keys, stored_maps(table), strict=True) if map_ is not None}
 
 
 def _scale(frame: pd.DataFrame, column: str) -> Array:

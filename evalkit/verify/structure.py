@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from evalkit.evaluation.columns import AGAINST_BOXES
@@ -48,28 +49,26 @@ def check_shard(shard: Shard, expected: Expected) -> list[Problem]:
         *_of_table(shard.number, rows, facts, expected, "rows", _grid(rows, expected), len(expected.points)),
         *_of_table(shard.number, maps, facts, expected, "maps", _method(maps, expected), 1),
         *_of_rows(shard.number, rows, expected),
-        *_of_maps(shard.number, maps),
+        *_of_maps(shard.number, maps, shard.maps),
         *_between(shard.number, rows, maps),
     ]
     return list(dict.fromkeys(found))
 
 
-def _frame(table: Any) -> pd.DataFrame:
-    """Return a shard's table with the number of each row's item (image and target)."""
-    frame: pd.DataFrame = table.drop_columns("map").to_pandas() if "map" in table.column_names else table.to_pandas()
-    if "map" in table.column_names:
-        frame["map"] = list(stored_maps(table))
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """Return a shard's table, without stored maps, with the number of each row's item (image and target)."""
+    frame: pd.DataFrame = table.select([name for name in table.column_names if name != "map"]).to_pandas()
     frame["target"] = frame["target"].fillna(NO_TARGET).astype(np.int64)
     frame["item"] = frame.groupby(["index", "target"], sort=False).ngroup()
     return frame
 
 
-def stored_maps(table: Any) -> Iterator[NDArray[np.float32] | None]:
+def stored_maps(table: pa.Table) -> Iterator[NDArray[np.float32] | None]:
     """Yield the stored map of each row of a table `MAPS`, flat; None where it was not stored."""
     column = table["map"].combine_chunks()
     values = column.flatten().to_numpy(zero_copy_only=False)
     ends = np.cumsum(column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
-    for end, before, is_null in zip(ends, [0, *ends[:-1]], column.is_null().to_pylist(), strict=True):
+    for end, before, is_null in zip(ends, [0, *ends][: len(ends)], column.is_null().to_pylist(), strict=True):
         yield None if is_null else values[before:end]
 
 
@@ -211,7 +210,7 @@ def _of_masks(say: "Callable[..., Iterator[Problem]]", rows: pd.DataFrame, faile
         yield from say(~failed & (gap < 0), "with a rank_gap below 0")
 
 
-def _of_maps(shard: int, maps: pd.DataFrame) -> Iterator[Problem]:
+def _of_maps(shard: int, maps: pd.DataFrame, table: pa.Table) -> Iterator[Problem]:
     """Check measures for their ranges, and stored maps against what the table says of them."""
     say = _sayer(shard, maps, "maps")
     for name in ("zero_fraction", *AGAINST_BOXES):
@@ -220,27 +219,35 @@ def _of_maps(shard: int, maps: pd.DataFrame) -> Iterator[Problem]:
             yield from say((values < 0) | (values > 1), f"whose {name} lies outside of 0 to 1")
     with np.errstate(invalid="ignore"):
         yield from say(maps["minimum"].to_numpy(float) > maps["maximum"].to_numpy(float), "whose minimum lies above the maximum")
-    stored = maps["map"].notna().to_numpy()
-    away = np.zeros(len(maps), bool)
-    for at in np.flatnonzero(stored):
-        values, said = maps["map"].iloc[at], maps.iloc[at]
-        zeros = np.float32((values == 0).mean(dtype=float)) if len(values) else np.nan
-        own = np.array([len(values), values.min(initial=np.inf), values.max(initial=-np.inf), zeros], float)
-        theirs = np.array([said["height"] * said["width"], said["minimum"], said["maximum"], said["zero_fraction"]], float)
-        away[at] = not np.allclose(own, theirs, rtol=1e-6, atol=1e-7, equal_nan=True) and bool(np.isfinite(values).all())
-    yield from say(away, "whose stored map has another size, minimum, maximum or share of zeros than its row says")
+    yield from say(_maps_away(maps, table), "whose stored map has another size, minimum, maximum or share of zeros than its row says")
+
+
+def _maps_away(maps: pd.DataFrame, table: pa.Table) -> Mask:
+    """Return which stored maps are others than their rows say; those with values that are not finite are left to the comparison."""
+    column = table["map"].combine_chunks()
+    lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    wrong = column.is_valid().to_numpy(zero_copy_only=False) & (lengths != (maps["height"] * maps["width"]).to_numpy())
+    there = np.flatnonzero(lengths)
+    if not len(there):
+        return wrong
+    values, starts = column.flatten().to_numpy(zero_copy_only=False), (np.cumsum(lengths) - lengths)[there]
+    own = np.stack(
+        [
+            np.minimum.reduceat(values, starts),
+            np.maximum.reduceat(values, starts),
+            np.add.reduceat((values == 0).astype(float), starts) / lengths[there],
+        ]
+    )
+    theirs = maps[["minimum", "maximum", "zero_fraction"]].to_numpy(float)[there].T
+    wrong[there] |= ~np.isclose(own, theirs, rtol=1e-6, atol=1e-7).all(0) & np.isfinite(own).all(0)
+    return wrong
 
 
 def _between(shard: int, rows: pd.DataFrame, maps: pd.DataFrame) -> Iterator[Problem]:
     """Check that both tables speak of the same maps."""
     keys = ["index", "target", "method"]
     columns = ["image_id", "label", "target_name", "status"]
-    scored = rows.groupby(keys, sort=False)
-    of_rows = (
-        scored[columns[:3]]
-        .first()
-        .assign(status=scored["status"].agg(lambda each: "finite" if not {"ok", "degenerate"}.isdisjoint(each) else each.iloc[0]))
-    )
+    of_rows = rows.groupby(keys, sort=False)[columns].first()
     constant = rows[rows["status"].isin(["ok", "degenerate"])].groupby(keys, sort=False)["status"].agg(["first", "nunique"])
     of_maps = maps.drop_duplicates(keys).set_index(keys)
     together = of_rows.index.intersection(of_maps.index)

@@ -2,8 +2,8 @@
 
     python experiments/correctness/verify_fuzz.py --out results
 
-Writes verify_fuzz.csv and verify_fuzz.md. Each of 1,000 copies is altered in one way; a random part of the images, another one each time, is
-recomputed. Some ten minutes on one core.
+Writes verify_fuzz.csv and verify_fuzz.md. Each of 1,000 copies is altered in one way, and a random part of its images is
+recomputed, another one each time. Some ten minutes on one core.
 """
 
 import shutil
@@ -28,8 +28,8 @@ from evalkit.verify.verify import Opened, open_run, verify
 from evalkit.verify.words import details, headline
 
 RUN = [
-    "model=digits_fc", "data=digits", "limit=48", "shard_size=12", "method=[ablation_cam,grad_cam,random,centre]",
-    "protocol.top_percent=[20,50]", "maps=store", "workers=0", "device=cpu", "batch_size=16",
+    "model=digits_fc", "data=digits", "limit=48", "shard_size=24", "method=[ablation_cam,grad_cam,random,centre]",
+    "protocol.top_percent=[20,50]", "maps=store", "workers=0", "device=cpu", "batch_size=24",
 ]  # fmt: skip
 SHARES = (4, 12, 24)
 """Images that are recomputed, of 48."""
@@ -96,11 +96,11 @@ def page(table: pd.DataFrame) -> str:
 def expectation(table: pd.DataFrame) -> str:
     """Return how many copies were missed because no altered image was in the sample, beside the number expected."""
     hidden = table[table["only_by_recomputing"] & (table["altered"] > 0)]
-    share = hidden["missed_expected"]
-    outside = int((~hidden["in_sample"]).sum())
+    share, outside = hidden["missed_expected"], int((~hidden["in_sample"]).sum())
+    deviation = np.sqrt((share * (1 - share)).sum())
     return (
-        f"Of {len(hidden):,} copies whose alteration contradicts nothing else in the folder, {outside} had no altered image in the sample; the "
-        f"hypergeometric distribution expects {share.sum():.1f} (standard deviation {np.sqrt((share * (1 - share)).sum()):.1f})."
+        f"Of {len(hidden):,} copies whose alteration contradicts nothing else in the folder, {outside} had no altered image in the "
+        f"sample; the hypergeometric distribution expects {share.sum():.1f} (standard deviation {deviation:.1f})."
     )
 
 
@@ -110,23 +110,23 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of the alterations and samples.")] = 0,
 ) -> None:
     """Try every kind of alteration in turn, and write the tables."""
-    rng = np.random.default_rng(seed)
+    rng, rows = np.random.default_rng(seed), list[dict[str, Any]]()
+    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         opened = finished(scratch / "whole")
-        rows = []
         for number in range(copies):
             rows.append(tried(scratch / "whole", opened, number % len(ALTERATIONS), rng, scratch))
-            if number % 100 == 99:
-                print(f"{number + 1} of {copies} copies", flush=True)
-    table = pd.DataFrame(rows)
-    out.mkdir(parents=True, exist_ok=True)
+            if len(rows) % 100 == 0 or len(rows) == copies:
+                print(f"{len(rows)} of {copies} copies", flush=True)
+                write(pd.DataFrame(rows), out, seed)
+
+
+def write(table: pd.DataFrame, out: Path, seed: int) -> None:
+    """Write both files."""
     table.to_csv(out / "verify_fuzz.csv", index=False, float_format="%.4g", lineterminator="\n")
-    text = f"{page(table)}\n\n{expectation(table)}\n"
-    (out / "verify_fuzz.md").write_text(
-        f"# Altered runs\n\n`python experiments/correctness/verify_fuzz.py --copies {copies} --seed {seed}`\n\n{text}"
-    )
-    print(text)
+    command = f"python experiments/correctness/verify_fuzz.py --copies {len(table)} --seed {seed}"
+    (out / "verify_fuzz.md").write_text(f"# Altered runs\n\n`{command}`\n\n{page(table)}\n\n{expectation(table)}\n")
 
 
 if __name__ == "__main__":
