@@ -80,6 +80,7 @@ class Comparison:
 
     precision: str = "fp32"
     rows: int = 0
+    """Rows of either side."""
     maps: int = 0
     differing_rows: int = 0
     """Rows of both tables with a difference."""
@@ -99,10 +100,12 @@ class Comparison:
 
     def add(self, recorded: tuple[pa.Table, pa.Table], computed: tuple[pa.Table, pa.Table]) -> None:
         """Compare the tables `ROWS` and `MAPS` of some images, as recorded and as computed here."""
-        self.rows += len(computed[0])
-        self.maps += len(computed[1])
-        self._compare_rows(self._in_both(_joined(recorded[0], computed[0], ROW_KEY)))
-        maps = self._in_both(_joined(recorded[1].drop_columns("map"), computed[1].drop_columns("map"), MAP_KEY))
+        rows = _joined(recorded[0], computed[0], ROW_KEY)
+        maps = _joined(recorded[1].drop_columns("map"), computed[1].drop_columns("map"), MAP_KEY)
+        self.rows += len(rows)
+        self.maps += len(maps)
+        self._compare_rows(self._in_both(rows))
+        maps = self._in_both(maps)
         self._compare_maps(maps, _map_distances(maps, recorded[1], computed[1]))
 
     def _in_both(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -208,7 +211,8 @@ def _joined(recorded: pa.Table, computed: pa.Table, key: list[str]) -> pd.DataFr
     for table in (recorded, computed):
         frame = table.to_pandas()
         frame["target"] = frame["target"].fillna(NO_TARGET).astype(np.int64)
-        frames.append(frame.drop_duplicates(key))  # a row that is there twice is a problem of the structure
+        frame = frame.drop_duplicates(key)  # a row that is there twice is a problem of the structure
+        frames.append(frame if len(frame) else frame.astype(object))  # pandas cannot join columns of strings without any
     return frames[0].merge(frames[1], on=key, how="outer", indicator=True, sort=True)
 
 
