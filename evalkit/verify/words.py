@@ -18,9 +18,17 @@ def headline(outcome: Outcome) -> str:
     word, compared = "verified" if outcome.verified else "NOT verified", outcome.comparison
     return (
         f"{word}: {outcome.recomputed:,} of {outcome.sample.images:,} images ({_share(outcome)}) recomputed, "
-        f"{compared.differing_rows:,} of {compared.rows + compared.maps:,} rows differ beyond the tolerances; "
+        f"{compared.differing_rows:,} of {compared.rows + compared.maps:,} rows {_differ(compared.differing_rows)} beyond the tolerances; "
         f"{_structure(outcome)}"
     )
+
+
+def _differ(number: int) -> str:
+    return "differs" if number == 1 else "differ"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _share(outcome: Outcome) -> str:
@@ -29,7 +37,7 @@ def _share(outcome: Outcome) -> str:
 
 def _structure(outcome: Outcome) -> str:
     checked = outcome.shards - len(outcome.missing)
-    found = f"{len(outcome.problems)} problem{'s' * (len(outcome.problems) != 1)}" if outcome.problems else "nothing wrong"
+    found = _counted(len(outcome.problems), "problem") if outcome.problems else "nothing wrong"
     return f"the structure of {checked:,} of {outcome.shards:,} shards checked, {found}"
 
 
@@ -46,7 +54,8 @@ def _details(outcome: Outcome) -> Iterator[str]:
         yield f"{shards_in_words(len(outcome.missing))} unfinished, damaged or of another run: {_numbers(outcome.missing)}"
     yield from _first(outcome.problems)
     if compared.differing_rows:
-        yield f"{compared.differing_rows:,} rows of {len(compared.differing_images):,} images differ:"
+        rows, images = compared.differing_rows, len(compared.differing_images)
+        yield f"{_counted(rows, 'row')} of {_counted(images, 'image')} {_differ(rows)}:"
         yield from (f"  {difference}" for difference in compared.differences[:FIRST])
     if compared.largest:
         yield "largest deviation by column (tolerance):"
@@ -90,7 +99,9 @@ def _ties(outcome: Outcome) -> Iterator[str]:
     gap = NEAR_TIE * COARSER[compared.precision]
     text = f"{compared.near_ties:,} of {compared.rows:,} rows have a rank_gap below {gap:g}, where rounding may swap pixels; "
     by = ", ".join(f"{column} by up to {value:.2g}" for column, value in compared.largest_swapped.items())
-    yield text + (f"{compared.swapped:,} of them differ as such swaps make them differ ({by})" if compared.swapped else "none was swapped")
+    yield text + (
+        f"{compared.swapped:,} of them {_differ(compared.swapped)} as swaps explain ({by})" if compared.swapped else "none was swapped"
+    )
 
 
 def _limits(outcome: Outcome) -> Iterator[str]:
