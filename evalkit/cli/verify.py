@@ -15,7 +15,7 @@ DIFFERENT = 1
 
 def verify(
     run: Annotated[str, typer.Argument(help="A run folder; also s3://bucket/folder.")],
-    overrides: Annotated[
+    places: Annotated[
         list[str] | None,
         typer.Argument(help="Where things are on this machine, such as data.root=/data/imagenet model.weights=mine.pth device=cpu."),
     ] = None,
@@ -53,7 +53,7 @@ def verify(
     else:
         chosen = drawn(images, count_of(sample or DEFAULT, images), seed)
     writable_file(out, "--out")
-    config = reopened(folder, overrides or [], allow or [])
+    config = reopened(folder, places or [], allow or [])
     from evalkit.verify.verify import open_run
     from evalkit.verify.verify import verify as compare
     from evalkit.verify.words import details, headline, to_json

@@ -36,6 +36,7 @@ def test_there_are_all_commands():
         "report",
         "export",
         "explain",
+        "verify",
         "app",
         "list",
         "bench",
