@@ -54,7 +54,10 @@ def rooms(*names: str) -> list[str]:
         (rooms("analysis", "output"), ("torch", "torchvision")),
         (
             rooms(
-                *(f"verify.{name}" for name in ("compare", "expected", "outcome", "record", "sample", "structure", "tolerances", "words"))
+                *(
+                    f"verify.{name}"
+                    for name in ("compare", "ending", "expected", "outcome", "record", "sample", "structure", "tolerances", "words")
+                )
             ),
             ("torch", "torchvision"),
         ),

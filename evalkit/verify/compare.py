@@ -26,6 +26,7 @@ ROW_NUMBERS = ("prob_full", "logit_full", "prob_masked", "logit_masked", "kept_f
 MAP_NUMBERS = ("minimum", "maximum", "zero_fraction", *MEASURES)
 MASKED = ("prob_masked", "logit_masked")
 """What a swap of two pixels may change."""
+_ALL = slice(None)
 SHOWN = 20
 """How many differences are kept to be shown."""
 
@@ -89,6 +90,8 @@ class Comparison:
     """The first `SHOWN`."""
     largest: dict[str, float] = field(default_factory=dict)
     """The largest absolute deviation of each column; of masked scores without rows near a tie."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """The largest of these deviations as a share of its tolerance."""
     near_ties: int = 0
     """Rows whose mask depends on two pixels that rounding may swap."""
     swapped: int = 0
@@ -143,9 +146,7 @@ class Comparison:
             away, distance, limits[column] = self._distance(rows, column, scale)
             if column in MASKED:
                 apart |= near & away & np.isfinite(distance)
-                _keep_largest(self.largest, column, distance[~near])
-            else:
-                _keep_largest(self.largest, column, distance)
+            self._keep(column, distance, limits[column], ~near if column in MASKED else _ALL)
             differ |= self._numbers(rows, column, away & ~apart)
         self.near_ties += int(near.sum())
         for at in np.flatnonzero(apart & ~differ):
@@ -157,12 +158,13 @@ class Comparison:
         differ = self._words(maps, MAP_WORDS)
         largest = np.fmax(_scale(maps, "minimum"), _scale(maps, "maximum"))
         for column in MAP_NUMBERS:
-            away, distance, _ = self._distance(maps, column, largest if column in ("minimum", "maximum") else _scale(maps, column))
-            _keep_largest(self.largest, column, distance)
+            away, distance, limit = self._distance(maps, column, largest if column in ("minimum", "maximum") else _scale(maps, column))
+            self._keep(column, distance, limit)
             differ |= self._numbers(maps, column, away)
         with np.errstate(invalid="ignore"):
-            away = distances > tolerance("map").relative * COARSER[self.precision] * np.nan_to_num(largest, nan=0.0)
-        _keep_largest(self.largest, "map", distances)
+            limit = tolerance("map").relative * COARSER[self.precision] * np.nan_to_num(largest, nan=0.0)
+            away = distances > limit
+        self._keep("map", distances, limit)
         self._record(maps, away, "the stored map", [f"another one, {distance:.3g} away" for distance in distances], ["its own"] * len(maps))
         self._count(maps, differ | away)
 
@@ -174,6 +176,14 @@ class Comparison:
             limit = COARSER[self.precision] * (allowed.absolute + allowed.relative * np.where(np.isfinite(scale), scale, 0))
             same = (theirs == ours) | (np.isnan(theirs) & np.isnan(ours)) | (distance <= limit)
         return _Distance(~same, np.where(np.isfinite(distance), distance, np.nan), limit)
+
+    def _keep(self, column: str, distance: Array, limit: Array, chosen: Mask | slice = _ALL) -> None:
+        """Keep the largest deviation and its largest share of the tolerance."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = np.where(distance == 0, 0, distance / limit)
+        for known, values in ((self.largest, distance[chosen]), (self.shares, share[chosen])):
+            if not np.isnan(values).all():
+                known[column] = max(known.get(column, 0.0), float(np.nanmax(values)))
 
     def _words(self, frame: pd.DataFrame, columns: Sequence[str]) -> Mask:
         found = np.zeros(len(frame), bool)
@@ -244,11 +254,6 @@ def _maps_by_key(table: pa.Table) -> dict[tuple[int, int, str], NDArray[np.float
 def _scale(frame: pd.DataFrame, column: str) -> Array:
     scale: Array = np.abs(frame[f"{column}_y"].to_numpy(float))
     return scale
-
-
-def _keep_largest(known: dict[str, float], column: str, distances: Array) -> None:
-    if not np.isnan(distances).all():
-        known[column] = max(known.get(column, 0.0), float(np.nanmax(distances)))
 
 
 def _suspect(row: "pd.Series[Any]", allowed: tuple[float, float]) -> Suspect:

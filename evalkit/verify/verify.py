@@ -20,6 +20,7 @@ from evalkit.runs.folder import RunFolder, Shard
 from evalkit.runs.identity import Identity
 from evalkit.runs.provenance import identify, provenance
 from evalkit.verify.compare import Comparison
+from evalkit.verify.ending import Ending
 from evalkit.verify.expected import Expected, ImageFacts
 from evalkit.verify.outcome import Outcome
 from evalkit.verify.record import circumstances, record_differences
@@ -65,11 +66,16 @@ def verify(folder: RunFolder, opened: Opened, sample: Sample, progress: Callable
     if getattr(session.source, "streamed", False):
         outcome.unstructured.append("labels of images that were not recomputed, since the data are streamed")
 
+    question = session.config.question(session.methods)
+    ending = None if question is None else Ending(question, session.config.seed)
+
     def chosen() -> Iterator[tuple[int, list[int]]]:
         outcome.missing = list(folder.shards)
         for shard in folder.finished():
             outcome.missing.remove(shard.number)
             outcome.problems += check_shard(shard, expected)
+            if ending is not None and not outcome.problems:
+                ending.add(shard.rows)
             numbers = [number for number in sample.of_shard(shard.number, folder.shard_size) if number < len(session.positions)]
             positions = [session.positions[number] for number in numbers]
             if positions:
@@ -84,6 +90,8 @@ def verify(folder: RunFolder, opened: Opened, sample: Sample, progress: Callable
         outcome.recomputed += images
         if progress is not None:
             progress(images)
+    if ending is not None and not (outcome.problems or outcome.missing):
+        outcome.record += ending.differences(record.get("end"))
     outcome.rows_digest = folder.digest()
     return outcome
 

@@ -58,7 +58,7 @@ def _details(outcome: Outcome) -> Iterator[str]:
         yield f"{_counted(rows, 'row')} of {_counted(images, 'image')} {_differ(rows)}:"
         yield from (f"  {difference}" for difference in compared.differences[:FIRST])
     if compared.largest:
-        yield "largest deviation by column (tolerance):"
+        yield "largest deviation by column, as a share of its tolerance:"
         yield from (f"  {line}" for line in _largest(outcome))
     if compared.near_ties:
         yield from _ties(outcome)
@@ -85,7 +85,7 @@ def _largest(outcome: Outcome) -> Iterator[str]:
         allowed = tolerance(column)
         parts = [f"{factor * allowed.absolute:g}"] if allowed.absolute else []
         parts += [f"{factor * allowed.relative:g} of {_scale(column)}"] if allowed.relative else []
-        yield f"{column}: {largest:.2g} ({' + '.join(parts)})"
+        yield f"{column}: {largest:.2g}, {100 * outcome.comparison.shares[column]:.2g} % of {' + '.join(parts)}"
 
 
 def _scale(column: str) -> str:

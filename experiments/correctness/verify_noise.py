@@ -46,7 +46,17 @@ def main(
             of = {"network": run.provenance["identity"]["model"]["name"], "images": outcome.recomputed, "rows": found.rows}
             ties = {"near_ties": found.near_ties, "swapped": found.swapped, "largest_when_swapped": found.largest_swapped.get(column)}
             allowed = tolerance(column)
-            rows.append({**of, **ties, "column": column, "largest": largest, "absolute": allowed.absolute, "relative": allowed.relative})
+            rows.append(
+                {
+                    **of,
+                    **ties,
+                    "column": column,
+                    "largest": largest,
+                    "share_of_tolerance": found.shares[column],
+                    "absolute": allowed.absolute,
+                    "relative": allowed.relative,
+                }
+            )
         pd.DataFrame(rows).to_csv(out, index=False, float_format="%.3g", lineterminator="\n")
 
 

@@ -102,6 +102,18 @@ def test_other_versions_may_differ_and_are_said(folder, tmp_path):
     assert code == 0 and "allowed to differ: evalkit's code: abc -> " in said and "allowed to differ: torch: 1.0 -> " in said
 
 
+def test_how_a_run_with_until_ended_is_what_its_rows_say(folder, tmp_path):
+    until = ["until=random-centre", "until_metric=win"]
+    run = made(folder, tmp_path / "run", *until)
+    assert run.provenance["end"]["n"] == 12 and outcome_of(run).verified
+    end = {**run.provenance["end"], "difference": run.provenance["end"]["difference"] + 1e-3}
+    Folder(tmp_path / "run", fresh()).publish({**run.provenance, "end": end})
+    (difference,) = outcome_of(run).record
+    assert difference.kind == "record" and difference.text.startswith("end.difference is ")
+    Folder(tmp_path / "run", fresh()).publish({key: value for key, value in run.provenance.items() if key != "end"})
+    assert "does not say how the run ended" in str(outcome_of(run).record[0])
+
+
 def test_an_unfinished_run_is_not_verified(folder, tmp_path):
     run = made(folder, tmp_path / "run")
     (tmp_path / "run" / "rows" / "shard-00001.parquet").unlink()
