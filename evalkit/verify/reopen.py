@@ -13,7 +13,7 @@ from evalkit.errors import UserError, did_you_mean
 from evalkit.imports import find
 from evalkit.runs.folder import RunFolder
 
-TRUSTED = ("evalkit.methods", "evalkit.data", "evalkit.models", "torchvision.models", "timm")
+TRUSTED = ("evalkit.methods", "evalkit.data", "evalkit.models", "torchvision.models", "timm.create_model", "timm.models")
 """Packages whose functions a run folder may name. It may come from others, so no other function is called without being asked for."""
 _NAMES = ("_target_", "factory", "score", "method", "base_method")
 """Settings that name a function by its dotted path."""

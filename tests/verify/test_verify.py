@@ -20,7 +20,7 @@ from evalkit.launch.run import run_job
 from evalkit.runs.folder import RunFolder
 from evalkit.verify.compare import Comparison
 from evalkit.verify.reopen import reopened
-from evalkit.verify.sample import drawn
+from evalkit.verify.sample import drawn, named
 from evalkit.verify.verify import open_run, verify
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -95,6 +95,23 @@ def test_what_differs_is_told_by_its_kind(folder, tmp_path):
     assert code == 1 and "differs in code: code.model.factory: 000000000000 -> " in said and "0 of 15 rows differ" in said
 
 
+def test_labels_of_streamed_data_are_checked_where_images_are_recomputed_alone(folder, tmp_path):
+    run = made(folder, tmp_path / "run", "workers=0")
+    opened = open_run(reopened(run, [], ["builders"]))
+    opened.session.source.streamed = True
+    altered = Folder(tmp_path / "run", fresh())
+    rows, maps, about = altered.read(1)
+    for frame in (rows, maps):
+        frame["label"] = 4
+    altered.write(1, rows, maps, about)
+    outcome = verify(run, opened, named([0, 2], 12, 4))
+    assert outcome.verified and "streamed" in outcome.unstructured[0]
+    outcome = verify(run, opened, drawn(12, 12))
+    assert {difference.column for difference in outcome.comparison.differences} == {"label"} and len(
+        outcome.comparison.differing_images
+    ) == 4
+
+
 def test_other_versions_may_differ_and_are_said(folder, tmp_path):
     run = made(folder, tmp_path / "run")
     Folder(tmp_path / "run", fresh()).publish({**run.provenance, "code": "abc", "versions": {"torch": "1.0"}})
@@ -128,7 +145,7 @@ def test_code_of_others_is_not_called_unless_allowed(folder, tmp_path):
     assert invoked(run.path)[0] == 2 and "--allow builders" in invoked(run.path)[1]
     for group, target in (
         ("data", "os.system"), ("data", "evalkit.data.sources.read_remote"), ("data", "evalkit.files.publish"),
-        ("method", "subprocess.run"), ("method", "evalkit.methods.peers.find"),
+        ("method", "timm.utils.get_outdir"), ("method", "subprocess.run"), ("method", "evalkit.methods.peers.find"),
     ):  # fmt: skip
         altered = json.loads(json.dumps(content))
         (altered["data"] if group == "data" else altered["method"]["grad_cam"])["_target_"] = target
