@@ -122,8 +122,8 @@ class Comparison:
     def settle(self, suspect: Suspect, low: Sequence[float], high: Sequence[float]) -> None:
         """Settle a suspect by the lowest and highest masked confidence and logit that swaps of pixels near the tie lead to."""
         away = [
-            not (math.isnan(value) or least - slack <= value <= most + slack)
-            for value, least, most, slack in zip(suspect.recorded, low, high, suspect.allowed, strict=True)
+            not (math.isnan(theirs) and math.isnan(ours) or least - slack <= theirs <= most + slack)
+            for theirs, ours, least, most, slack in zip(suspect.recorded, suspect.computed, low, high, suspect.allowed, strict=True)
         ]
         for column, is_away, theirs, ours in zip(MASKED, away, suspect.recorded, suspect.computed, strict=True):
             if is_away:

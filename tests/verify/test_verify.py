@@ -18,7 +18,7 @@ from evalkit.errors import UserError
 from evalkit.evaluation.columns import ROWS
 from evalkit.launch.run import run_job
 from evalkit.runs.folder import RunFolder
-from evalkit.verify.compare import Comparison
+from evalkit.verify.compare import Comparison, Suspect
 from evalkit.verify.reopen import reopened
 from evalkit.verify.sample import drawn, named
 from evalkit.verify.verify import open_run, verify
@@ -229,6 +229,35 @@ def test_near_a_tie_only_what_swapped_pixels_explain_may_differ(folder, tmp_path
     moved = (frame["logit_masked"] - rows["logit_masked"]).abs().max()
     assert outcome.verified and outcome.comparison.swapped > 0, outcome.comparison.differences
     assert outcome.comparison.largest_swapped["logit_masked"] == pytest.approx(moved)
+
+
+def test_no_score_is_none_of_those_that_swaps_explain():
+    nan = float("nan")
+    for theirs, ours, found in (
+        ((0.5, 1.0), (0.6, 1.1), 1),
+        ((nan, 1.0), (nan, 1.1), 1),
+        ((0.5, nan), (0.6, 1.1), 0),
+        ((nan, 1.0), (0.6, 1.1), 0),
+    ):
+        comparison = Comparison()
+        comparison.settle(Suspect("a", 0, 0, "m", "p", theirs, ours, (0.0, 0.0)), [0.4, 0.9], [0.7, 1.2])
+        assert (comparison.swapped, comparison.differing_rows) == (found, 1 - found)
+
+
+def test_an_image_that_is_said_to_be_unreadable(folder, tmp_path):
+    run = made(folder, tmp_path / "run")
+    altered = Folder(tmp_path / "run", fresh())
+    rows, maps, about = altered.read(1)
+    for frame in (rows, maps):
+        empty = frame.columns.difference(["index", "image_id", "label", "method", "select", "top_percent", "fill", "status", "error"])
+        frame.loc[frame["index"] == 5, empty] = None
+        frame.loc[frame["index"] == 5, "status"] = "error"
+    rows.loc[rows["index"] == 5, "error"] = "cannot be decoded"
+    altered.write(1, rows, maps, about)
+    opened = open_run(reopened(run, [], ["builders"]))
+    assert verify(run, opened, named([0, 2], 12, 4)).verified
+    outcome = verify(run, opened, drawn(12, 12))
+    assert not outcome.problems and outcome.comparison.differing_images == {5}
 
 
 class _Probe:
