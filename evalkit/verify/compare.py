@@ -122,7 +122,7 @@ class Comparison:
     def settle(self, suspect: Suspect, low: Sequence[float], high: Sequence[float]) -> None:
         """Settle a suspect by the lowest and highest masked confidence and logit that swaps of pixels near the tie lead to."""
         away = [
-            not (math.isnan(theirs) and math.isnan(ours) or least - slack <= theirs <= most + slack)
+            not ((math.isnan(theirs) and math.isnan(ours)) or least - slack <= theirs <= most + slack)
             for theirs, ours, least, most, slack in zip(suspect.recorded, suspect.computed, low, high, suspect.allowed, strict=True)
         ]
         for column, is_away, theirs, ours in zip(MASKED, away, suspect.recorded, suspect.computed, strict=True):
