@@ -175,7 +175,7 @@ class Reader:
             self._invoke([*words, "model.weights=null"])
         elif words[0] == "list":
             self._invoke(["digits_gap" if word == "MODEL" else word for word in words])
-        elif words[0] in ("audit", "export"):
+        elif words[0] in ("audit", "export") or (words[0] == "verify" and not any("=" in word or word == "--allow" for word in words)):
             self._invoke(words)
         elif words[0] == "leaderboard":
             found = [path for word in words for path in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]

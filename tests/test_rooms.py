@@ -52,6 +52,15 @@ def rooms(*names: str) -> list[str]:
             ("evalkit.config", "hydra", "rich", "evalkit.data", "evalkit.runs"),
         ),
         (rooms("analysis", "output"), ("torch", "torchvision")),
+        (
+            rooms(
+                *(
+                    f"verify.{name}"
+                    for name in ("compare", "ending", "expected", "outcome", "record", "sample", "structure", "tolerances", "words")
+                )
+            ),
+            ("torch", "torchvision"),
+        ),
         (rooms("evaluation"), ("evalkit.runs", "evalkit.launch", "evalkit.cli")),
         ([module for module in FILES if not module.startswith(("evalkit.cli", "evalkit.__main__"))], ("evalkit.cli",)),
     ],

@@ -1,4 +1,4 @@
-"""evalkit run | tables | verdict | audit | plan | report | leaderboard | export | explain | app | figure | study | list | bench."""
+"""evalkit run | tables | verdict | audit | plan | report | export | verify | leaderboard | explain | app | figure | study | list | bench."""
 
 import io
 import logging
@@ -27,6 +27,7 @@ from evalkit.cli.run import Stopped, asked_to_stop, run
 from evalkit.cli.study import study_app
 from evalkit.cli.tables import tables
 from evalkit.cli.verdict import verdict
+from evalkit.cli.verify import verify
 from evalkit.errors import UserError, first_line, log_to_stderr, printable, remote_failure
 from evalkit.imports import exit_of_users_code
 
@@ -40,7 +41,7 @@ app = typer.Typer(
 app.add_typer(bench_app, name="bench")
 app.add_typer(study_app, name="study")
 app.add_typer(figure_app, name="figure")
-for command in (run, tables, verdict, audit, plan, report, leaderboard, export, explain):
+for command in (run, tables, verdict, audit, plan, report, export, verify, leaderboard, explain):
     app.command()(command)
 app.command("app")(serve)
 app.command("list")(list_things)

@@ -37,6 +37,7 @@ def test_there_are_all_commands():
         "export",
         "leaderboard",
         "explain",
+        "verify",
         "app",
         "list",
         "bench",
