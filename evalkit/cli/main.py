@@ -1,4 +1,4 @@
-"""evalkit run | tables | verdict | audit | plan | report | export | verify | leaderboard | explain | app | figure | study | list | bench."""
+"""evalkit run | tables | verdict | audit | plan | report | export | verify | leaderboard | explain | app | figure | study | list."""
 
 import io
 import logging
