@@ -85,7 +85,7 @@ def test_sorts_filters_and_remembers(address, browser, size):
 def test_says_what_is_not_comparable(address, browser):
     with opened(browser, address) as page:
         says, box = page.locator("#says"), page.locator(".caution")
-        assert "columns are of different images" in says.inner_text()
+        assert "columns are measured on different images" in says.inner_text()
         assert box.inner_text().startswith("three: Caution: the network has random weights")
         page.get_by_label("images").select_option(index=1)
         expect(box).to_have_count(0)

@@ -201,8 +201,9 @@ function board(shown, view) {
 
 function sentences(view, shown, chosen, mended) {
   const said = mended.length ? [`This page does not have the ${mended.map((name) => LABELS[name]).join(" and ")} of its address: what is shown is the first there is.`] : [];
+  if (shown.length > 1) said.push(`${metrics[view.metric]}: ${unique(shown.map(betterDirection)).join("; ")}.`);
   if (!oneAxis(shown)) {
-    said.push("The columns are of different images: compare methods within a column, not numbers across columns.");
+    said.push("The columns are measured on different images: compare methods within a column, not numbers across columns.");
   } else if (shown.length > 1) said.push("Compare methods within a column, not numbers across columns.");
   for (const [setting, label] of new Map(shown.map((column) => [column.run.setting, column.label]))) {
     const sizes = shown.filter((column) => column.run.setting === setting).map((column) => column.scored);
@@ -224,7 +225,7 @@ function notes(view, shown) {
   if (view.metric === "win") said.push(`Win is against one other method (${against.join(", ")}): the share of images on which the drop is smaller. Values against different methods are not comparable.`);
   if (view.metric === "best_of_all") said.push("Best of all depends on which methods a run has.");
   if (view.metric === "score_change") said.push("After minus before, in points of confidence or units of the logit.");
-  if (shown.length > 1) said.push(`${metrics[view.metric]}: ${unique(shown.map(betterDirection)).join("; ")}. ${oneAxis(shown) ? "All columns have the same axis." : "Each column has its own axis."}`);
+  if (shown.length > 1) said.push(oneAxis(shown) ? "All columns have the same axis." : "Each column has its own axis.");
   return said.join(" ");
 }
 
