@@ -46,7 +46,7 @@ def main(
     found: list[dict[str, Any]] = []
     for methods, points in [tuple(map(int, size.split("x"))) for size in sizes] if sizes else SIZES:
         run = scratch / f"images{images}-methods{methods}-points{points}"
-        synthetic_run.write(run, images, synthetic_run.method_names(methods), synthetic_run.protocol_points(points))
+        write(run, images, methods, points)
         rows = images * methods * points
         versions = {"now": Path.cwd(), **({"former": former} if former is not None and rows <= former_rows else {})}
         measured: dict[str, list[dict[str, float]]] = {name: [] for name in versions}
@@ -75,6 +75,12 @@ def main(
         }
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
         plot(found, json_file.with_suffix(".png"))
+
+
+def write(run: Path, images: int, methods: int, points: int) -> None:
+    """Write a run in a process of its own: the kernel counts the memory of this one as that of the processes that it starts."""
+    sizes = ["--images", str(images), "--methods", str(methods), "--points", str(points)]
+    subprocess.run([sys.executable, str(Path(synthetic_run.__file__)), str(run), *sizes], check=True, stdout=subprocess.DEVNULL)
 
 
 def tables(run: Path, out: Path, checkout: Path) -> dict[str, float]:
