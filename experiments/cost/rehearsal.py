@@ -109,7 +109,7 @@ def main(
 def rehearse(
     pictures: list[Path], scratch: Path, images: int, size: int, kill_at: float, subset: int, every: float, settings: list[str]
 ) -> dict[str, Any]:
-    """Run on so many images, kill, resume, run again on the first `subset` of them undisturbed; return figures and checks of the folders."""
+    """Run on so many images, kill, resume, run on the first `subset` of them undisturbed; return figures and checks of the folders."""
     files = sorted(file.resolve() for folder in pictures for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
     link(files, images, scratch)
     command = [*rehearsal_commands.evalkit("run"), "model=custom", "model.factory=random_network.strided", "model.layer='0'"]

@@ -56,16 +56,16 @@ def contents(folder: RunFolder, methods: Sequence[str], thresholds: Sequence[flo
         seconds += shard.description["seconds"]
         stages.update(shard.description["seconds_per_stage"])
         of_methods.update(shard.description["seconds_per_method"])
-    known = sum(stages.values())
+    total = sum(stages.values())
     return {
         "shards": -(-folder.images // folder.shard_size),
         "rows": rows,
         "status": dict(status),
         "complete": bool(complete and (seen == 1).all()),
-        "worker_seconds": round(seconds, 1),
-        "share_of_stages": {name: round(spent / seconds, 4) for name, spent in stages.most_common()},
-        "share_of_nothing_measured": round(1 - known / seconds, 4),
-        "share_of_maps_by_method": {name: round(spent / seconds, 4) for name, spent in of_methods.most_common()},
+        "seconds_of_shards": round(seconds, 1),
+        "seconds_of_stages": round(total, 1),
+        "share_of_stages": {name: round(spent / total, 4) for name, spent in stages.most_common()},
+        "share_of_maps_by_method": {name: round(spent / total, 4) for name, spent in of_methods.most_common()},
         "repeats": repeats.figures(),
     }
 

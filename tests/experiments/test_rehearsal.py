@@ -64,7 +64,7 @@ def test_a_fault_is_found(tmp_path, fault):
         if shard.number == 1 and fault == "score":
             columns["prob_masked"][5] += 0.002
         rows = pa.table({name: pa.array(values, shard.rows.schema.field(name).type) for name, values in columns.items()})
-        folder.write_shard(shard.number, rows, shard.maps, {**shard.description, "seconds_per_stage": {"decode": 0.25}})
+        folder.write_shard(shard.number, rows, shard.maps, {**shard.description, "seconds_per_stage": {"decode": 0.25, "maps": 0.75}})
     if fault == "file":
         (path / "claims").mkdir()
         (path / "claims" / "shard-00001").write_text("process 1")
@@ -73,4 +73,4 @@ def test_a_fault_is_found(tmp_path, fault):
     if fault in ("none", "score", "file"):
         assert found["repeats"]["largest_difference"] == pytest.approx(0.002 if fault == "score" else 0, abs=1e-12)
     assert files["left_over"] == (["claims/shard-00001"] if fault == "file" else []) and files["files"] == 6 + (fault == "file")
-    assert found["share_of_stages"] == {"decode": 0.25} and found["rows"] == 2800 and found["shards"] == 2
+    assert found["share_of_stages"] == {"maps": 0.75, "decode": 0.25} and found["rows"] == 2800 and found["shards"] == 2
