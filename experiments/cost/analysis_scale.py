@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -22,6 +21,7 @@ from typing import Annotated, Any
 import matplotlib.pyplot as plt
 import synthetic_run
 import typer
+from command_cost import measured
 
 from evalkit.bench import timing
 from evalkit.cli.script import run_script
@@ -87,12 +87,10 @@ def tables(run: Path, out: Path, checkout: Path) -> dict[str, float]:
     """Run `evalkit tables` of one version without figures; return seconds by the clock and of the processors, and the largest GiB."""
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "evalkit", "tables", str(run.resolve()), "--out", str(out.resolve()), "--no-figures"]
-    started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=checkout, env={**os.environ, "PYTHONPATH": str(checkout.resolve())}, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    if status:
+    cost = measured(command, subprocess.DEVNULL, folder=checkout, env={**os.environ, "PYTHONPATH": str(checkout.resolve())})
+    if cost.code:
         raise typer.Exit(1)
-    return {"seconds": time.perf_counter() - started, "processor_seconds": used.ru_utime + used.ru_stime, "gib": used.ru_maxrss / 2**20}
+    return {"seconds": cost.seconds, "processor_seconds": cost.processor_seconds, "gib": cost.mebibytes / 1024}
 
 
 def differing_lines(first: Path, second: Path) -> int:
