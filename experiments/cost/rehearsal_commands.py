@@ -1,24 +1,14 @@
 """The commands on the finished run of rehearsal.py: time, memory, and whether what they wrote agrees."""
 
-import json
 import os
 import re
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow.csv
 import pyarrow.parquet as pq
-
-WAIT = """
-import json, os, sys
-_, status, used = os.wait4(os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ), 0)
-said = {"exit": os.waitstatus_to_exitcode(status), "seconds": used.ru_utime + used.ru_stime, "kibibytes": used.ru_maxrss}
-open(sys.argv[1], "w").write(json.dumps(said))
-"""
-"""A small process between, since the kernel counts the memory of the process that starts another as the other's."""
+from command_cost import measured
 
 
 def evalkit(*arguments: str) -> list[str]:
@@ -28,17 +18,11 @@ def evalkit(*arguments: str) -> list[str]:
 
 def timed(command: list[str], log: Path) -> dict[str, Any]:
     """Run a command; return its exit code, seconds by the clock and of the processors, and the mebibytes of its largest process."""
-    load, started, used = os.getloadavg()[0], time.perf_counter(), log.with_suffix(".used")
+    load = os.getloadavg()[0]
     with log.open("w") as output:
-        subprocess.run([sys.executable, "-S", "-c", WAIT, str(used), *command], stdout=output, stderr=output, check=True)
-    seconds, of = time.perf_counter() - started, json.loads(used.read_text())
-    return {
-        "exit": of["exit"],
-        "seconds": round(seconds, 1),
-        "processor_seconds": round(of["seconds"], 1),
-        "mebibytes": round(of["kibibytes"] / 1024),
-        "load_average": round(load, 1),
-    }
+        cost = measured(command, output, output)
+    seconds = {"seconds": round(cost.seconds, 1), "processor_seconds": round(cost.processor_seconds, 1)}
+    return {"exit": cost.code, **seconds, "mebibytes": round(cost.mebibytes), "load_average": round(load, 1)}
 
 
 def run(folder: Path, scratch: Path, sample: str) -> dict[str, Any]:
