@@ -77,7 +77,7 @@ def _top1(run: Run, counts: Mapping[str, Any]) -> str:
 def _unfinished(run: Run, counts: Mapping[str, Any]) -> str:
     if not run.provenance["missing_shards"]:
         return ""
-    done = counts["images"] + counts["left_out"]
+    done = min(part.images for part in run.table.parts) + counts["left_out"]
     return f"the run is not finished: {done} of its {run.provenance['images']} images are in finished shards, and the numbers will change."
 
 

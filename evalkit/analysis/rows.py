@@ -41,6 +41,11 @@ class Part:
         return len(self.folder.shards) - len(self.shards)
 
     @property
+    def images(self) -> int:
+        """Number of images in finished shards."""
+        return len({index for shard in self.shards for index in shard.items["index"].unique()})
+
+    @property
     def descriptions(self) -> list[dict[str, Any]]:
         """The description of each finished shard."""
         return [shard.description for shard in self.shards]

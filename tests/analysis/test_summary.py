@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from builders import FULL, MASKED, METHODS, fresh, holding, make_run
 
+from evalkit.analysis.cautions import cautions
 from evalkit.analysis.evaluated import evaluate_run
 from evalkit.analysis.load import load_runs
 from evalkit.analysis.summary import compare, published, summarise, win_matrix
@@ -159,6 +160,25 @@ def test_nothing_was_right(tmp_path):
     nothing = holding(run, rows=run.rows[:0], shards=[{**run.shards[0], "left_out": 4}])
     with pytest.raises(UserError, match="4 left out by images=correct"):
         summarise(nothing)
+
+
+def test_files_without_rows_have_the_header_of_those_with(tmp_path):
+    full = fresh().uniform(1, 9, 40)
+    write_all([evaluate_run(make_run(tmp_path / "one", full, {"mine": full - 1}))], tmp_path / "out", None)
+    several = evaluate_run(make_run(tmp_path / "two", full, {"mine": full - 1, "grad_cam": full - 2}))
+    maps = several.run.rows.drop_duplicates(["index", "method"])[["index", "target", "method", "status"]].assign(complexity=0.5)
+    measured = evaluate_run(holding(several.run, maps=maps))
+    for name, table in (("comparisons", several.comparisons), ("maps", measured.measures)):
+        empty = pd.read_csv(tmp_path / "out" / f"{name}.csv")
+        assert empty.empty and list(empty) == list(table) and len(table)
+
+
+def test_a_run_that_lacks_images_of_another(tmp_path):
+    full = fresh().uniform(1, 9, 40)
+    make_run(tmp_path / "a", full[:25], {"mine": full[:25] - 1}, images=40)
+    make_run(tmp_path / "b", full, {"grad_cam": full - 2})
+    (run,) = load_runs([tmp_path / "a", tmp_path / "b"], allow_incomplete=True)
+    assert any("25 of its 40 images are in finished shards" in line for line in cautions(run))
 
 
 def test_no_shard_is_finished(tmp_path):
