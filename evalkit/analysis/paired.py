@@ -33,6 +33,8 @@ def tested(metric: str, values: Array, means: Bootstrapped | None, pairs: Ints, 
     `means` are the methods' means, where differences are of values; None where they are outcomes of "win". `exact` asks for the sign test
     of outcomes, else the sign-flip test; p is nan for a single item.
     """
+    if exact and means is not None and ENOUGH <= values.shape[1] < 2**24 and ((values == 0) | (values == values.max())).all():
+        return _of_outcomes(values, means, pairs)
     size = max(1, (TOGETHER if means is not None else TOGETHER_RESAMPLED) // max(1, values.shape[1]))
     resampler = _Means(values, means, images)
     found = [(np.empty(0, np.int64), *np.empty((4, 0)))]
@@ -43,6 +45,18 @@ def tested(metric: str, values: Array, means: Bootstrapped | None, pairs: Ints, 
         interval = resampler.intervals(some, differences)
         found.append((np.isfinite(differences).sum(axis=1), interval.value, interval.low, interval.high, p))
     return Tested(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _of_outcomes(values: Array, means: Bootstrapped, pairs: Ints) -> Tested:
+    """Return `tested` of outcomes (M,n), 0 or of one size, on images that are ENOUGH: how often each pair differs says it all."""
+    n, ones = values.shape[1], (values != 0).astype(np.float32)
+    both = (ones @ ones.T).astype(np.float64)  # counts below 2^24, so exact in float32
+    first, second = pairs.T
+    alike = both[first, second]
+    wins, losses = (both[of, of] - alike for of in (first, second))
+    low, high = percentiles(means.resampled[first] - means.resampled[second])
+    tails = sign_tests(wins.astype(np.int64), losses.astype(np.int64))
+    return Tested(np.full(len(pairs), n), values.max() * (wins - losses) / n, low, high, tails)
 
 
 class _Means:

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from builders import fresh
+from scipy.stats import binomtest
 
 from evalkit.analysis import metrics, paired, stats
 from evalkit.analysis.significance import sign_flip
@@ -39,6 +40,23 @@ def test_all_pairs_are_those_resampled_directly(metric, items, images, monkeypat
     np.testing.assert_array_equal(found.p, p)
     assert found.low[0] == found.high[0] == found.difference[0] == 0
     assert found.n.tolist() == [int(np.isfinite(values[a] - values[b]).sum()) for a, b in pairs]
+
+
+@pytest.mark.parametrize("images", [150, 450])
+def test_outcomes_are_those_of_their_differences(images):
+    rng, at = fresh(), np.arange(images)
+    values = 100.0 * (rng.random((5, images)) < [[0.1], [0.4], [0.4], [0.0], [1.0]])
+    values[2, 7:] = values[1, 7:]
+    pairs = np.array(list(itertools.combinations(range(5), 2)))
+    found = paired.tested("increase", values, stats.bootstrap({"m": values}, at)["m"], pairs, at, exact=True)
+    differences = values[pairs[:, 0]] - values[pairs[:, 1]]
+    expected = stats.bootstrap({"d": differences}, at)["d"]
+    np.testing.assert_array_equal(found.difference, expected.value)
+    np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high], rtol=1e-12, atol=1e-12)
+    for p, row in zip(found.p, differences, strict=True):
+        wins, losses = int((row > 0).sum()), int((row < 0).sum())
+        assert p == pytest.approx(binomtest(wins, wins + losses).pvalue if wins + losses else 1, rel=1e-9)
+    assert (found.n == images).all()
 
 
 def test_no_pairs():
