@@ -43,8 +43,8 @@ class Phase:
     started: float = field(default_factory=time.time)
     shards: list[tuple[float, int]] = field(default_factory=list)
     """Seconds since the start, and the number of finished shards then."""
-    resident: dict[int, list[tuple[float, int]]] = field(default_factory=dict)
-    """Seconds since the start, and the bytes of each process then, by its id."""
+    resident: dict[int, list[int]] = field(default_factory=dict)
+    """Bytes of each process, by its id, once a second."""
     load: list[float] = field(default_factory=list)
     exits: list[int] = field(default_factory=list)
     seconds: float = 0.0
@@ -56,20 +56,14 @@ class Phase:
         if new and new[-1][0] > new[0][0]:
             last = min(new[-1][1] * shard_size, images)
             per_second = round((last - new[0][1] * shard_size) / (new[-1][0] - new[0][0]), 1)
-        since = new[0][0] if new else 0.0
         return {
             "seconds": round(self.seconds, 1),
             "seconds_to_the_first_shard": round(new[0][0], 1) if new else None,
             "images_per_second": per_second,
             "exits": self.exits,
             "load_average": round(sum(self.load) / len(self.load), 1),
-            "memory_from_the_first_shard_on": [thirds(of) for of in self._resident(since)],
+            "memory": [thirds(of) for of in self.resident.values()],
         }
-
-    def _resident(self, since: float) -> list[list[int]]:
-        """Return the bytes of each process from a moment on, without those that had ended by then."""
-        later = [[size for second, size in of if second >= since] for of in self.resident.values()]
-        return [of for of in later if of]
 
 
 def thirds(resident: list[int]) -> dict[str, Any]:
@@ -180,7 +174,7 @@ def work(command: list[str], run: Path, logs: Path, every: float, kill_at: float
         phase.shards.append((time.time() - phase.started, len(list((run / "rows").glob("shard-*.parquet")))))
         phase.load.append(os.getloadavg()[0])
         for number, size in resident({process.pid for process in processes}).items():
-            phase.resident.setdefault(number, []).append((phase.shards[-1][0], size))
+            phase.resident.setdefault(number, []).append(size)
         return phase.shards[-1][1]
 
     def kill() -> None:
