@@ -84,17 +84,17 @@ def main(
     every: Annotated[float, typer.Option(help="Seconds between two looks at the processes.")] = 1.0,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Further settings of the run, such as batch_size=2.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
-    finished: Annotated[
-        bool, typer.Option(help="The run is there: measure the commands alone, and keep the other figures of --json.")
-    ] = False,
+    again: Annotated[
+        list[str] | None, typer.Option(help="Measure these commands alone on the run that is there; the other figures of --json stay.")
+    ] = None,
 ) -> None:
     """Run, kill, resume, check, and print the figures."""
     scratch = scratch.resolve()
-    if finished and json_file is not None:
+    if again and json_file is not None:
         figures: dict[str, Any] = json.loads(json_file.read_text())
     else:
         figures = rehearse(pictures, scratch, images, size, kill_at, subset, every, settings or [])
-    figures["commands"] = rehearsal_commands.run(scratch / "run", scratch, sample)
+    figures["commands"] = figures.get("commands", {}) | rehearsal_commands.run(scratch / "run", scratch, sample, again)
     figures["agreement"] = rehearsal_commands.agreement(scratch)
     figures["checks"] |= {
         "the commands ended with exit code 0": all(one["exit"] == 0 for one in figures["commands"].values()),
