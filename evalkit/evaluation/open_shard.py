@@ -65,7 +65,7 @@ class OpenShard:
         for _, rows in new:
             collected.extend(rows)
         tables = collected.tables()
-        seconds = {"seconds": time.perf_counter() - self._since, **seconds_by_stage(self._stopwatch.take())}
+        seconds = {"seconds": self._stopwatch.elapsed, **seconds_by_stage(self._stopwatch.take())}
         about = {**self._metadata, "left_out": collected.left_out, **seconds}
         return Part(start, start + sum(images for images, _ in new), *tables, about)
 

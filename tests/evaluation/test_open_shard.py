@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -269,3 +270,19 @@ def test_metadata_of_parts_are_summed():
     assert summed([one, two, two]) == {
         **one, "code": "a, b", "batch_size": "32, 8", "left_out": 3, "seconds": 6.0, "seconds_per_method": {"cam": 5.0, "random": 1.0},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("shard_size", [512, 4])
+def test_seconds_of_a_shard_hold_all_of_its_stages(folder, tmp_path, monkeypatch, shard_size):
+    batches = loop.batches
+
+    def slow(*arguments, **options):
+        for batch in batches(*arguments, **options):
+            time.sleep(0.2)
+            yield batch
+
+    monkeypatch.setattr(loop, "batches", slow)
+    overrides = [*tiny_overrides(folder, tmp_path / "run"), f"shard_size={shard_size}", "batch_size=4"]
+    for shard in launched(overrides)[0].finished():
+        spent = sum(shard.description["seconds_per_stage"].values())
+        assert 0.2 * min(shard_size, 12) / 4 <= spent <= shard.description["seconds"]
