@@ -61,12 +61,12 @@ class OpenShard:
 
     def _part(self, start: int, new: Sequence[tuple[int, ShardRows]]) -> Part:
         """Return the tables of the images `new`, which begin at `start`, with the time that they took."""
+        began, stages = self._stopwatch.since, seconds_by_stage(self._stopwatch.take())
         collected = ShardRows()
         for _, rows in new:
             collected.extend(rows)
         tables = collected.tables()
-        seconds = {"seconds": self._stopwatch.elapsed, **seconds_by_stage(self._stopwatch.take())}
-        about = {**self._metadata, "left_out": collected.left_out, **seconds}
+        about = {**self._metadata, "left_out": collected.left_out, "seconds": self._stopwatch.since - began, **stages}
         return Part(start, start + sum(images for images, _ in new), *tables, about)
 
 

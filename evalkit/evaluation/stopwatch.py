@@ -22,12 +22,8 @@ class Stopwatch:
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self.total: dict[str, float] = {}
         """All seconds so far, by the part of a name before its dot."""
-        self._taken = time.perf_counter()
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the last `take`, or since the start: as long as its stages together, or longer."""
-        return time.perf_counter() - self._taken
+        self.since = time.perf_counter()
+        """Moment of the last `take`, or of the start, in seconds of `time.perf_counter`."""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -64,7 +60,7 @@ class Stopwatch:
             end.synchronize()
             self._add(name, begin.elapsed_time(end) / 1000)
         self._events.clear()
-        taken, self._seconds, self._taken = self._seconds, {}, time.perf_counter()
+        taken, self._seconds, self.since = self._seconds, {}, time.perf_counter()
         for name, seconds in taken.items():
             stage = name.partition(".")[0]
             self.total[stage] = self.total.get(stage, 0.0) + seconds

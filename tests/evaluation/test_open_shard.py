@@ -285,4 +285,4 @@ def test_seconds_of_a_shard_hold_all_of_its_stages(folder, tmp_path, monkeypatch
     overrides = [*tiny_overrides(folder, tmp_path / "run"), f"shard_size={shard_size}", "batch_size=4"]
     for shard in launched(overrides)[0].finished():
         spent = sum(shard.description["seconds_per_stage"].values())
-        assert 0.2 * min(shard_size, 12) / 4 <= spent <= shard.description["seconds"]
+        assert 0.2 * min(shard_size, 12) / 4 <= spent <= shard.description["seconds"] + 0.02
