@@ -14,19 +14,26 @@ def leaderboard(
     runs: Annotated[list[str], typer.Argument(help="Run folders, folders of run folders, and summaries (*.parquet).")],
     out: Annotated[Path, typer.Option(callback=expanded, help="The HTML file.")] = Path("leaderboard.html"),
     summary: Annotated[
-        Path | None, typer.Option(callback=expanded, help="Write the summary of one run to this parquet file, and no page.")
+        Path | None,
+        typer.Option(
+            callback=expanded,
+            help="Write the summary of one run (of one folder, or several that differ only in methods) to this file.",
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check summaries and write nothing; exit code 1 where something is wrong.")
     ] = False,
     report: Annotated[str | None, typer.Option(help="Address of the run's report, https://..., for its summary.")] = None,
     verified: Annotated[
-        Path | None, typer.Option(callback=expanded, help="Record of `evalkit verify RUN --out FILE`, for the run's summary.")
+        list[Path] | None,
+        typer.Option(callback=expanded, help="Record of `evalkit verify RUN --out FILE`, for the summary; one for each folder."),
     ] = None,
 ) -> None:
     """Write one sortable page over runs: models, methods and protocol points, with intervals and the controls as a floor.
 
     evalkit leaderboard results/table1 --summary results/leaderboard/table1.parquet
+
+    evalkit leaderboard results/mine results/mine-2 --summary results/leaderboard/mine.parquet
 
     evalkit leaderboard --check results/leaderboard/*.parquet && evalkit leaderboard results/leaderboard/*.parquet
     """
@@ -36,7 +43,7 @@ def leaderboard(
     from evalkit.output.leaderboard_facts import read_verified
     from evalkit.output.leaderboard_summary import summarised
 
-    if summary is None and (report is not None or verified is not None):
+    if summary is None and (report is not None or verified):
         raise UserError("--report and --verified belong to the summary of a run: name its file with --summary")
     if check and summary is not None:
         raise UserError("--check reads summaries and --summary writes one: give one of the two")
@@ -47,12 +54,10 @@ def leaderboard(
         note(f"{len(runs)} checked, {len(wrong) or 'nothing'} wrong")
         raise typer.Exit(1 if wrong else 0)
     if summary is not None:
-        if len(runs) != 1:
-            raise UserError(f"--summary is of one run, and {len(runs)} are named: give the command once for each")
         if summary.suffix != ".parquet":
             raise UserError(f"--summary {summary} is no parquet file: name one that ends in .parquet")
         writable_file(summary, "--summary")
-        content = summary_bytes(summarised(runs[0], report=report, verified=None if verified is None else read_verified(verified)))
+        content = summary_bytes(summarised(runs, report=report, verified=[read_verified(file) for file in verified or []]))
         publish(summary, content)
         note(f"written: {summary} ({len(content) / 1000:.0f} kB)")
         return

@@ -83,7 +83,7 @@ def _claimed_rows(path: Place) -> int:
     try:
         with path.open("rb") as file:
             return int(pq.read_metadata(file).num_rows)
-    except (OSError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):  # ValueError: names that are no text
         return 0
 
 
@@ -183,7 +183,10 @@ def _wrong_group(rows: list[dict[str, Any]], methods: list[str]) -> str:
         return "the methods have different n, and are scored on the same images"
     floor = best(rows)
     if floor is None and any(row["value"] is not None for row in rows):
-        return "there is no control, such as random or centre, which methods have to beat"
+        return (
+            "there is no control, such as random or centre, which methods have to beat: name the run that has them too, as in "
+            "`evalkit leaderboard FORMER RUN --summary FILE`, or run again with one"
+        )
     if any(row["floor"] != (floor and floor["method"]) for row in rows):
         return "floor is not the best of the controls"
     return ""

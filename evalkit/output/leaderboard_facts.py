@@ -1,6 +1,7 @@
 """The facts of a run in its summary, and the record of a verification that it may hold."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,6 +30,8 @@ class Verified(BaseModel):
     differences: Count
     rows_digest: Digest
     seed: int | None = None
+    drawn: bool | None = None
+    """Whether the images were drawn at random rather than named; where it is not said, whether there is a seed."""
 
 
 class Model(_Facts):
@@ -88,8 +91,9 @@ def read_verified(path: Place) -> dict[str, Any]:
         if isinstance(sample, dict):  # the whole outcome, in which a difference need not be one of a row
             differences = 0 if found.get("verified") is True else max(1, int(found.get("rows_differing") or 0))
             counts = {"images": sample.get("recomputed"), "of": sample.get("images"), "seed": sample.get("seed")}
-            found = {**found, **counts, "differences": differences}
-        return Verified.model_validate(found).model_dump()
+            found = {**found, **counts, "differences": differences, "drawn": sample.get("drawn", found.get("drawn"))}
+        record = Verified.model_validate(found).model_dump()
+        return {**record, "drawn": is_drawn(record)}
     except OSError as reason:
         raise UserError(
             f"cannot read {path} ({reason.strerror}); --verified names the file that `evalkit verify RUN --out FILE` writes"
@@ -98,6 +102,38 @@ def read_verified(path: Place) -> dict[str, Any]:
         raise UserError(f"{path} is no record of `evalkit verify RUN --out FILE`: {first_complaint(reason)}") from reason
     except ValueError as reason:
         raise UserError(f"{path} is no record of `evalkit verify RUN --out FILE`: {first_line(reason)}") from reason
+
+
+def is_drawn(record: Mapping[str, Any]) -> bool:
+    """Return whether the images of a record of `evalkit verify` were drawn at random, or were named by whoever verified."""
+    said = record.get("drawn")
+    return bool(said) if said is not None else record.get("seed") is not None
+
+
+def share(record: Mapping[str, Any]) -> float:
+    """Return the recomputed share of a record's images, from 0 to 1."""
+    return record["images"] / max(record["of"], 1)
+
+
+def joined(records: Sequence[Mapping[str, Any]], folders: Mapping[str, Place], digest: str) -> dict[str, Any]:
+    """Return one record for folders that make one run, given by their digests: the smallest share, the first date, all differences.
+
+    Raises UserError: a record is of other rows, or a folder has none.
+    """
+    for record in records:
+        if record["rows_digest"] not in folders:
+            path = " or ".join(map(str, folders.values()))
+            raise UserError(f"the record of --verified is of other rows than those of {path}: run `evalkit verify RUN --out FILE` again")
+    for one in folders.keys() - {record["rows_digest"] for record in records}:
+        raise UserError(f"no --verified is of {folders[one]}: give one for each of the {len(folders)} folders, or none")
+    smallest = min(records, key=share)
+    return {
+        **smallest,
+        "date": min(record["date"] for record in records),
+        "differences": sum(record["differences"] for record in records),
+        "drawn": all(map(is_drawn, records)),
+        "rows_digest": digest,
+    }
 
 
 def first_complaint(error: ValidationError) -> str:

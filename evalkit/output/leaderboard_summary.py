@@ -1,10 +1,11 @@
 """The summary of a run: one small parquet file with what the leaderboard shows of it, documented in docs/leaderboard.md."""
 
 import datetime
+import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -17,9 +18,10 @@ from evalkit.analysis.load import CONTROLS, Run, load_runs
 from evalkit.analysis.metrics import lower_is_better
 from evalkit.analysis.top1 import random_weights
 from evalkit.control_names import versions
-from evalkit.errors import UserError, printable
+from evalkit.errors import UserError, printable, shards_in_words
 from evalkit.files import WEIGHTS_SUFFIXES, Place, listed, place
 from evalkit.layer_names import layers_in_words, method_of
+from evalkit.output.leaderboard_facts import joined
 from evalkit.output.tables import stopped
 from evalkit.runs.folder import RunFolder
 from evalkit.runs.identity import Identity
@@ -70,23 +72,44 @@ def run_folders(paths: list[str | Place]) -> list[Place]:
     return list(found.values())
 
 
-def summarised(path: str | Place, *, report: str | None = None, verified: Mapping[str, Any] | None = None) -> Summary:
-    """Return the summary of one run folder, with the address of its report and a record of `evalkit verify`.
+def summarised(
+    paths: str | Place | Sequence[str | Place], *, report: str | None = None, verified: Sequence[Mapping[str, Any]] = ()
+) -> Summary:
+    """Return the summary of one run: of a folder, or of several that differ only in their methods (`load_runs` merges them).
 
-    Raises UserError: it is no finished run folder, the address is none of the web, or the record is of other rows.
+    `report` is the address of its report, `verified` the records of `evalkit verify`, one for each folder.
+
+    Raises UserError: a run is not finished, the folders are not one run, the address is none of the web, a record is of other rows, or
+    a folder has none while another has.
     """
-    runs = load_runs([path])
-    if len(runs) != 1 or len(runs[0].folders) != 1:
-        raise UserError(f"{path} holds several run folders, and a summary is of one: name one of them, and write a file for each")
-    run = runs[0]
-    digest = run.folders[0].digest()
+    run = _one_run([paths] if isinstance(paths, str | Place) else paths)
     if report is not None and not WEB.fullmatch(report):
         raise UserError(f"--report {printable(report)} is no address of the web: give one that begins with https://")
-    if verified is not None and verified["rows_digest"] != digest:
-        raise UserError(f"the record of --verified is of other rows than those of {path}: run `evalkit verify {path} --out FILE` again")
+    digests = {folder.digest(): folder.path for folder in run.folders}
+    digest = next(iter(digests)) if len(digests) == 1 else hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+    record = joined(verified, digests, digest) if verified else None
     evaluated = evaluate_run(run)
-    facts = {**_facts(evaluated), "rows_digest": digest, "report": report, "verified": None if verified is None else dict(verified)}
+    facts = {**_facts(evaluated), "rows_digest": digest, "report": report, "verified": record}
     return Summary(pa.Table.from_pylist(_rows(evaluated), schema=SCHEMA), facts)
+
+
+def _one_run(paths: Sequence[str | Place]) -> Run:
+    """Load the finished run that folders make. Raises UserError: one is not finished, or they make several."""
+    runs = load_runs(paths, allow_incomplete=True)
+    for folder in (folder for run in runs if run.provenance["missing_shards"] for folder in run.folders):
+        missing = len(folder.missing())
+        if missing:
+            raise UserError(
+                f"{folder.path} is not finished ({shards_in_words(missing)} missing), and a leaderboard takes finished runs only: "
+                f"run the same command again, or see what there is with `evalkit tables {folder.path} --allow-incomplete`"
+            )
+    if len(runs) != 1:
+        several = " and ".join(str(folder.path) for run in runs for folder in run.folders)
+        raise UserError(
+            f"{several} are several runs, and a summary is of one: folders are taken together where only their methods differ and no "
+            "method is in two of them; write a file for each run"
+        )
+    return runs[0]
 
 
 def _facts(evaluated: Evaluated) -> dict[str, Any]:
@@ -114,12 +137,19 @@ def _facts(evaluated: Evaluated) -> dict[str, Any]:
         "methods": {name: _settings(settings) for name, settings in identity["method"].items()},
         "images_hash": Identity({key: fact for key, fact in identity.items() if key in OF_IMAGES}).hash,
         "setting": Identity(_setting(identity)).hash,
-        "identity": str(run.provenance.get("identity_hash") or Identity(identity).hash),
+        "identity": _identity(run),
         "code": sorted({str(shard.get("code")) for shard in run.shards}),
         "evalkit": _version(),
         "date": _date(run),
         "cautions": [*evaluated.cautions, *stopped(run)],
     }
+
+
+def _identity(run: Run) -> str:
+    """Return the hash of a run's identity; of merged runs another one than that of each, the same in every order of the folders."""
+    records = [folder.provenance for folder in run.folders]
+    hashes = sorted(str(record.get("identity_hash") or Identity(record["identity"]).hash) for record in records)
+    return hashes[0] if len(hashes) == 1 else Identity({"merged": hashes}).hash
 
 
 def _setting(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +182,7 @@ def _version() -> str:
 
 def _date(run: Run) -> str:
     """Return the day on which the last shard was written, in UTC, as its file says."""
-    written = max(file.stat().st_mtime for file in listed(run.path, "rows/shard-*.parquet"))
+    written = max(file.stat().st_mtime for folder in run.folders for file in listed(folder.path, "rows/shard-*.parquet"))
     return datetime.datetime.fromtimestamp(written, datetime.UTC).date().isoformat()
 
 

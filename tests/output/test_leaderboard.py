@@ -93,7 +93,7 @@ def test_a_summary_survives_its_file(tmp_path):
     made = make_run(tmp_path / "run", full, {**masked, "grad_cam+blurred": full / 3}, record={"weights": "/home/me/secret/net.pth"})
     record = {"date": "2026-01-02T03:04:05", "images": 2, "of": 40, "differences": 0, "seed": 3, "other": 1}
     (tmp_path / "verified.json").write_text(json.dumps({**record, "rows_digest": RunFolder(made.path).digest()}))
-    summary = summarised(made.path, report="https://x.org/r.html", verified=read_verified(tmp_path / "verified.json"))
+    summary = summarised(made.path, report="https://x.org/r.html", verified=[read_verified(tmp_path / "verified.json")])
     file = written(tmp_path, summary)
     again = read_summary(file)
     assert again.table.equals(summary.table) and again.table.schema == SCHEMA and again.facts == json.loads(json.dumps(summary.facts))
@@ -110,8 +110,8 @@ def test_a_verification_counts_for_its_own_rows_without_differences(tmp_path):
     made = make_run(tmp_path / "run", full, masked)
     record = {"date": "2026-01-02", "images": 40, "of": 40, "differences": 3, "rows_digest": RunFolder(made.path).digest(), "seed": 3}
     with pytest.raises(UserError, match="is of other rows than those of"):
-        summarised(made.path, verified={**record, "rows_digest": "0" * 64})
-    file = written(tmp_path, summarised(made.path, verified=record))
+        summarised(made.path, verified=[{**record, "rows_digest": "0" * 64}])
+    file = written(tmp_path, summarised(made.path, verified=[record]))
     write_leaderboard([file], tmp_path / "page.html")
     run = embedded(tmp_path / "page.html")["runs"][0]
     assert run["verified"] == {
@@ -131,7 +131,8 @@ def test_a_verification_counts_for_its_own_rows_without_differences(tmp_path):
     for more, differences in (({"rows_differing": 0}, 0), ({"verified": False, "rows_differing": 5}, 5), ({"verified": False}, 1)):
         (tmp_path / "verified.json").write_text(json.dumps({**outcome, **more, "structure": {}}))
         record = read_verified(tmp_path / "verified.json")
-        assert record == {"date": outcome["date"], "images": 2, "of": 40, "differences": differences, "rows_digest": "0" * 64, "seed": 7}
+        expected = {"date": outcome["date"], "images": 2, "of": 40, "differences": differences, "rows_digest": "0" * 64}
+        assert record == {**expected, "seed": 7, "drawn": True}
     (tmp_path / "verified.json").write_text("no JSON")
     with pytest.raises(UserError, match="is no record of"):
         read_verified(tmp_path / "verified.json")
@@ -173,7 +174,7 @@ def test_a_summary_is_of_one_run(tmp_path):
     full, masked = scores()
     for name in ("a", "b"):
         make_run(tmp_path / name, full, masked, model=name)
-    with pytest.raises(UserError, match="holds several run folders"):
+    with pytest.raises(UserError, match=r"/a and .*/b are several runs, and a summary is of one"):
         summarised(tmp_path)
     with pytest.raises(UserError, match="is no address of the web"):
         summarised(tmp_path / "a", report="javascript:alert(1)")
@@ -181,6 +182,63 @@ def test_a_summary_is_of_one_run(tmp_path):
     with pytest.raises(UserError, match=r"could be published: .*there is no control"):
         summary_bytes(summarised(alone.path))
     write_leaderboard([alone.path], tmp_path / "page.html")  # one's own page may lack them
+
+
+def test_folders_that_differ_in_their_methods_make_one_summary(tmp_path):
+    """The same table as that of one folder with all methods, paired differences included, in either order; all folders are verified."""
+    full, masked = scores()
+    former, new, whole = (
+        make_run(tmp_path / folder, full, {name: masked[name] for name in names}).path
+        for folder, names in (("former", NAMES[1:]), ("new", NAMES[:1]), ("whole", (NAMES[0], *NAMES[1:])))
+    )
+    with pytest.raises(UserError, match=r"no control, .*: name the run that has them too, as in `evalkit leaderboard FORMER RUN --summ"):
+        summary_bytes(summarised(new))
+    summary, turned, expected = summarised([former, new]), summarised([new, former]), summarised(whole)
+    keys = (*POINT, "score", "metric", "method")
+
+    def sorted_rows(of):
+        return sorted(of.table.drop(["against"]).to_pylist(), key=lambda row: tuple(map(str, map(row.get, keys))))
+
+    def without_win(of):  # which depends on the first method
+        return [row for row in sorted_rows(of) if row["metric"] != "win"]
+
+    assert without_win(summary) == without_win(turned) == without_win(expected)
+    alone = [summarised(path).facts for path in (former, new)]
+    for key in ("identity", "rows_digest"):
+        assert summary.facts[key] == turned.facts[key] and summary.facts[key] not in {facts[key] for facts in alone}
+    assert summary.facts["setting"] == alone[0]["setting"]
+    with pytest.raises(UserError, match=r"/former and .*/whole are several runs"):
+        summarised([former, whole])
+    records = [
+        {"date": f"2026-01-0{day}", "images": images, "of": 40, "differences": 0, "rows_digest": facts["rows_digest"], "seed": 1}
+        for day, images, facts in zip((3, 2), (4, 8), alone, strict=True)
+    ]
+    for given in (records[:1], records[1:]):
+        with pytest.raises(UserError, match=r"no --verified is of .*: give one for each of the 2 folders"):
+            summarised([former, new], verified=given)
+    write_leaderboard([written(tmp_path, summarised([former, new], verified=records))], tmp_path / "page.html")
+    assert embedded(tmp_path / "page.html")["runs"][0]["verified"]["badge"] == "verified, 2026-01-02, 10 %"
+    write_leaderboard(
+        [written(tmp_path, summarised([former, new], verified=[records[0], {**records[1], "differences": 2}]))], tmp_path / "p"
+    )
+    assert embedded(tmp_path / "p")["runs"][0]["verified"]["badge"] is None
+
+
+@pytest.mark.parametrize("shards", [0, 1])
+def test_an_unfinished_run_is_named(tmp_path, shards):
+    full, masked = scores()
+    done = make_run(tmp_path / "done", full, masked).path
+    begun = make_run(tmp_path / "begun", full, {"layer_cam": full / 2, "edges": full / 3}, images=80).path
+    if not shards:
+        for file in begun.glob("*/shard-*"):
+            file.unlink()
+    for make in (lambda: write_leaderboard([done, begun], tmp_path / "page.html"), lambda: summarised([done, begun])):
+        with pytest.raises(
+            UserError, match=rf"/begun is not finished \({2 - shards} shards? missing\), .* takes finished runs only: "
+        ) as error:
+            make()
+        assert f"`evalkit tables {begun} --allow-incomplete`" in str(error.value)
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_a_run_folder_links_to_its_own_report(tmp_path):
@@ -298,6 +356,8 @@ def test_damaged_files_never_end_in_a_traceback(tmp_path):
             again = read_summary(tmp_path / "bad.parquet")
             assert again.table.equals(expected.table) and again.facts == expected.facts
     assert found > 100
+    (tmp_path / "bad.parquet").write_bytes(content.replace(b"top_percent", b"top_\xf1ercent"))  # a column's name that is no text
+    assert "it is no summary" in wrong_with([tmp_path / "bad.parquet"])[0]
     many = pa.Table.from_pylist(expected.table.to_pylist()[:1] * 50_001, schema=SCHEMA)
     (tmp_path / "many.parquet").write_bytes(parquet_bytes(many, expected.facts))
     assert (tmp_path / "many.parquet").stat().st_size < 200_000 and "it is no summary" in wrong_with([tmp_path / "many.parquet"])[0]
