@@ -7,9 +7,11 @@ from typing import Any
 from urllib.parse import quote
 
 from evalkit.analysis.metrics import lower_is_better
-from evalkit.errors import printable
+from evalkit.errors import UserError, printable
 from evalkit.files import Place, place, publish
 from evalkit.output.leaderboard_check import read_summary
+from evalkit.output.leaderboard_facts import is_drawn, share
+from evalkit.output.leaderboard_pairs import same_rows
 from evalkit.output.leaderboard_summary import POINT, Summary, run_folders, summarised
 from evalkit.output.pages import page
 from evalkit.output.tables import LABELS, describe_point
@@ -17,6 +19,10 @@ from evalkit.point import Point
 
 ROW = ("method", "control", "against", "n", "value", "low", "high", "floor", "gain", "gain_low", "gain_high")
 """The columns of a row in the page's data, behind the numbers of its point, score and metric."""
+SHORT = 6
+"""Least number of characters of an identity that tell runs apart whose methods have the same name."""
+NAMED = ", named shards"
+"""Added to the badge of a record whose images were named by whoever verified, not drawn: of other images it says nothing."""
 DIGITS = 6
 """Significant digits of numbers in the page's data, as in summary.csv."""
 
@@ -31,16 +37,22 @@ def write_leaderboard(paths: Sequence[str | Place], out: Path) -> int:
 def leaderboard_page(paths: Sequence[str | Place], out: Path | None = None) -> tuple[str, int]:
     """Return the page of run folders, folders of run folders and summaries (*.parquet), and the number of its runs.
 
-    A run that is named twice, as a folder and as its summary, stands there once. `out` is where the page will lie: a run folder's own
-    report is linked as seen from there. Raises UserError: a path is neither, a run is not finished, or a summary does not pass the check.
+    A run that is named twice, as a folder and as its summary, stands there once, with report and verification of either. `out` is where
+    the page will lie: a run folder's own report is linked as seen from there. Raises UserError: a path is neither, a run is not finished,
+    a summary does not pass the check, or two are of one run and have other numbers.
     """
-    entries: dict[tuple[str, str], dict[str, Any]] = {}
+    known: dict[str, tuple[Place, Summary]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     for path in map(place, paths):
         is_summary = path.suffix == ".parquet" and not path.is_dir()
         for one in [path] if is_summary else run_folders([path]):
             summary = read_summary(one) if is_summary else summarised(one)
             link = summary.facts["report"] if is_summary else _beside(one, out)
-            entries.setdefault((summary.facts["identity"], summary.facts["rows_digest"]), _entry(summary, link))
+            identity = summary.facts["identity"]
+            first, before = known.setdefault(identity, (one, summary))
+            if not same_rows(before, summary):
+                raise UserError(f"{first} and {one} are of the same run (identity {identity}), and have other numbers: name one of the two")
+            entries[identity] = _either(entries.get(identity), _entry(summary, link))
     runs = _labelled(list(entries.values()))
     return page("leaderboard", {"runs": runs, "metrics": LABELS, "row": ROW}, before=["bars"], runs=runs), len(runs)
 
@@ -51,6 +63,15 @@ def _beside(folder: Place, out: Path | None) -> str | None:
     if out is None or not isinstance(folder, Path) or not report.is_file():
         return None
     return quote(os.path.relpath(str(report.resolve()), str(out.resolve().parent)))
+
+
+def _either(first: dict[str, Any] | None, second: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of a run that was named twice: the report of either, and the verification with differences, else of most images."""
+    if first is None:
+        return second
+    records = [one["verified"] for one in (first, second) if one["verified"]]
+    found = min(records, key=lambda record: (record["badge"] is not None, -record["share"], record["says"]), default=None)
+    return {**first, "report": first["report"] or second["report"], "verified": found}
 
 
 def _entry(summary: Summary, report: str | None) -> dict[str, Any]:
@@ -92,11 +113,16 @@ def _verified(facts: Mapping[str, Any]) -> dict[str, Any] | None:
     record = facts["verified"]
     if record is None or record["rows_digest"] != facts["rows_digest"]:
         return None
-    share = "all" if record["images"] == record["of"] else f"{100 * record['images'] / record['of']:.2g} %"
-    what = f"{share} of the images recomputed ({record['images']:,} of {record['of']:,})"
+    whole = record["images"] == record["of"]
+    named = not whole and not is_drawn(record)
+    part = "all" if whole else f"{100 * share(record):.2g} %"
+    what = f"{part} of the images recomputed ({record['images']:,} of {record['of']:,}{', in named shards' if named else ''})"
+    facts = {"share": share(record), "named": named}
     if record["differences"]:
-        return {"badge": None, "says": f"Not verified: on {record['date'][:10]} with {what}, {record['differences']:,} differences."}
-    return {"badge": f"verified, {record['date'][:10]}, {share}", "says": f"Verified on {record['date'][:10]}: {what}, no difference."}
+        says = f"Not verified: on {record['date'][:10]} with {what}, {record['differences']:,} differences."
+        return {**facts, "badge": None, "says": says}
+    badge = f"verified, {record['date'][:10]}, {part}{NAMED if named else ''}"
+    return {**facts, "badge": badge, "says": f"Verified on {record['date'][:10]}: {what}, no difference."}
 
 
 def _labelled(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -113,7 +139,8 @@ def _labelled(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
     settings, images = ([run[key] for run in runs] for key in ("setting", "images_hash"))
     labels = zip(runs, _shortest(models, settings, images, 1), _shortest(data, images, [""] * len(runs), 2), strict=True)
-    return [{**run, "label": label, "data_label": of} for run, label, of in labels]
+    short = next(length for length in range(SHORT, 17) if len({run["identity"][:length] for run in runs}) == len(runs))
+    return [{**run, "label": label, "data_label": of, "short": run["identity"][:short]} for run, label, of in labels]
 
 
 def _names(*parts: str) -> list[str]:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from evalkit.errors import UserError, printable
 from evalkit.files import Place
 from evalkit.output.leaderboard_facts import Facts, first_complaint
+from evalkit.output.leaderboard_pairs import differing, in_one_column, in_words, of_one_run, same_rows
 from evalkit.output.leaderboard_summary import FORMAT, POINT, SCHEMA, WEB, Summary, best, is_control
 from evalkit.output.tables import LABELS
 from evalkit.point import Fill, Select
@@ -53,15 +54,25 @@ def wrong_with(paths: Sequence[Place]) -> list[str]:
     Raises UserError where a file does not exist.
     """
     said: list[str] = []
-    known: dict[tuple[str, str], Place] = {}
-    for path in paths:
+    known: dict[str, tuple[Place, Summary]] = {}
+    for path in {str(path.resolve()): path for path in paths}.values():
         summary, wrong = _examined(path)
         said += [f"{path}: {sentence}" for sentence in wrong]
         if summary is not None:
-            same = known.setdefault((summary.facts["identity"], summary.facts["rows_digest"]), path)
-            if same is not path:
-                said.append(f"{path}: it is of the same run as {same}: keep one of the two")
+            said += [f"{path}: {sentence}" for other, before in known.values() if (sentence := _wrong_pair(summary, before, other))]
+            known[str(path)] = path, summary
     return said
+
+
+def _wrong_pair(summary: Summary, before: Summary, other: Place) -> str:
+    """Return what is wrong with a summary beside one that lies in the file `other`; empty where nothing is."""
+    if of_one_run(summary, before):
+        rows = "" if same_rows(summary, before) else ", and has other numbers"
+        return f"it is of the same run as {other}{rows}: keep one of the two"
+    found = differing(summary, before) if in_one_column(summary, before) else None
+    if found is None:
+        return ""
+    return f"a method of the same name in {other}, of the same network and images, has other numbers ({found}): name it otherwise"
 
 
 def _examined(path: Place) -> tuple[Summary | None, list[str]]:
@@ -130,18 +141,13 @@ def _wrong_rows(summary: Summary) -> Iterator[str]:
     for row in rows:
         wrong = _wrong_row(row, methods, summary.facts["images"]["items"])
         if wrong:
-            yield f"{_named(row)}: {wrong}"
+            yield f"{in_words(row)}: {wrong}"
             return
         groups.setdefault((*(row[name] for name in POINT), row["score"], row["metric"]), []).append(row)
     for of_group in groups.values():
         wrong = _wrong_group(of_group, methods)
         if wrong:
-            yield f"{_named({**of_group[0], 'method': 'all methods'})}: {wrong}"
-
-
-def _named(row: Mapping[str, Any]) -> str:
-    top = "" if row["top_percent"] is None else f" {row['top_percent']:g} %"
-    return printable(f"{row['method']}, {row['select']}{top} {row['fill']}, {row['metric']} of the {row['score']}")
+            yield f"{in_words({**of_group[0], 'method': 'all methods'})}: {wrong}"
 
 
 def _wrong_row(row: Mapping[str, Any], methods: list[str], items: int) -> str:

@@ -1,5 +1,6 @@
 """The leaderboard's data: numbers of summary.csv, summaries that survive their file, runs that are ranked together or apart."""
 
+import itertools
 import json
 import re
 import sys
@@ -116,6 +117,8 @@ def test_a_verification_counts_for_its_own_rows_without_differences(tmp_path):
     run = embedded(tmp_path / "page.html")["runs"][0]
     assert run["verified"] == {
         "badge": None,
+        "share": 1.0,
+        "named": False,
         "says": "Not verified: on 2026-01-02 with all of the images recomputed (40 of 40), 3 differences.",
     }
     assert '<span class="badge">' not in (tmp_path / "page.html").read_text().partition('id="runs"')[2].partition("<script")[0]
@@ -136,6 +139,80 @@ def test_a_verification_counts_for_its_own_rows_without_differences(tmp_path):
     (tmp_path / "verified.json").write_text("no JSON")
     with pytest.raises(UserError, match="is no record of"):
         read_verified(tmp_path / "verified.json")
+
+
+@pytest.mark.parametrize(
+    ("sample", "top", "badge"),
+    [
+        ({"recomputed": 16, "seed": None}, {}, "verified, 2026-01-02, 40 %, named shards"),
+        ({"recomputed": 16, "seed": 3, "drawn": False}, {}, "verified, 2026-01-02, 40 %, named shards"),
+        ({"recomputed": 16, "seed": 3}, {"drawn": False}, "verified, 2026-01-02, 40 %, named shards"),
+        ({"recomputed": 16, "seed": 3}, {}, "verified, 2026-01-02, 40 %"),
+        ({"recomputed": 16, "seed": None, "drawn": True}, {}, "verified, 2026-01-02, 40 %"),
+        ({"recomputed": 40, "seed": None}, {}, "verified, 2026-01-02, all"),
+    ],
+)
+def test_named_shards_are_no_drawn_sample(tmp_path, sample, top, badge):
+    made = make_run(tmp_path / "run", *scores())
+    outcome = {"verified": True, "date": "2026-01-02T03:04:05+00:00", "rows_digest": RunFolder(made.path).digest(), **top}
+    (tmp_path / "verified.json").write_text(json.dumps({**outcome, "sample": {"images": 40, **sample}}))
+    record = read_verified(tmp_path / "verified.json")
+    files = [written(tmp_path, summarised(made.path, verified=[record]))]
+    if "drawn" not in {**sample, **top}:  # summaries of records that do not say it
+        files.append(written(tmp_path, summarised(made.path, verified=[{**record, "drawn": None}]), "other.parquet"))
+    for file in files:
+        write_leaderboard([file], tmp_path / "page.html")
+        verified = embedded(tmp_path / "page.html")["runs"][0]["verified"]
+        assert verified["badge"] == badge and ("in named shards" in verified["says"]) is ("named" in badge)
+
+
+def test_two_files_of_one_run_with_other_rows(tmp_path):
+    """Neither hides the other: the page refuses them in every order, the check names both; the same rows twice are one run."""
+    full, masked = scores()
+    run, swapped = (
+        make_run(tmp_path / "run", full, masked).path,
+        make_run(tmp_path / "other", full, dict(zip(masked, list(masked.values())[::-1], strict=True))).path,
+    )
+    record = {"date": "2026-01-02", "images": 4, "of": 40, "differences": 0, "rows_digest": RunFolder(run).digest(), "seed": 3}
+    summary = summarised(run)
+    files = [written(tmp_path, one, f"{name}.parquet") for name, one in (("a", summary), ("b", summarised(swapped)))]
+    rows = summary.table.to_pylist()
+    forged = [{**row, "method": {"grad_cam": "ablation_cam", "ablation_cam": "grad_cam"}.get(row["method"], row["method"])} for row in rows]
+    files.append(written(tmp_path, Summary(pa.Table.from_pylist(forged, schema=SCHEMA), summary.facts), "c.parquet"))  # under its digest
+    for one, other in itertools.permutations(files, 2):
+        (sentence,) = wrong_with([one, other])
+        assert sentence == f"{other}: it is of the same run as {one}, and has other numbers: keep one of the two"
+        with pytest.raises(UserError, match=rf"{one} and {other} are of the same run \(identity .*\), and have other numbers"):
+            write_leaderboard([one, other], tmp_path / "page.html")
+    with pytest.raises(UserError, match="are of the same run"):
+        write_leaderboard([run, files[1]], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+    checked = written(tmp_path, summarised(run, report="https://x.org", verified=[record]), "checked.parquet")
+    for given in itertools.permutations([run, files[0], files[0], checked]):
+        assert write_leaderboard(given, tmp_path / "page.html") == 1
+        shown_run = embedded(tmp_path / "page.html")["runs"][0]
+        assert shown_run["verified"]["badge"] == "verified, 2026-01-02, 10 %" and shown_run["report"] == "https://x.org"
+    assert wrong_with([files[0], files[0]]) == []
+    short = Summary(summary.table.slice(0, len(rows) - len(masked)), summary.facts)
+    assert "and has other numbers" in wrong_with([written(tmp_path, short, "short.parquet"), files[0]])[0]
+
+
+def test_methods_of_one_name_and_column_have_the_same_numbers(tmp_path):
+    full, masked = scores()
+    one = make_run(tmp_path / "one", full, masked).path
+    runs = {
+        "rounded": make_run(tmp_path / "rounded", full, {"layer_cam": full / 3, "random": masked["random"] * (1 + 1e-5)}),
+        "other": make_run(tmp_path / "other", full, {"layer_cam": full / 3, "random": masked["random"] * 1.2}),
+        "elsewhere": make_run(tmp_path / "elsewhere", full, {"layer_cam": full / 3, "random": masked["random"] * 1.2}, layer="m"),
+    }
+    first = written(tmp_path, summarised(one))
+    said = {name: wrong_with([first, written(tmp_path, summarised(run.path), f"{name}.parquet")]) for name, run in runs.items()}
+    assert said["rounded"] == said["elsewhere"] == []
+    assert len(said["other"]) == 1 and "/other.parquet: a method of the same name in " in said["other"][0]
+    assert "has other numbers (random, keep_top 20 % black, average_drop of the confidence: value " in said["other"][0]
+    assert write_leaderboard([first, tmp_path / "other.parquet"], tmp_path / "page.html") == 2  # told apart by their identity
+    shorts = {run["short"] for run in embedded(tmp_path / "page.html")["runs"]}
+    assert len(shorts) == 2 and {len(short) for short in shorts} == {6}
 
 
 def test_the_digest_is_of_all_rows(tmp_path):
@@ -369,7 +446,7 @@ def test_several_points_and_no_interval(tmp_path):
     points = {("keep_top", 20.0, "black"): 0.5, ("remove_top", 2.5, "blur"): 0.4, ("soft", None, "mean"): 0.3}
     masked = {point: {"grad_cam": full * share, "centre": full * share / 2} for point, share in points.items()}
     for number, (point, of) in enumerate(masked.items()):
-        make_run(tmp_path / f"{number}", full, of, select=point[0], top=point[1], fill=point[2])
+        make_run(tmp_path / f"{number}", full, of, select=point[0], top=point[1], fill=point[2], asked={"protocol": str(point)})
     assert len(run_of(tmp_path / "all", full, masked).points) == 3
     files = [written(tmp_path, summarised(tmp_path / f"{number}"), f"{number}.parquet") for number in range(3)]
     write_leaderboard(files, tmp_path / "page.html")

@@ -9,6 +9,9 @@ from builders import HOSTILE, fresh, make_run
 from playwright.sync_api import expect
 
 from evalkit.output.leaderboard import write_leaderboard
+from evalkit.output.leaderboard_check import summary_bytes
+from evalkit.output.leaderboard_summary import summarised
+from evalkit.runs.folder import RunFolder
 
 SIZES = [(1400, 900), (390, 800)]
 METHODS = ("layer_cam", "ablation_cam", "grad_cam", "random", "centre")
@@ -24,7 +27,7 @@ def address(tmp_path):
     noisy["worse"] = full * 0.05
     paths = [
         make_run(tmp_path / "one", full, noisy, model="one").path,
-        make_run(tmp_path / "soft", full, noisy, model="one", select="soft", top=None).path,
+        make_run(tmp_path / "soft", full, noisy, model="one", select="soft", top=None, asked={"protocol": "soft"}).path,
         make_run(tmp_path / "two", full, {name: noisy[name] for name in METHODS}, model="two").path,
         make_run(tmp_path / "others", full, noisy, model="three", fingerprint="g", record={"weights": "random (seed 0)"}).path,
     ]
@@ -162,3 +165,59 @@ def test_hostile_names_in_a_browser(tmp_path, browser, size):
             assert page.locator("tbody th").filter(has_text="<script>alert(1)</script>").count() == 1
             page.locator("details").first.locator("summary").click()
             assert fits(page)
+
+
+@needs_browser
+@pytest.mark.parametrize("size", SIZES, ids=["desk", "phone"])
+def test_verified_is_said_of_runs_not_of_columns(tmp_path, browser, size):
+    """A column of two runs: how many are verified while not all are, and whose methods are not; then the smallest share."""
+    rng = fresh()
+    full = rng.uniform(1, 9, 40)
+    own = {"first": {"good": full * 0.9, "centre": full * 0.5}, "second": {"mine": full * 0.8, "centre": full * 0.5, "random": full * 0.3}}
+    runs = [make_run(tmp_path / name, full, masked).path for name, masked in own.items()]
+    records = [
+        {"date": "2026-01-02", "images": images, "of": 40, "differences": 0, "rows_digest": RunFolder(run).digest(), "seed": seed}
+        for run, images, seed in zip(runs, (4, 10), (3, None), strict=True)
+    ]
+
+    def shown(*verified):
+        for run, record in zip(runs, verified, strict=True):
+            (tmp_path / f"{run.name}.parquet").write_bytes(summary_bytes(summarised(run, verified=[record] if record else [])))
+        write_leaderboard([tmp_path / f"{run.name}.parquet" for run in runs], tmp_path / "page.html")
+        with opened(browser, (tmp_path / "page.html").as_uri()) as page:
+            page.set_viewport_size({"width": size[0], "height": size[1]})
+            assert fits(page)
+            marked = page.locator("tbody tr", has=page.locator(".flag", has_text="run not verified")).locator("th").all_inner_texts()
+            assert page.locator(".gain.known").count() == 3  # the runs have the same best control: all were tested against it
+            return page.locator("#board .badge").all_inner_texts(), marked
+
+    assert shown(None, None) == ([], [])
+    assert shown(records[0], None) == (["1 of 2 runs verified"], ["mine", "random"])
+    assert shown(None, records[1]) == (["1 of 2 runs verified"], ["good"])
+    assert shown(*records) == (["verified, 2026-01-02, 10 %, named shards"], [])
+    assert shown(records[0], {**records[1], "seed": 3}) == (["verified, 2026-01-02, 10 %"], [])
+    assert shown({**records[0], "differences": 1}, records[1]) == (["1 of 2 runs verified"], ["good"])
+
+
+@needs_browser
+@pytest.mark.parametrize("size", SIZES, ids=["desk", "phone"])
+def test_long_names_are_cut_and_numbers_stand_on_paper(tmp_path, browser, size):
+    rng = fresh()
+    full = rng.uniform(1, 9, 20)
+    masked = {"m" * 150: full * 0.9, "centre": full * rng.uniform(0, 1, 20)}
+    layers = [f"{number}" + "blocks.features." * 12 for number in range(2)]
+    write_leaderboard([make_run(tmp_path / layer[0], full, masked, layer=layer).path for layer in layers], tmp_path / "page.html")
+    with opened(browser, (tmp_path / "page.html").as_uri()) as page:
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        assert fits(page) and page.locator("thead th .cut").count() == 3
+        for name in page.locator("table.board .cut").all():
+            line = float(name.evaluate("node => parseFloat(getComputedStyle(node).lineHeight)"))
+            assert name.bounding_box()["height"] <= 2.2 * line
+        assert page.locator("tbody th .cut").first.get_attribute("title") == "m" * 150
+        assert {f"sort by vgg16, at {layer}" for layer in layers} <= {
+            one.get_attribute("title") for one in page.locator("thead button").all()
+        }
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        for number in page.locator("td .numbers").all():
+            box, cell = number.bounding_box(), number.locator("xpath=ancestor::td").bounding_box()
+            assert number.evaluate("node => getComputedStyle(node).backgroundColor") == paper and box["width"] < cell["width"]

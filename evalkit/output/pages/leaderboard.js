@@ -6,6 +6,7 @@ const form = document.getElementById("choice");
 const SCORES = { confidence: "confidence", activation: "activation (logit)", score: "score" };
 const PAIRED = ["average_drop", "increase", "win"];
 const LABELS = { data: "images", model: "network", point: "protocol point", score: "score", metric: "metric" };
+const NAMED = ", named shards";
 const BY = "better than the best control by";
 
 // ---- the view: what the address says, completed and mended by what there is
@@ -56,7 +57,7 @@ function columns(view, chosen) {
     if (point < 0 || kind < 0) continue;
     const rows = run.rows
       .filter((cells) => cells[0] === point && cells[1] === kind)
-      .map((cells) => ({ ...Object.fromEntries(names.map((name, i) => [name, cells[i + 2]])), run }));
+      .map((cells) => ({ ...Object.fromEntries(names.map((name, i) => [name, cells[i + 2]])), run, runs: [run] }));
     const key = `${run.setting} ${run.images.scored}`;
     const column = found.get(key) ?? { label: run.label, data: run.data_label, scored: run.images.scored, run, runs: [], rows: [], lower: run.kinds[kind].lower[point] };
     column.runs.push(run);
@@ -71,10 +72,11 @@ function completed(column) {
   const seen = new Map();
   for (const row of column.rows) {
     const twin = (seen.get(row.method) ?? []).find((other) => ["value", "low", "high"].every((name) => other[name] === row[name]));
-    if (!twin) seen.set(row.method, [...(seen.get(row.method) ?? []), row]);
+    if (twin) twin.runs.push(row.run);
+    else seen.set(row.method, [...(seen.get(row.method) ?? []), row]);
   }
   const rows = [...seen.values()].flatMap((same) =>
-    same.map((row) => ({ ...row, title: same.length > 1 ? `${row.method} (run ${row.run.identity.slice(0, 6)})` : row.method })));
+    same.map((row) => ({ ...row, title: same.length > 1 ? `${row.method} (run ${row.run.short})` : row.method })));
   const better = (a, b) => (column.lower ? a < b : a > b);
   const floors = rows.filter((row) => row.control && row.value !== null && rows.some((other) => other.run === row.run && other.floor === row.method));
   const floor = floors.reduce((best, row) => (best === null || better(row.value, best.value) ? row : best), null);
@@ -84,14 +86,36 @@ function completed(column) {
   return { ...column, rows, floor, better, digits: Math.min(3, Math.max(0, Math.ceil(-Math.log10(width / 20)))) };
 }
 
+// Whether a row's difference to its best control is one to the best control of its column.
+function paired(row, floor) {
+  return floor.runs.includes(row.run) && row.floor === floor.method;
+}
+
 // yes: better than the best control; no: worse; unsure: neither can be told.
 function beats(row, floor, lower) {
-  if (row.run === floor.run && row.floor === floor.method && row.gain_low !== null) {
+  if (paired(row, floor) && row.gain_low !== null) {
     return row.gain_low > 0 ? "yes" : row.gain_high < 0 ? "no" : "unsure";
   }
   if (row.low === null || floor.low === null) return "unsure";
   if (lower ? row.high < floor.low : row.low > floor.high) return "yes";
   return (lower ? row.low > floor.high : row.high < floor.low) ? "no" : "unsure";
+}
+
+const isVerified = (run) => Boolean(run.verified?.badge);
+
+// One badge for all runs of a column, that of the smallest share; how many are verified, where not all are.
+function badge(column) {
+  const checked = column.runs.filter(isVerified);
+  if (!checked.length) return [];
+  const title = column.runs.map((run) => `run ${run.short}: ${run.verified?.says ?? "Not verified."}`).join("\n");
+  if (checked.length < column.runs.length) return [" ", element("span", { className: "badge dull", title }, `${checked.length} of ${column.runs.length} runs verified`)];
+  const least = checked.reduce((one, other) => (other.verified.share < one.verified.share ? other : one)).verified;
+  const more = !least.named && checked.some((run) => run.verified.named) ? NAMED : "";
+  return [" ", element("span", { className: "badge", title }, least.badge + more)];
+}
+
+function unverified(row, column) {
+  return column.runs.some(isVerified) && !row.runs.some(isVerified) ? "run not verified" : "";
 }
 
 function flag(row, column) {
@@ -127,7 +151,7 @@ function sorted(titles, shown, view) {
 function heading(label, key, view, className, ...more) {
   const active = view.sort === key;
   const arrow = active ? (view.order === "worst" ? " ▲" : " ▼") : "";
-  const button = element("button", { type: "button", title: "sort" }, label + arrow);
+  const button = element("button", { type: "button", title: `sort by ${label}` }, element("span", { className: "cut" }, label), arrow);
   button.dataset.sort = key;
   button.addEventListener("click", () => go({ sort: key, order: active && view.order === "best" ? "worst" : "best" }));
   const cell = element("th", { scope: "col", className }, button, ...more);
@@ -137,8 +161,8 @@ function heading(label, key, view, className, ...more) {
 
 function about(column, linked) {
   const of = element("div", { className: "of" }, `${column.run.data.name} (${column.run.data.fingerprint.slice(0, 8)}), ${column.scored.toLocaleString("en")} of ${column.run.images.total.toLocaleString("en")} images`);
+  of.append(...badge(column));
   for (const run of column.runs) {
-    if (run.verified?.badge) of.append(" ", element("span", { className: "badge", textContent: run.verified.badge }));
     if (linked && run.report) of.append(" ", element("a", { href: run.report, rel: "noreferrer", textContent: "report" }));
   }
   return of;
@@ -161,10 +185,11 @@ function betterDirection(column) {
 function line(title, shown, view, scales) {
   const cells = shown.map((column) => column.rows.find((row) => row.title === title));
   const control = cells.some((row) => row?.control);
-  const tr = element("tr", { className: control ? "control" : "" }, element("th", { scope: "row", className: "name", textContent: title }));
+  const name = element("span", { className: "cut", title }, title);
+  const tr = element("tr", { className: control ? "control" : "" }, element("th", { scope: "row", className: "name" }, name));
   shown.forEach((column, i) => {
     const row = cells[i];
-    const said = row ? flag(row, column) : "";
+    const said = row ? [flag(row, column), unverified(row, column)].filter(Boolean).join("; ") : "";
     const numbers = row ? [element("span", { className: "numbers" }, text(row.value, column.digits), ...(row.value === null ? [] : [interval(row.low, row.high, column.digits)]))] : [element("span", { className: "flag", textContent: "not in this run" })];
     if (said) numbers.push(element("span", { className: "flag", textContent: said }));
     if (shown.length > 1) {
@@ -175,7 +200,7 @@ function line(title, shown, view, scales) {
     }
     tr.append(element("td", {}, ...numbers), shaded(element("td", { className: "chart" }, bar(row, scales[0])), column, scales[0]));
     if (PAIRED.includes(view.metric) && column.floor) {
-      const known = row !== column.floor && row.gain !== null && row.run === column.floor.run && row.floor === column.floor.method;
+      const known = row !== column.floor && row.gain !== null && paired(row, column.floor);
       const gain = element("td", { className: known ? "gain known" : "gain" }, known ? `${text(row.gain, column.digits)}${interval(row.gain_low, row.gain_high, column.digits)}` : "");
       gain.dataset.of = BY;
       tr.append(gain);
