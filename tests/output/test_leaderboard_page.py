@@ -205,7 +205,7 @@ def test_long_names_are_cut_and_numbers_stand_on_paper(tmp_path, browser, size):
     rng = fresh()
     full = rng.uniform(1, 9, 20)
     masked = {"m" * 150: full * 0.9, "centre": full * rng.uniform(0, 1, 20)}
-    layers = [f"{number}" + "blocks.features." * 12 for number in range(2)]
+    layers = [f"{number}" + "blocks features " * 12 for number in range(2)]
     write_leaderboard([make_run(tmp_path / layer[0], full, masked, layer=layer).path for layer in layers], tmp_path / "page.html")
     with opened(browser, (tmp_path / "page.html").as_uri()) as page:
         page.set_viewport_size({"width": size[0], "height": size[1]})
@@ -217,6 +217,8 @@ def test_long_names_are_cut_and_numbers_stand_on_paper(tmp_path, browser, size):
         assert {f"sort by vgg16, at {layer}" for layer in layers} <= {
             one.get_attribute("title") for one in page.locator("thead button").all()
         }
+        assert size[0] > 400 or page.locator("#board .scroll").evaluate("node => node.scrollWidth <= node.clientWidth")
+        assert page.locator("thead button").nth(1).inner_text().endswith("▼")
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         for number in page.locator("td .numbers").all():
             box, cell = number.bounding_box(), number.locator("xpath=ancestor::td").bounding_box()
