@@ -25,7 +25,7 @@ def verify(
         int | None, typer.Option(min=0, help="Seed of the random images; default a fresh one, so that nobody knows them beforehand.")
     ] = None,
     allow: Annotated[
-        list[str] | None, typer.Option(help="A module of the run's own code that may be imported and called; may be given several times.")
+        list[str] | None, typer.Option(help="Modules of the run's own code that may be imported and called, with commas between them.")
     ] = None,
     out: Annotated[Path | None, typer.Option(callback=expanded, help="File for the outcome as JSON, such as verified.json.")] = None,
 ) -> None:
@@ -53,7 +53,8 @@ def verify(
     else:
         chosen = drawn(images, count_of(sample or DEFAULT, images), seed)
     writable_file(out, "--out")
-    config = reopened(folder, places or [], allow or [])
+    modules = [name.strip() for given in allow or [] for name in given.split(",") if name.strip()]
+    config = reopened(folder, places or [], modules)
     from evalkit.verify.verify import open_run
     from evalkit.verify.verify import verify as compare
     from evalkit.verify.words import details, headline, to_json

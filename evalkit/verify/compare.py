@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from evalkit.evaluation.columns import MEASURES
+from evalkit.verify.strict import SCORES, TURNED, Leanings, strict_limit, turned_rows
 from evalkit.verify.structure import NO_TARGET, stored_maps
 from evalkit.verify.tolerances import COARSER, NEAR_TIE, tolerance
 
@@ -98,6 +99,8 @@ class Comparison:
     """Those among them whose masked scores differ as swapped pixels make them differ."""
     largest_swapped: dict[str, float] = field(default_factory=dict)
     """The largest absolute deviation of their masked scores."""
+    leanings: Leanings = field(default_factory=Leanings)
+    """What strict comparisons make of scores that differ within the tolerances."""
     suspects: list[Suspect] = field(default_factory=list)
     """Rows that still have to be settled."""
 
@@ -137,21 +140,29 @@ class Comparison:
 
     def _compare_rows(self, rows: pd.DataFrame) -> None:
         near = (rows["rank_gap_y"] < NEAR_TIE * COARSER[self.precision]).to_numpy()  # computed here: the recorded one may be made up
-        differ, apart = self._words(rows, ROW_WORDS), np.zeros(len(rows), bool)
+        differ, apart, loose = self._words(rows, ROW_WORDS), np.zeros(len(rows), bool), np.zeros(len(rows), bool)
         full, masked = (np.abs(rows[f"{name}_y"].to_numpy(float)) for name in ("logit_full", "logit_masked"))
         usual = float(np.nanmedian(full)) if not np.isnan(full).all() else 0.0
-        limits = {}
+        of_logits, turned, limits = np.fmax(np.fmax(full, masked), usual), turned_rows(rows), {}
         for column in ROW_NUMBERS:
-            scale = np.fmax(np.fmax(full, masked), usual) if column.startswith("logit") else _scale(rows, column)
+            scale = of_logits if column.startswith("logit") else _scale(rows, column)
             away, distance, limits[column] = self._distance(rows, column, scale)
-            if column in MASKED:
-                apart |= near & away & np.isfinite(distance)
+            swappable = near & np.isfinite(distance) & (column in MASKED)
             self._keep(column, distance, limits[column], ~near if column in MASKED else _ALL)
-            differ |= self._numbers(rows, column, away & ~apart)
+            if column in SCORES:
+                strict = strict_limit(_scale(rows, column), limits[column], self._limit("logit_full", of_logits), column)
+                over = ~away & (distance > strict)
+                loose |= away | over
+                limits[column] = np.where(turned, strict, limits[column])
+                differ |= self._numbers(rows, column, over & turned & ~swappable, TURNED)
+                apart |= swappable & over & turned
+            apart |= swappable & away
+            differ |= self._numbers(rows, column, away & ~swappable)
         self.near_ties += int(near.sum())
         for at in np.flatnonzero(apart & ~differ):
             self.suspects.append(_suspect(rows.iloc[int(at)], (float(limits[MASKED[0]][at]), float(limits[MASKED[1]][at]))))
         self._count(rows, differ)
+        self.leanings.add(rows, ~loose)
 
     def _compare_maps(self, maps: pd.DataFrame, distances: Array) -> None:
         """Compare the measures of maps, and the maps by their greatest distances, which are nan where none is stored."""
@@ -170,12 +181,15 @@ class Comparison:
 
     def _distance(self, frame: pd.DataFrame, column: str, scale: Array) -> _Distance:
         theirs, ours = (frame[f"{column}{side}"].to_numpy(float) for side in ("_x", "_y"))
-        allowed = tolerance(column)
+        limit = self._limit(column, scale)
         with np.errstate(invalid="ignore"):
             distance = np.abs(theirs - ours)
-            limit = COARSER[self.precision] * (allowed.absolute + allowed.relative * np.where(np.isfinite(scale), scale, 0))
             same = (theirs == ours) | (np.isnan(theirs) & np.isnan(ours)) | (distance <= limit)
         return _Distance(~same, np.where(np.isfinite(distance), distance, np.nan), limit)
+
+    def _limit(self, column: str, scale: Array) -> Array:
+        allowed = tolerance(column)
+        return COARSER[self.precision] * (allowed.absolute + allowed.relative * np.where(np.isfinite(scale), scale, 0))
 
     def _keep(self, column: str, distance: Array, limit: Array, chosen: Mask | slice = _ALL) -> None:
         """Keep the largest deviation and its largest share of the tolerance."""
@@ -194,9 +208,10 @@ class Comparison:
             found |= differ
         return found
 
-    def _numbers(self, frame: pd.DataFrame, column: str, differ: Mask) -> Mask:
-        theirs, ours = ([f"{value:.6g}" for value in frame[f"{column}{side}"].to_numpy(float)] for side in ("_x", "_y"))
-        self._record(frame, differ, column, theirs, ours)
+    def _numbers(self, frame: pd.DataFrame, column: str, differ: Mask, why: str = "") -> Mask:
+        digits = 12 if why else 6
+        theirs, ours = ([f"{value:.{digits}g}" for value in frame[f"{column}{side}"].to_numpy(float)] for side in ("_x", "_y"))
+        self._record(frame, differ, column + why, theirs, ours)
         return differ
 
     def _record(self, frame: pd.DataFrame, differ: Mask, column: str, recorded: Sequence[object], computed: Sequence[object]) -> None:

@@ -22,6 +22,8 @@ class Outcome:
     """What no run writes, of all shards."""
     missing: list[int] = field(default_factory=list)
     """Shards that are not finished, damaged, or of another run."""
+    foreign: list[str] = field(default_factory=list)
+    """Files in rows/ and maps/ that are of none of the run's shards."""
     shards: int = 0
     """Shards of the run."""
     recomputed: int = 0
@@ -35,7 +37,10 @@ class Outcome:
     @property
     def verified(self) -> bool:
         """Whether nothing differs."""
-        return not (self.record or self.problems or self.missing or self.comparison.differing_rows)
+        compared = self.comparison
+        return not (
+            self.record or self.problems or self.missing or self.foreign or compared.differing_rows or compared.leanings.one_sided()
+        )
 
     @property
     def differs_in_code(self) -> bool:

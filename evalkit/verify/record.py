@@ -1,12 +1,18 @@
 """Comparison of a run's record with what its identity is here, by the kind of what differs."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from evalkit.files import WEIGHTS_SUFFIXES
+from evalkit.models.weights import are_random
 from evalkit.runs.identity import Identity
 
 Kind = Literal["code", "weights", "data", "settings", "record"]
+_NAME = re.compile(r"[\w.:/-]+")
+"""The name of weights in a library."""
 _OF_MODEL = ("class_names", "expected_top1", "expected_top1_source", "paper_table")
 """What the record holds of the model besides the identity, for the tables."""
 
@@ -30,10 +36,22 @@ def record_differences(record: Mapping[str, Any], identity: Identity, known: Map
         found.append(RecordDifference("record", f"identity_hash is {record.get('identity_hash')}, and its identity has {recorded.hash}"))
     if record["images"] != images:
         found.append(RecordDifference("data", f"images: {record['images']} -> {images}"))
+    if not _same_weights(str(record.get("weights")), str(known["weights"])):
+        found.append(
+            RecordDifference("weights", f"they are said to be {_short(record.get('weights'))}, and are {_short(known['weights'])}")
+        )
     for key in _OF_MODEL:
-        if key in record and record[key] != known[key]:
+        if record.get(key) != known[key]:
             found.append(RecordDifference("settings", f"{key}: {_short(record[key])} -> {_short(known[key])}"))
     return found
+
+
+def _same_weights(recorded: str, here: str) -> bool:
+    """Return whether the record says where the weights come from; a file given here may lie elsewhere, as its hash is compared."""
+    if are_random(recorded) or are_random(here):
+        return recorded.partition("(")[0] == here.partition("(")[0]
+    named = recorded.endswith(WEIGHTS_SUFFIXES) or _NAME.fullmatch(recorded) is not None
+    return recorded == here or (named and Path(here).is_file())
 
 
 def _kind(text: str) -> Kind:

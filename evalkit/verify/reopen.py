@@ -43,9 +43,15 @@ def reopened(folder: RunFolder, overrides: Sequence[str] = (), allow: Sequence[s
             raise UserError(f"'{override.input_line}' gives no value for the run's own settings; write key=value")
         _put(content, key, value, added=override.is_add())
         given.add(str(value))
-    for key, dotted in _dotted({group: content.get(group) for group in ("model", "data", "method", "control")}):
-        if dotted not in given:
-            _check_allowed(folder, key, dotted, allow)
+    named = _dotted({group: content.get(group) for group in ("model", "data", "method", "control")})
+    refused = [(key, dotted) for key, dotted in named if dotted not in given and not _is_allowed(key, dotted, allow)]
+    if refused:
+        key, dotted = refused[0]
+        modules = ",".join(dict.fromkeys([*allow, *(name.rpartition(".")[0] for _, name in refused)]))
+        raise UserError(
+            f"{folder.path} names {key}={dotted}, which is not part of evalkit, torchvision or timm: "
+            f"read it, put its folder on PYTHONPATH, and give --allow {modules}"
+        )
     return validated(content)[0]
 
 
@@ -76,16 +82,11 @@ def _dotted(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{key}", value
 
 
-def _check_allowed(folder: RunFolder, key: str, dotted: str, allow: Sequence[str]) -> None:
-    """Raise UserError unless a function is in a trusted or allowed module: by its dotted path, and where it is defined."""
+def _is_allowed(key: str, dotted: str, allow: Sequence[str]) -> bool:
+    """Return whether a function is in a trusted or allowed module: by its dotted path, and where it is defined."""
     if _within(dotted, allow):
-        return
-    module = dotted.rpartition(".")[0]
-    if not _within(dotted, TRUSTED) or not _within(str(getattr(find(dotted, key), "__module__", "")), TRUSTED):
-        raise UserError(
-            f"{folder.path} names {key}={dotted}, which is not part of evalkit, torchvision or timm: "
-            f"read it, put its folder on PYTHONPATH, and add --allow {module}"
-        )
+        return True
+    return _within(dotted, TRUSTED) and _within(str(getattr(find(dotted, key), "__module__", "")), TRUSTED)
 
 
 def _within(dotted: str, packages: Sequence[str]) -> bool:

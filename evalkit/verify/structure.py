@@ -31,10 +31,13 @@ class Problem:
     """Number of rows, or of images, that are concerned."""
     example: str = ""
     """The first of them."""
+    unit: str = ""
+    """What `count` counts, where `what` does not say so."""
 
     def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
         return f"shard {self.shard}: {self.what}" + (
-            f" ({self.count:,}{', first ' if self.count > 1 else ': '}{self.example})" if self.example else ""
+            f" ({self.count:,}{unit}{', first ' if self.count > 1 else ': '}{self.example})" if self.example else ""
         )
 
 
@@ -126,7 +129,10 @@ def _of_table(
     key = frame["item"].to_numpy() * cells + cell
     yield from say((cell >= 0) & frame.assign(key=key).duplicated("key").to_numpy(), "that are there twice")
     there = frame.assign(key=key)[cell >= 0].groupby("item")["key"].nunique().reindex(frame["item"]).fillna(0).to_numpy()
-    yield from say((there < cells) & ~frame.duplicated("item").to_numpy(), "are missing of items that have others", "first of the items")
+    partial = frame[(there < cells) & ~frame.duplicated("item").to_numpy()]
+    if len(partial):
+        what = f"{table} of some methods{' or points' if table == 'rows' else ''} are missing"
+        yield Problem(shard, what, len(partial), f"image {partial['image_id'].iloc[0]}", "images or classes")
     yield from _of_targets(say, frame, known, inside, expected)
 
 
@@ -272,7 +278,7 @@ def _between(shard: int, rows: pd.DataFrame, maps: pd.DataFrame) -> Iterator[Pro
 
 
 def _sayer(shard: int, frame: pd.DataFrame, table: str) -> "Callable[..., Iterator[Problem]]":
-    def say(mask: Mask, what: str, prefix: str = "") -> Iterator[Problem]:
+    def say(mask: Mask, what: str) -> Iterator[Problem]:
         if mask.any():
             first: Mapping[str, Any] = frame.iloc[int(np.flatnonzero(mask)[0])]
             where = f"image {first['image_id']}, {first['method']}"
@@ -280,6 +286,6 @@ def _sayer(shard: int, frame: pd.DataFrame, table: str) -> "Callable[..., Iterat
                 where += (
                     f", {first['select']}{'' if pd.isna(first['top_percent']) else ' ' + format(first['top_percent'], 'g')} {first['fill']}"
                 )
-            yield Problem(shard, f"{table} {what}", int(mask.sum()), f"{prefix} {where}".strip())
+            yield Problem(shard, f"{table} {what}", int(mask.sum()), where)
 
     return say

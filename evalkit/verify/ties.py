@@ -1,7 +1,10 @@
 """What swaps of pixels near a tie make of a masked score: the range that rounding on another machine explains."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from evalkit import protocol
 from evalkit.data.loader import batches
@@ -14,6 +17,10 @@ from evalkit.verify.tolerances import COARSER, NEAR_TIE
 
 DRAWS = 32
 """Roundings that are tried."""
+_LAST_PLACES = 2.0**-22
+"""What the interpolation's rounding may be, as a share of the largest value."""
+_SPREAD = 1e-4
+"""The variance of interpolated ranks below which all of them are equal; of neighbours that differ by 1 it is some hundredths."""
 _NOTHING = ([np.inf] * 2, [-np.inf] * 2)
 """A range that holds no number."""
 
@@ -21,8 +28,8 @@ _NOTHING = ([np.inf] * 2, [-np.inf] * 2)
 def swapped_range(session: Session, suspect: Suspect) -> tuple[list[float], list[float]]:
     """Return the lowest and the highest masked confidence (nan without one) and logit, widened on both sides by half their distance.
 
-    The raw map is computed again, and each of its values that is not exactly 0 (as a ReLU leaves it) varied by up to `NEAR_TIE` of
-    the largest one, `DRAWS` times; so only pixels that close to each other change places.
+    The raw map is computed again and varied `DRAWS` times (see `variations`), so that only pixels whose values are that close change
+    places.
     """
     net, output = session.model.net, session.config.model.output
     images = [(0, [suspect.index])]
@@ -35,11 +42,9 @@ def swapped_range(session: Session, suspect: Suspect) -> tuple[list[float], list
         return _NOTHING
     chosen = outputs.index(suspect.target)
     low = apply_method(suspect.method, session.methods[suspect.method], probe)[chosen]
-    noise = torch.from_numpy(np.random.default_rng(suspect.index).uniform(-1, 1, (DRAWS, *low.shape)).astype(np.float32)).to(low.device)
-    noise[0] = 0
-    varied = torch.where(low == 0, 0, low + NEAR_TIE * COARSER[session.config.precision] * low.abs().amax() * noise)
+    varied = variations(low, session.size, NEAR_TIE * COARSER[session.config.precision], np.random.default_rng(suspect.index))
     point = next(each for each in session.points if point_in_words(each.select, each.top_percent, each.fill) == suspect.point)
-    mask, _ = protocol.kept(point, protocol.Ranking(protocol.upsample(varied, session.size)))
+    mask, _ = protocol.kept(point, protocol.Ranking(varied))
     several = probe.images[chosen : chosen + 1].expand(DRAWS, -1, -1, -1)
     scores = []
     for part in range(0, DRAWS, session.config.batch_size):
@@ -52,3 +57,27 @@ def swapped_range(session: Session, suspect: Suspect) -> tuple[list[float], list
     found = torch.cat(scores, 1).cpu().numpy()
     least, most = found.min(1), found.max(1)
     return list(least - (most - least) / 2), list(most + (most - least) / 2)
+
+
+def variations(low: Tensor, size: tuple[int, int], share: float, rng: np.random.Generator) -> Tensor:
+    """Return `DRAWS` upsampled maps (DRAWS,H,W) that rounding may make of a map (h,w) of this `size` (H, W); the first is the map itself.
+
+    Each distinct value but 0 (as a ReLU leaves it) is varied by up to `share` of the largest one. Exactly equal values stay equal, since
+    no rounding of the map tells them apart: a constant map stays constant. Pixels interpolated between different values are varied by some units in
+    the last place besides, as the interpolation rounds; so the twins of a symmetric map change places. Those of a plateau lie as the
+    interpolation rounds the plateau's value.
+    """
+    values, at = low.flatten().unique(return_inverse=True)
+    noise = _uniform(rng, (DRAWS, len(values)), low)
+    moved = torch.where(values == 0, 0, values + share * low.abs().amax() * noise)
+    large = protocol.upsample(moved[:, at].view(DRAWS, *low.shape), size)
+    ranks = at.view(1, *low.shape).double()
+    plateau = (protocol.upsample(ranks**2, size) - protocol.upsample(ranks, size) ** 2).abs() < _SPREAD
+    return torch.where(plateau, large, large + _LAST_PLACES * low.abs().amax() * _uniform(rng, large.shape, low))
+
+
+def _uniform(rng: np.random.Generator, shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return numbers of -1 to 1, in the first draw 0."""
+    noise = torch.from_numpy(rng.uniform(-1, 1, tuple(shape)).astype(np.float32)).to(like.device)
+    noise[0] = 0
+    return noise

@@ -34,6 +34,10 @@ TOLERANCES: Mapping[str, Tolerance] = {
 of the images recomputed together if that is more; that of a map is its largest absolute value."""
 OF_MEASURES = Tolerance(1e-3, 1e-3)
 """For the columns `evalkit.evaluation.columns.MEASURES`; their scale is the number itself."""
+STRICT = 0.1
+"""The share of its tolerance by which a score may be off where that turns a comparison with another score, which strict metrics count."""
+LEANING = 1e-3
+"""The level of the sign test on comparisons of nearly equal scores that come out otherwise (see `evalkit.verify.strict`)."""
 COARSER = {"fp32": 1.0, "tf32": 100.0, "bf16": 1000.0}
 """The factor of all tolerances and of `NEAR_TIE` by precision: TF32 has 10 bits and bfloat16 7 where float32 has 23."""
 

@@ -22,6 +22,7 @@ from evalkit.runs.provenance import identify, provenance
 from evalkit.verify.compare import Comparison
 from evalkit.verify.ending import Ending
 from evalkit.verify.expected import Expected, ImageFacts
+from evalkit.verify.foreign import foreign_files
 from evalkit.verify.outcome import Outcome
 from evalkit.verify.record import circumstances, record_differences
 from evalkit.verify.sample import Sample
@@ -92,6 +93,7 @@ def verify(folder: RunFolder, opened: Opened, sample: Sample, progress: Callable
             progress(images)
     if ending is not None and not (outcome.problems or outcome.missing):
         outcome.record += ending.differences(record.get("end"))
+    outcome.foreign = foreign_files(folder)
     outcome.rows_digest = folder.digest()
     return outcome
 

@@ -18,7 +18,8 @@ def headline(outcome: Outcome) -> str:
     word, compared = "verified" if outcome.verified else "NOT verified", outcome.comparison
     return (
         f"{word}: {outcome.recomputed:,} of {outcome.sample.images:,} images ({_share(outcome)}) recomputed, "
-        f"{compared.differing_rows:,} of {compared.rows + compared.maps:,} rows {_differ(compared.differing_rows)} beyond the tolerances; "
+        f"{compared.differing_rows:,} of {_counted(compared.rows, 'row')} of scores and {_counted(compared.maps, 'map')} "
+        f"{_differ(compared.differing_rows)} beyond the tolerances; "
         f"{_structure(outcome)}"
     )
 
@@ -28,7 +29,7 @@ def _differ(number: int) -> str:
 
 
 def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
+    return f"{number:,} {what if number == 1 else ' or '.join(f'{each}s' for each in what.split(' or '))}"
 
 
 def _share(outcome: Outcome) -> str:
@@ -37,8 +38,9 @@ def _share(outcome: Outcome) -> str:
 
 def _structure(outcome: Outcome) -> str:
     checked = outcome.shards - len(outcome.missing)
-    found = _counted(len(outcome.problems), "problem") if outcome.problems else "nothing wrong"
-    return f"the structure of {checked:,} of {outcome.shards:,} shards checked, {found}"
+    problems = len(outcome.problems) + len(outcome.foreign)
+    found = _counted(problems, "problem") if problems else "nothing wrong"
+    return f"the structure of {checked:,} of {_counted(outcome.shards, 'shard')} checked, {found}"
 
 
 def details(outcome: Outcome) -> list[str]:
@@ -52,16 +54,20 @@ def _details(outcome: Outcome) -> Iterator[str]:
         yield f"differs in {difference}"
     if outcome.missing:
         yield f"{shards_in_words(len(outcome.missing))} unfinished, damaged or of another run: {_numbers(outcome.missing)}"
+    if outcome.foreign:
+        files = ", ".join(outcome.foreign[:FIRST]) + (", ..." if len(outcome.foreign) > FIRST else "")
+        yield f"{_counted(len(outcome.foreign), 'file')} of none of the run's shards, which other programs may read as its own: {files}"
     yield from _first(outcome.problems)
     if compared.differing_rows:
         rows, images = compared.differing_rows, len(compared.differing_images)
-        yield f"{_counted(rows, 'row')} of {_counted(images, 'image')} {_differ(rows)}:"
+        yield f"{_counted(rows, 'row or map')} of {_counted(images, 'image')} {_differ(rows)}:"
         yield from (f"  {difference}" for difference in compared.differences[:FIRST])
     if compared.largest:
         yield "largest deviation by column, as a share of its tolerance:"
         yield from (f"  {line}" for line in _largest(outcome))
     if compared.near_ties:
         yield from _ties(outcome)
+    yield from _turned(outcome)
     if outcome.differs_in_code:
         yield "evalkit's code is another version here, so a difference may also be a correction: CHANGELOG.md says what was corrected"
     for line in outcome.circumstances:
@@ -97,11 +103,21 @@ def _scale(column: str) -> str:
 def _ties(outcome: Outcome) -> Iterator[str]:
     compared = outcome.comparison
     gap = NEAR_TIE * COARSER[compared.precision]
-    text = f"{compared.near_ties:,} of {compared.rows:,} rows have a rank_gap below {gap:g}, where rounding may swap pixels; "
+    text = f"{compared.near_ties:,} of {compared.rows:,} rows of scores have a rank_gap below {gap:g}, where rounding may swap pixels; "
     by = ", ".join(f"{column} by up to {value:.2g}" for column, value in compared.largest_swapped.items())
     yield text + (
         f"{compared.swapped:,} of them {_differ(compared.swapped)} as swaps explain ({by})" if compared.swapped else "none was swapped"
     )
+
+
+def _turned(outcome: Outcome) -> Iterator[str]:
+    leanings = outcome.comparison.leanings
+    if leanings.comparisons:
+        come = "comes" if leanings.comparisons == 1 else "come"
+        counted = _counted(leanings.comparisons, "comparison")
+        yield f"{counted} of nearly equal scores (Y < O, or of two methods) {come} out otherwise, each within rounding"
+    for method, (more, less) in leanings.one_sided().items():
+        yield f"differs: they come out for {method} in {_counted(more, 'image')} and against it in {less:,}, and rounding has no side"
 
 
 def _limits(outcome: Outcome) -> Iterator[str]:
@@ -138,6 +154,7 @@ def to_json(outcome: Outcome, here: Mapping[str, Any], version: str) -> dict[str
             "images": sample.images,
             "recomputed": outcome.recomputed,
             "fraction": outcome.recomputed / sample.images,
+            "drawn": sample.seed is not None,
             "seed": sample.seed,
             "shards": list(sample.shards),
             "surely_found_from": surely_found(sample.images, outcome.recomputed) if sample.seed is not None else None,
@@ -149,12 +166,19 @@ def to_json(outcome: Outcome, here: Mapping[str, Any], version: str) -> dict[str
         "images_differing": len(compared.differing_images),
         "near_ties": compared.near_ties,
         "near_ties_differing": compared.swapped,
+        "comparisons_turned": compared.leanings.comparisons,
+        "one_sided": compared.leanings.one_sided(),
         "largest_deviations": compared.largest,
         "largest_deviations_at_near_ties": compared.largest_swapped,
         "tolerances": {column: tolerance(column)._asdict() for column in {**TOLERANCES, **compared.largest}},
         "precision": compared.precision,
         "record": [{"kind": each.kind, "text": each.text} for each in outcome.record],
-        "structure": {"shards": outcome.shards, "missing": outcome.missing, "problems": [str(each) for each in outcome.problems]},
+        "structure": {
+            "shards": outcome.shards,
+            "missing": outcome.missing,
+            "foreign": outcome.foreign,
+            "problems": [str(each) for each in outcome.problems],
+        },
         "differences": [vars(each) for each in compared.differences],
         "allowed_to_differ": outcome.circumstances,
     }

@@ -314,14 +314,57 @@ def shard_removed(folder: Folder) -> None:
     file.unlink() if folder.rng.random() < 0.5 else file.write_bytes(content)
 
 
+def strict_metrics(folder: Folder) -> None:
+    """One method's masked scores are raised within the tolerances, where a comparison of two scores then comes out otherwise."""
+    method = None
+    for shard in folder.shards:
+        rows, maps, about = folder.read(shard)
+        method = method or folder.pick(rows, "method")
+        own = rows["method"] == method
+        raised = np.minimum(1, rows["prob_masked"] + 0.9 * (1e-6 + 1e-3 * rows["prob_masked"])).where(own, rows["prob_masked"])
+        for at in rows.index[own]:
+            same = (rows["index"] == rows.loc[at, "index"]) & (rows["top_percent"] == rows.loc[at, "top_percent"]) & ~own
+            others = np.array([rows.loc[at, "prob_full"], *rows.loc[same, "prob_masked"]])
+            if (np.sign(rows.loc[at, "prob_masked"] - others) != np.sign(raised[at] - others)).any():
+                folder.images.add(int(rows.loc[at, "index"]))
+        chosen = own & rows["index"].isin(folder.images)
+        rows.loc[chosen, "prob_masked"] = raised[chosen]
+        rows.loc[chosen, "logit_masked"] += 0.9e-4 * rows.loc[chosen, ["logit_full", "logit_masked"]].abs().max(axis=1)
+        folder.write(shard, rows, maps, about)
+
+
+def constant_map_edited(folder: Folder) -> None:
+    """The scores of a constant map are lowered, as if other pixels had been kept."""
+    shard, rows, maps, about = _shard(folder)
+    image = folder.pick(rows, "index")
+    chosen = (rows["index"] == image) & (rows["method"] == "constant")
+    rows.loc[chosen, "prob_masked"] *= float(folder.rng.uniform(0.3, 0.9))
+    rows.loc[chosen, "logit_masked"] -= float(folder.rng.uniform(0.2, 2))
+    folder.images = {int(image)}
+    folder.write(shard, rows, maps, about)
+
+
+def weights_named(folder: Folder) -> None:
+    """The record calls the weights by another name; their hash and the checksum are right."""
+    names = ("IMAGENET1K_V2", "random (seed 0)", "best.pt", "set by mynets.trained")
+    folder.publish({**folder.record, "weights": str(folder.rng.choice(names))})
+
+
+def file_added(folder: Folder) -> None:
+    """A further shard, or a file of another name, lies beside the rows or maps."""
+    kind, shard = str(folder.rng.choice(["rows", "maps"])), int(folder.rng.choice(folder.shards))
+    names = (f"shard-{len(folder.shards):05d}.parquet", "more.parquet", f"shard-{shard:05d}.parquet.bak", "shard-0.parquet")
+    shutil.copy(folder.file(shard, kind), folder.path / kind / str(folder.rng.choice(names)))
+
+
 ALTERATIONS: tuple[Callable[[Folder], None], ...] = (
     score_slightly, score, full_score, full_score_of_one_row, better_method, row_dropped, image_dropped, rows_doubled, method_renamed,
     methods_swapped, images_exchanged, names_exchanged, label_edited, class_edited, points_swapped, kept_edited, gap_edited, status_edited,
     measure_edited, map_edited, maximum_edited, map_dropped, record_by_hand, record_edited, shard_copied, shard_copied_and_renumbered,
-    shard_removed,
+    shard_removed, strict_metrics, constant_map_edited, weights_named, file_added,
 )  # fmt: skip
 BY_RECOMPUTING = (
     score_slightly, score, full_score, better_method, methods_swapped, images_exchanged, class_edited, points_swapped, gap_edited,
-    measure_edited, map_edited,
+    measure_edited, map_edited, strict_metrics, constant_map_edited,
 )  # fmt: skip
 """Those that contradict nothing else in the folder: they are found where one of their images is recomputed."""

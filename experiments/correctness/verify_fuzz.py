@@ -28,7 +28,7 @@ from evalkit.verify.verify import Opened, open_run, verify
 from evalkit.verify.words import details, headline
 
 RUN = [
-    "model=digits_fc", "data=digits", "limit=48", "shard_size=24", "method=[ablation_cam,grad_cam,centre]",
+    "model=digits_fc", "data=digits", "limit=48", "shard_size=24", "method=[ablation_cam,grad_cam,centre,constant]",
     "protocol.top_percent=[20,50]", "maps=store", "workers=0", "device=cpu", "batch_size=24",
 ]  # fmt: skip
 SHARES = (4, 8, 16)
@@ -44,7 +44,8 @@ def finished(out: Path) -> Opened:
 
 def found_by(outcome: Outcome) -> str:
     """Return which part of the check finds a difference first; empty where none does."""
-    parts = {"record": outcome.record, "structure": outcome.problems or outcome.missing, "recomputing": outcome.comparison.differing_rows}
+    structure, compared = outcome.problems or outcome.missing or outcome.foreign, outcome.comparison
+    parts = {"record": outcome.record, "structure": structure, "recomputing": compared.differing_rows or compared.leanings.one_sided()}
     return next((name for name, found in parts.items() if found), "")
 
 
