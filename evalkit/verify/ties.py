@@ -63,9 +63,9 @@ def variations(low: Tensor, size: tuple[int, int], share: float, rng: np.random.
     """Return `DRAWS` upsampled maps (DRAWS,H,W) that rounding may make of a map (h,w) of this `size` (H, W); the first is the map itself.
 
     Each distinct value but 0 (as a ReLU leaves it) is varied by up to `share` of the largest one. Exactly equal values stay equal, since
-    no rounding of the map tells them apart: a constant map stays constant. Pixels interpolated between different values are varied by some units in
-    the last place besides, as the interpolation rounds; so the twins of a symmetric map change places. Those of a plateau lie as the
-    interpolation rounds the plateau's value.
+    no rounding of the map tells them apart: a constant map stays constant. Pixels interpolated between different values are varied by
+    some units in the last place besides, as the interpolation rounds; so the twins of a symmetric map change places. Those of a plateau
+    lie as the interpolation rounds the plateau's value.
     """
     values, at = low.flatten().unique(return_inverse=True)
     noise = _uniform(rng, (DRAWS, len(values)), low)

@@ -113,7 +113,7 @@ def test_equal_values_of_a_map_stay_equal_when_it_is_varied():
     steps = torch.ones(7, 7)
     steps[2:6, 1:5] = 3.0  # a plateau: its inner pixels move together, but for the last place, as the interpolation rounds
     varied = variations(steps, (56, 56), 1e-5, rng)
-    assert all(inner.max() - inner.min() < 1e-6 < 1e-5 < varied.std(0).max() for inner in varied[:, 24:40, 16:32])
+    assert all(inner.max() - inner.min() < 1e-6 for inner in varied[:, 24:40, 16:32])
     assert (varied[0] == upsample(steps[None], (56, 56))[0]).all() and len({float(map_[30, 20]) for map_ in varied}) > 10
     ring = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])  # twins change places
     orders = {tuple(Ranking(map_[None]).sorted[1][0, :20].tolist()) for map_ in variations(ring, (12, 12), 1e-5, rng)}
