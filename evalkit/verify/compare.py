@@ -11,15 +11,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from evalkit.evaluation.columns import MEASURES
+from evalkit.verify.map_distances import MAP_KEY, map_distances
 from evalkit.verify.strict import SCORES, TURNED, Leanings, strict_limit, turned_rows
-from evalkit.verify.structure import NO_TARGET, stored_maps
+from evalkit.verify.structure import NO_TARGET
 from evalkit.verify.tolerances import COARSER, NEAR_TIE, tolerance
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 ROW_KEY = ["index", "target", "method", "select", "top_percent", "fill"]
-MAP_KEY = ["index", "target", "method"]
 ROW_WORDS = ("image_id", "label", "predicted", "target_name", "status")
 MAP_WORDS = ("image_id", "label", "target_name", "status", "height", "width")
 """What has to be the same."""
@@ -112,7 +112,7 @@ class Comparison:
         self.maps += len(maps)
         self._compare_rows(self._in_both(rows))
         maps = self._in_both(maps)
-        self._compare_maps(maps, _map_distances(maps, recorded[1], computed[1]))
+        self._compare_maps(maps, map_distances(maps, recorded[1], computed[1]))
 
     def _in_both(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Record the rows that only one side has, and return the others."""
@@ -239,31 +239,6 @@ def _joined(recorded: pa.Table, computed: pa.Table, key: list[str]) -> pd.DataFr
         frame = frame.drop_duplicates(key)  # a row that is there twice is a problem of the structure
         frames.append(frame if len(frame) else frame.astype(object))  # pandas cannot join columns of strings without any
     return frames[0].merge(frames[1], on=key, how="outer", indicator=True, sort=True)
-
-
-def _map_distances(maps: pd.DataFrame, recorded: pa.Table, computed: pa.Table) -> Array:
-    """Return the greatest deviation of each recorded map, infinite for one of another size, nan where none was recorded."""
-    theirs, ours = (_maps_by_key(table) for table in (recorded, computed))
-    found = np.full(len(maps), np.nan)
-    for at, key in enumerate(zip(*(maps[name] for name in MAP_KEY), strict=True)):
-        one, other = theirs.get(key), ours.get(key)
-        if one is not None and other is not None:
-            found[at] = _apart(one, other)
-    return found
-
-
-def _apart(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    if len(one) != len(other):
-        return float("inf")
-    with np.errstate(invalid="ignore"):
-        distance = np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0, np.abs(one.astype(float) - other))
-    return float(np.where(np.isnan(distance), np.inf, distance).max(initial=0))
-
-
-def _maps_by_key(table: pa.Table) -> dict[tuple[int, int, str], NDArray[np.float32]]:
-    columns = (table["index"].to_pylist(), table["target"].fill_null(NO_TARGET).to_pylist(), table["method"].to_pylist())
-    keys = zip(*columns, strict=True)
-    return {key: map_ for key, map_ in zip(keys, stored_maps(table), strict=True) if map_ is not None}
 
 
 def _scale(frame: pd.DataFrame, column: str) -> Array:
