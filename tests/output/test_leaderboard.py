@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import sys
 from urllib.parse import unquote
@@ -194,7 +195,14 @@ def test_two_files_of_one_run_with_other_rows(tmp_path):
         assert shown_run["verified"]["badge"] == "verified, 2026-01-02, 10 %" and shown_run["report"] == "https://x.org"
     assert wrong_with([files[0], files[0]]) == []
     short = Summary(summary.table.slice(0, len(rows) - len(masked)), summary.facts)
-    assert "and has other numbers" in wrong_with([written(tmp_path, short, "short.parquet"), files[0]])[0]
+    pair = [written(tmp_path, short, "short.parquet"), files[0]]
+    assert "and has other numbers" in wrong_with(pair)[0] and "and has other numbers" in wrong_with(pair[::-1])[0]
+    more = [{**record, "images": 20, "date": "2026-01-03"}, {**record, "images": 1, "differences": 1}]
+    further = [written(tmp_path, summarised(run, verified=[one]), f"more{i}.parquet") for i, one in enumerate(more)]
+    for number, badge in ((1, "verified, 2026-01-03, 50 %"), (2, None)):  # the largest share, but a difference outweighs it
+        for given in itertools.permutations([checked, *further[:number]]):
+            write_leaderboard(given, tmp_path / "page.html")
+            assert embedded(tmp_path / "page.html")["runs"][0]["verified"]["badge"] == badge
 
 
 def test_methods_of_one_name_and_column_have_the_same_numbers(tmp_path):
@@ -284,6 +292,9 @@ def test_folders_that_differ_in_their_methods_make_one_summary(tmp_path):
     for key in ("identity", "rows_digest"):
         assert summary.facts[key] == turned.facts[key] and summary.facts[key] not in {facts[key] for facts in alone}
     assert summary.facts["setting"] == alone[0]["setting"]
+    for file in (new / "rows").iterdir():
+        os.utime(file, (4_000_000_000, 4_000_000_000))
+    assert summarised([former, new]).facts["date"] == "2096-10-02"
     with pytest.raises(UserError, match=r"/former and .*/whole are several runs"):
         summarised([former, whole])
     records = [
