@@ -33,8 +33,6 @@ def leaderboard(
 
     evalkit leaderboard results/table1 --summary results/leaderboard/table1.parquet
 
-    evalkit leaderboard results/mine results/mine-2 --summary results/leaderboard/mine.parquet
-
     evalkit leaderboard --check results/leaderboard/*.parquet && evalkit leaderboard results/leaderboard/*.parquet
     """
     from evalkit.files import place, publish, writable_file
