@@ -1,11 +1,10 @@
 """The top-1 accuracy of a run: the value that was published for its weights, and the one that guessing would reach."""
 
-import re
-
 from scipy import stats
 
 from evalkit.analysis.load import Run
 from evalkit.files import WEIGHTS_SUFFIXES
+from evalkit.weights_origin import are_random
 
 PUBLISHED_ON = {
     "ImageNet val": ("imagenet", 50_000),
@@ -40,8 +39,8 @@ def expected_top1(run: Run) -> float | None:
 
 
 def random_weights(run: Run) -> bool:
-    """Return whether the network's weights are random, all or some; a file may be called `random.pth`."""
-    return re.match(r"random( in part)? \(", str(run.provenance["weights"])) is not None
+    """Return whether the network's weights are random, all or some."""
+    return are_random(str(run.provenance["weights"]))
 
 
 def outputs(run: Run) -> int | None:

@@ -48,11 +48,6 @@ def origin(module: nn.Module, other: nn.Module, config: ModelConfig) -> str:
     return f"random in part ({', '.join(random[:3])}{more}, seed {config.seed}), the rest set by {config.factory}"
 
 
-def are_random(weights: str) -> bool:
-    """Return whether weights of this origin are random, all or in part."""
-    return weights.startswith(("random (", "random in part ("))
-
-
 def _varies(value: Tensor) -> bool:
     return bool((value != value.flatten()[:1]).any())
 

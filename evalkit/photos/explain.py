@@ -16,11 +16,11 @@ from evalkit.config.schema import RunConfig
 from evalkit.files import writable_folder
 from evalkit.layer_names import layers_in_words
 from evalkit.models import zoo
-from evalkit.models.weights import are_random
 from evalkit.photos.pictures import COLOURS, OVERLAY, to_array
 from evalkit.photos.session import in_full, open_photographs, remark
 from evalkit.probe import Probe
 from evalkit.scores import confidence_and_logit
+from evalkit.weights_origin import are_random
 
 
 def explain_images(config: RunConfig, files: list[Path], out: Path) -> list[Path]:

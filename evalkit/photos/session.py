@@ -21,10 +21,10 @@ from evalkit.evaluation.opening import open_device, open_model
 from evalkit.evaluation.session import resolve
 from evalkit.models import zoo
 from evalkit.models.settings import ModelConfig
-from evalkit.models.weights import are_random
 from evalkit.pixels import in_unit_range
 from evalkit.probe import Probe
 from evalkit.scores import confidence_and_logit
+from evalkit.weights_origin import are_random
 
 
 @dataclass(frozen=True)

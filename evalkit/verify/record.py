@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalkit.files import WEIGHTS_SUFFIXES
-from evalkit.models.weights import are_random
 from evalkit.runs.identity import Identity
+from evalkit.weights_origin import are_random
 
 Kind = Literal["code", "weights", "data", "settings", "record"]
 _NAME = re.compile(r"[\w.:/-]+")

@@ -23,12 +23,12 @@ from evalkit.data.decode import Picture
 from evalkit.errors import UserError, printable
 from evalkit.files import writable_folder
 from evalkit.layer_names import layers_in_words
-from evalkit.models.weights import are_random
 from evalkit.output.drawing import TEXT
 from evalkit.output.plots import save
 from evalkit.photos.pictures import COLOURS, overlay, to_array
 from evalkit.photos.session import PhotoSession, open_photographs
 from evalkit.probe import Probe
+from evalkit.weights_origin import are_random
 
 COLUMN, PAGE, HEIGHT = 3.25, 6.875, 8.875
 """Width of a column, and width and height of a page's text, in inches, in the WACV and CVPR templates."""
