@@ -22,21 +22,17 @@ def report(
 
     evalkit report results/table1 results/table2 --out report.html
     """
-    from evalkit.files import writable_file
-    from evalkit.photos.galleries import Galleries
+    from evalkit.output.drawing import Drawer
 
-    file = out or own_folder(runs) / "report.html"
-    writable_file(file, "--out")
-    with Galleries(runs, each=gallery, root=data_root, allow_incomplete=allow_incomplete) as galleries:
-        from evalkit.output.drawing import Drawer
+    with Drawer() as drawer:
+        from evalkit.analysis.evaluated import evaluate_run
+        from evalkit.analysis.load import load_runs
+        from evalkit.files import writable_file
+        from evalkit.photos.gallery import report_runs
 
-        with Drawer() as drawer:
-            from evalkit.analysis.evaluated import evaluate_run
-            from evalkit.analysis.load import load_runs
-            from evalkit.output.report import Page
-
-            page = Page([evaluate_run(run) for run in load_runs(runs, allow_incomplete=allow_incomplete)], drawer)
-            data, notes = zip(*galleries.result(), strict=True)
-            page.write(data, notes, file)
-    for line in (*(line for its_notes in notes for line in its_notes), f"written: {file} ({file.stat().st_size / 2**20:.1f} MB)"):
+        file = out or own_folder(runs) / "report.html"
+        writable_file(file, "--out")
+        evaluated = [evaluate_run(run) for run in load_runs(runs, allow_incomplete=allow_incomplete)]
+        notes = report_runs(evaluated, file, each=gallery, root=data_root, drawer=drawer)
+    for line in (*notes, f"written: {file} ({file.stat().st_size / 2**20:.1f} MB)"):
         note(line)

@@ -147,11 +147,6 @@ def report_runs(
     """
     with nullcontext(drawer) if drawer is not None else Drawer() as drawing:
         page = Page(evaluated, drawing)
-        made = galleries([one.run for one in evaluated], each, root, most_bytes)
-        page.write([gallery.json() for gallery in made], [gallery.notes for gallery in made], file)
-    return [note for gallery in made for note in gallery.notes]
-
-
-def galleries(runs: Sequence[Run], each: int, root: str | None, most_bytes: int = MOST_BYTES) -> list[Gallery]:
-    """Return the galleries of runs that share a report, at the first of their main protocol points."""
-    return [Gallery(run, main_points(run)[0], each, most_bytes // len(runs), root) for run in runs]
+        galleries = [Gallery(one.run, main_points(one.run)[0], each, most_bytes // len(evaluated), root) for one in evaluated]
+        page.write([gallery.json() for gallery in galleries], [gallery.notes for gallery in galleries], file)
+    return [note for gallery in galleries for note in gallery.notes]
