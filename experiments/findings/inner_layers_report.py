@@ -13,7 +13,8 @@ from torch import Tensor
 
 from evalkit.analysis import significance, stats
 from evalkit.evaluation.sanity import similarity
-from evalkit.output.plots import MARKERS, TEXT
+from evalkit.output.drawing import TEXT
+from evalkit.output.plots import MARKERS
 
 CENTRE, GRAD, SPATIAL, SKIPPING = "centre", "grad_cam", "spatial_ablation", "spatial_ablation, every 2nd cell"
 LAST, GRAD_LAST, OTHER, DROP = "with the last layer", "with Grad-CAM", "with other images", "average drop"

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from builders import save_pictures
+from builders import Tables, save_pictures
 from commands import through_main as command
 from PIL import Image
 from sklearn.metrics import f1_score
 from studies import digits, page_data, pairs, run
 
 from evalkit.analysis.load import Run, load_runs
+from evalkit.analysis.rows import Rows, read_part
 from evalkit.errors import UserError
 from evalkit.photos.pictures import heat
 from evalkit.photos.run_images import RunImages
@@ -118,12 +119,13 @@ def test_classes_are_matched_by_name_where_networks_number_them_differently():
     """Three classes, in the second network's outputs as c, a, b."""
 
     def made(names, labels, predicted):
-        rows = pd.DataFrame({"index": range(len(labels)), "target": predicted, "label": [names.index(x) for x in labels]})
-        rows["predicted"] = rows.target = [names.index(x) for x in predicted]
+        scored = {"method": "m", "select": "keep_top", "top_percent": 20.0, "fill": "black", "status": "ok"}
+        rows = pd.DataFrame({"index": range(len(labels)), "label": [names.index(x) for x in labels], **scored})
+        rows["predicted"] = rows["target"] = [names.index(x) for x in predicted]
         about = {"class_names": names, "identity": {"images": "all", "model": {}}}
-        return Run(tmp, about, rows, rows, [], ())
+        return Run(Path("run"), about, Rows([read_part(Tables(rows, pd.DataFrame()))], ["m"]), [], ())
 
-    tmp, labels = Path("run"), list("aaabbbcccd")
+    labels = list("aaabbbcccd")
     one, two = made(list("abcd"), labels, "aaabbccccd"), made(list("dcab"), labels, "aaabbbcaad")
     found = choose.best_classes([one, two], 3, one), choose.best_classes([two, one], 3, two)
     by_name = [{names[i]: f1 for i, f1 in one.items()} for names, one in zip(("abcd", "dcab"), found, strict=True)]

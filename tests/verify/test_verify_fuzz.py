@@ -24,6 +24,8 @@ def test_alterations_are_found_or_the_fraction_is_said(whole, tmp_path):
         hidden = ALTERATIONS[kind] in BY_RECOMPUTING
         if not hidden:
             assert row["found"] in ("record", "structure", "refused"), row
+        elif not row["altered"]:  # two points with nearly equal scores exchanged: no image is altered by more than rounding for certain
+            assert row["found"] in ("", "recomputing"), row
         elif row["in_sample"]:
             assert row["found"] == "recomputing" or row["as_swap"], row
         else:
