@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +24,18 @@ def is_users(file: Path) -> bool:
     if {"site-packages", "dist-packages"} & set(file.parts) or file.is_relative_to(_PACKAGE):
         return False
     return not any(file.is_relative_to(library) for library in _LIBRARIES) and file.is_file()
+
+
+def dotted_names(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield all texts in a setting that may be dotted names, with their keys."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from dotted_names(inner, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from dotted_names(inner, f"{key}.{number}")
+    elif isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split(".")):
+        yield key, value
 
 
 @contextmanager

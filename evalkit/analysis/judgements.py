@@ -64,10 +64,6 @@ class Judgement:
         others = max(len(self.values) - 1, 1)
         return np.asarray(100 * sum(np.sign(other - self.values) for other in self.values) / others)
 
-    def differences(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> Array:
-        """Return differences of pairs (P,n), first minus second: of `win`, 100 where the first wins, -100 where it loses."""
-        return metrics.differences(self.metric, self.values[first], self.values[second])
-
 
 def competitors(run: Run) -> list[str]:
     """Return the methods that are judged, controls last: not the control versions (`control_names`) of others."""

@@ -79,8 +79,9 @@ class Rows:
         """Whether a map or score is not finite (I,M)."""
         for shard in facts:
             places = np.searchsorted(self.items.index, shard.items.index)
-            known = [place for place, name in enumerate(shard.methods) if printable(name) in self._columns]
-            at = np.ix_(places, [self._columns[printable(shard.methods[place])] for place in known])
+            columns = self._column_of(shard.methods)
+            known = columns >= 0
+            at = np.ix_(places, columns[known])
             self.status[at] = shard.status[:, known]
             self.nonfinite[at] = shard.nonfinite[:, known]
         self._scores: dict[tuple[Point, str], Floats] = {}
@@ -136,7 +137,7 @@ class Rows:
             part, number = job
             table = part.folder.columns(number, [*WHERE, *dict.fromkeys(column for _, column in wanted)])
             at = coded(table)
-            method = np.array([self._columns.get(printable(name), -1) for name in at.methods], np.int64)[at.method]
+            method = self._column_of(at.methods)[at.method]
             item = self._places(at.keys)[at.item]
             usable = (item >= 0) & (method >= 0)
             for place, one in enumerate(at.points):
@@ -150,6 +151,10 @@ class Rows:
         for values in scores.values():
             values.flags.writeable = False
         self._scores = {**kept, **scores}
+
+    def _column_of(self, names: Sequence[str]) -> Ints:
+        """Return the place of each of a shard's methods among `methods`; -1 for others."""
+        return np.array([self._columns.get(printable(name), -1) for name in names], np.int64)
 
     def _jobs(self) -> list[tuple[Part, int]]:
         return [(part, shard.number) for part in self.parts for shard in part.shards]
@@ -170,7 +175,7 @@ class Rows:
             part, number = job
             table = part.folder.columns(number, ["index", "target", "method", name], maps=True)
             names, method = texts(table, "method")
-            method = np.array([self._columns.get(printable(one), -1) for one in names], np.int64)[method]
+            method = self._column_of(names)[method]
             item = self._places(item_keys(numbers(table, "index"), numbers(table, "target", -1).astype(np.int64)))
             usable = (item >= 0) & (method >= 0)
             values[method[usable], item[usable]] = numbers(table, name)[usable]

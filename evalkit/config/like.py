@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from evalkit.config.schema import Former, RunConfig
 from evalkit.errors import UserError, did_you_mean, printable
 from evalkit.files import Place, listed, place
-from evalkit.imports import is_users
+from evalkit.imports import dotted_names, is_users
 from evalkit.until import pair_of
 
 KEY = "like"
@@ -141,9 +141,9 @@ def refuse_foreign(config: RunConfig, former: Former) -> None:
     """Raise UserError where a function that only the run folder names is neither a library's of networks nor in the user's files."""
     for part in ("model", "data", "method", "control"):
         ours, theirs = (_settings(one, part) for one in (config, former.config))
-        for key, name in _dotted(theirs, part):
+        for key, name in dotted_names(theirs, part):
             inherited = not any(f"{key}.".startswith(f"{given}.") for given in former.given)
-            if inherited and (key, name) in _dotted(ours, part) and not _is_known(name):
+            if inherited and (key, name) in dotted_names(ours, part) and not _is_known(name):
                 raise UserError(
                     f"{former.path / 'run.yaml'} names {printable(key)}={printable(name)}, which is neither evalkit's nor in a file of "
                     "yours: a run folder may come from others; give the key as an override if you trust it"
@@ -155,18 +155,6 @@ def _settings(config: RunConfig, part: str) -> Any:
     if part == "model":
         return config.model.model_dump(include={"factory", "args", "score"})
     return {"_target_": config.data["_target_"]} if part == "data" else getattr(config, part)
-
-
-def _dotted(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield the texts in settings that may name functions, with their keys."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _dotted(inner, f"{key}.{name}")
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from _dotted(inner, f"{key}.{number}")
-    elif isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split(".")):
-        yield key, value
 
 
 def _is_known(name: str) -> bool:

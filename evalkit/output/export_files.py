@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -47,12 +47,7 @@ def export_file(exported: Exported, out: Path, kind: str) -> list[Written]:
         raise UserError(f"--out={out} is called {out.suffix[1:]}, and --to {kind} writes {kind}: change one of them")
     writable_file(out, "--out")
     files = {"scores": out, "maps": out.with_name(f"{out.stem}-maps{out.suffix}")}
-    with ExitStack() as stack:
-        writers = {name: stack.enter_context(_complete(_Writer(schema, exported, kind, [files[name]]))) for name, schema in TABLES.items()}
-        for part in exported.parts():
-            writers["scores"].add(part.scores)
-            writers["maps"].add(part.maps)
-    return [writer.written for writer in writers.values()]
+    return _write(lambda name, schema: _Writer(schema, exported, kind, [files[name]]), exported)
 
 
 def export_folder(exported: Exported, out: Path, command: str) -> list[Written]:
@@ -64,19 +59,21 @@ def export_folder(exported: Exported, out: Path, command: str) -> list[Written]:
         raise UserError(f"{out} is not empty, and might hold a card that was edited: remove it, or name another folder with --out")
     writable_folder(out, "--out")
     (out / "data").mkdir()
-    with ExitStack() as stack:
-        writers = {
-            name: stack.enter_context(_complete(_Writer(schema, exported, "parquet", _numbered(out / "data", name), FILE_ROWS)))
-            for name, schema in TABLES.items()
-        }
-        for part in exported.parts():
-            writers["scores"].add(part.scores)
-            writers["maps"].add(part.maps)
-    written = [writer.written for writer in writers.values()]
+    written = _write(lambda name, schema: _Writer(schema, exported, "parquet", _numbered(out / "data", name), FILE_ROWS), exported)
     (out / "README.md").write_text(
         card(exported, TABLES, {n: w.rows for n, w in zip(TABLES, written, strict=True)}, command), encoding="utf-8"
     )
     return written
+
+
+def _write(make: Callable[[str, pa.Schema], "_Writer"], exported: Exported) -> list[Written]:
+    """Write both tables, shard by shard."""
+    with ExitStack() as stack:
+        writers = {name: stack.enter_context(_complete(make(name, schema))) for name, schema in TABLES.items()}
+        for part in exported.parts():
+            writers["scores"].add(part.scores)
+            writers["maps"].add(part.maps)
+    return [writer.written for writer in writers.values()]
 
 
 def _numbered(folder: Path, name: str) -> Iterator[Path]:

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import evalkit
 from evalkit.evaluation.at_layers import function_of
 from evalkit.evaluation.control_versions import ControlVersion
 from evalkit.evaluation.session import Session
-from evalkit.imports import find
+from evalkit.imports import dotted_names, find
 from evalkit.layer_names import method_of
 from evalkit.methods.pixel import guided
 from evalkit.models.grid import Grid
@@ -93,22 +93,10 @@ def _user_code(session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
         found |= code.facts(key, str(own["_target_"]), find(str(own["_target_"]), f"{key}._target_"))
         named += [(key, {name: value for name, value in own.items() if name != "_target_"})]
     for prefix, values in named:
-        for key, dotted in _dotted(values, prefix):
+        for key, dotted in dotted_names(values, prefix):
             target = find(dotted, key) if key in _guided(session) else None
             found |= code.facts(key, dotted, target)
     return found
-
-
-def _dotted(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Return all texts in a setting that may be dotted names, with their keys."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _dotted(inner, f"{key}.{name}")
-    elif isinstance(value, list | tuple):
-        for number, inner in enumerate(value):
-            yield from _dotted(inner, f"{key}.{number}")
-    elif isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split(".")):
-        yield key, value
 
 
 def _guided(session: Session) -> dict[str, str]:

@@ -10,10 +10,10 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from evalkit.analysis.shard_facts import NO_TARGET
 from evalkit.evaluation.columns import MEASURES
 from evalkit.verify.map_distances import MAP_KEY, map_distances
 from evalkit.verify.strict import SCORES, TURNED, Leanings, strict_limit, turned_rows
-from evalkit.verify.structure import NO_TARGET
 from evalkit.verify.tolerances import COARSER, NEAR_TIE, tolerance
 
 Array = NDArray[np.float64]

@@ -5,7 +5,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from evalkit.verify.structure import NO_TARGET, stored_maps
+from evalkit.analysis.shard_facts import NO_TARGET
+from evalkit.verify.structure import stored_maps
 
 MAP_KEY = ["index", "target", "method"]
 

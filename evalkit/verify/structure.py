@@ -9,16 +9,14 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from evalkit.analysis.load import POINT
+from evalkit.analysis.shard_facts import NO_TARGET, STATUSES
 from evalkit.evaluation.columns import AGAINST_BOXES
 from evalkit.runs.folder import Shard
 from evalkit.verify.expected import Expected
 
 Mask = NDArray[np.bool_]
-POINT = ["select", "top_percent", "fill"]
 SCORES = ["prob_full", "prob_masked", "logit_full", "logit_masked"]
-STATUSES = ("ok", "degenerate", "nonfinite", "error")
-NO_TARGET = -1
-"""Stands for the target of an image that could not be read."""
 
 
 @dataclass(frozen=True)
